@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make demo` and `make test` each work as the first and only command on a machine with python3, g++ and git.
+#
+#   TORCH=2.13.0     install this torch into .venv (the default where python3 has none of its own)
+#   TORCH=existing   use the torch that $(PYTHON) already has (the default where it has one)
+#   ARGS="..."       more arguments for the command behind demo, test, bench, verify
+PYTHON ?= python3
+PINNED := 2.13.0
+TORCH ?= $(shell $(PYTHON) -c "from importlib.metadata import version as v; print('existing' if \
+  tuple(map(int, v('torch').split('.')[:2])) >= (2, 11) else '$(PINNED)')" 2>/dev/null || echo $(PINNED))
+
+VENV := .venv$(if $(filter $(PINNED),$(TORCH)),,-$(TORCH))
+RUN := $(VENV)/bin/python
+TOOLS := "setuptools>=77" wheel ninja "pytest>=8" "pytest-benchmark>=4" "hypothesis>=6.100" "numpy>=1.26" \
+  "matplotlib>=3.8" "rich>=13"
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
+# The extension lies in the source tree and belongs to one torch, so there is one stamp at a time.
+BUILT := build/.built$(subst /,-,$(VENV))
+
+.PHONY: demo test bench verify build lint clean
+.DELETE_ON_ERROR:
+
+demo: $(BUILT)
+	$(RUN) -m fusedsched demo $(ARGS)
+
+test: $(BUILT)
+	$(RUN) -m pytest $(ARGS)
+
+bench: $(BUILT)
+	$(RUN) -m benchmarks $(ARGS)
+
+verify: $(BUILT)
+	$(RUN) -m fusedsched verify $(ARGS)
+
+build: $(BUILT)
+
+lint:
+	@command -v ruff >/dev/null || { echo "ruff is not installed; nothing checked"; exit 0; }; \
+	  ruff check . && ruff format --check .
+
+clean:
+	rm -rf build dist .venv* *.egg-info fusedsched/*.so fusedsched/_build_info.json
+
+$(VENV)/.installed: Makefile
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || { echo "python 3.10 or newer is needed"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment (Debian: apt install python3-venv)"; exit 1; }
+ifeq ($(TORCH),existing)
+	@# A venv does not see the packages of another venv, so the folder of the existing torch is named by a .pth file.
+	$(PYTHON) -c "import torch, pathlib; p = str(pathlib.Path(torch.__file__).parents[1]); print(f'import site; site.addsitedir({p!r})')" \
+	  > "$$($(RUN) -c "import sysconfig; print(sysconfig.get_path('purelib'))")/existing_torch.pth"
+	$(RUN) -m pip install -q $(TOOLS)
+else
+	$(RUN) -m pip install -q $(TOOLS) torch==$(TORCH)
+	$(if $(filter $(PINNED),$(TORCH)),$(RUN) -m pip install -q triton==3.7.1)
+endif
+	touch $@
+
+$(BUILT): $(VENV)/.installed setup.py pyproject.toml $(SOURCES)
+	$(RUN) -m pip install -q --no-build-isolation --no-deps -e .
+	@mkdir -p build && rm -f build/.built* && touch $@

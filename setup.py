@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds `fusedsched._C` with ninja. Everything else about the package is in pyproject.toml."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+BORDER = ["bindings", "group", "plan", "work", "track", "threads"]  # csrc/NAME.cpp: may include torch
+
+# (object, source, flags): one source makes several objects, one for each instruction set, under different names.
+# cpu/dispatch.cpp picks among them at run time. Contraction to fma is off wherever a schedule is evaluated, since all
+# evaluators promise the same digits.
+UNITS = [(name, f"csrc/{name}.cpp", "$torch -ffp-contract=off") for name in BORDER]
+UNITS += [("dispatch", "csrc/cpu/dispatch.cpp", "-ffp-contract=off")]
+if platform.machine().lower() in ("x86_64", "amd64"):
+    UNITS += [
+        ("step_v1", "csrc/cpu/step.cpp", "-DFS_ISA=x86_64_v1"),
+        ("step_v3", "csrc/cpu/step.cpp", "-DFS_ISA=x86_64_v3 -march=x86-64-v3"),
+        ("step_v4", "csrc/cpu/step.cpp", "-DFS_ISA=x86_64_v4 -march=x86-64-v4 -mprefer-vector-width=512"),
+    ]
+else:
+    UNITS += [("step", "csrc/cpu/step.cpp", "-DFS_ISA=generic")]
+
+# Without -fno-math-errno a square root keeps a loop from being vectorized; without -fopenmp at::parallel_for silently
+# runs on one thread. Never -ffast-math: it changes schedules.
+CFLAGS = "-std=c++20 -O3 -DNDEBUG -fPIC -fopenmp -fno-math-errno -fno-trapping-math -fvisibility=hidden -Wall"
+
+FAILED = "fusedsched: the compiler failed. Needed: GCC 11 or newer, the headers of Python (Debian: python3-dev)."
+RULES = """\
+rule compile
+  command = $cxx $cflags $flags -MMD -MF $out.d -c $in -o $out
+  depfile = $out.d
+  description = compile $out
+rule link
+  command = $cxx -shared $in $ldflags -o $out
+  description = link $out
+"""
+
+
+def compiler():
+    """Path of the C++ compiler: $CXX, else g++, else c++; None where there is none."""
+    return shutil.which(os.environ["CXX"]) if os.environ.get("CXX") else shutil.which("g++") or shutil.which("c++")
+
+
+def openmp_library():
+    """The OpenMP runtime that torch itself has loaded: a second one in the process would have threads of its own."""
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
+    found = sorted(path for path in mapped if Path(path).name.startswith(("libgomp", "libiomp", "libomp")))
+    return found[0] if found else "-fopenmp"
+
+
+def build_file(cxx, output):
+    """The text of build.ninja. Paths in the project are relative: its folder may have any name, one with spaces too."""
+    import torch
+    from torch.utils import cpp_extension
+
+    includes = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
+    abi = int(torch.compiled_with_cxx11_abi())
+    torch_flags = f"-DTORCH_EXTENSION_NAME=_C -DTORCH_API_INCLUDE_EXTENSION_H -D_GLIBCXX_USE_CXX11_ABI={abi}"
+    lines = [
+        f"cxx = {cxx}",
+        f"cflags = {CFLAGS} -I../../csrc",
+        f"torch = {torch_flags} " + " ".join(f"-isystem '{path}'" for path in includes),
+        f"ldflags = -L'{cpp_extension.library_paths()[0]}' -lc10 -ltorch_cpu -ltorch_python '{openmp_library()}'",
+        RULES,
+        *(f"build {name}.o: compile ../../{source}\n  flags = {flags}" for name, source, flags in UNITS),
+        f"build {output}: link " + " ".join(f"{name}.o" for name, _, _ in UNITS),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+class NinjaBuild(build_ext):
+    """Builds the extension in build/, in a folder that stays, so that a second build has nothing to do."""
+
+    def run(self):
+        self.info = {}
+        if os.environ.get("FUSEDSCHED_NO_EXTENSION") == "1":
+            self.info["missing"] = "it was installed with FUSEDSCHED_NO_EXTENSION=1"
+        elif compiler() is None:
+            self.info["missing"] = "no C++ compiler was found when it was installed (looked for $CXX, g++, c++)"
+        if "missing" in self.info:
+            print(f"fusedsched: building without the compiled extension: {self.info['missing']}", file=sys.stderr)
+            self.extensions = []
+            Path(self.get_ext_fullpath("fusedsched._C")).unlink(missing_ok=True)  # of an earlier build
+        super().run()
+        package = ROOT / "fusedsched" if self.inplace else Path(self.build_lib, "fusedsched")
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "_build_info.json").write_text(json.dumps(self.info, indent=1) + "\n")
+
+    def build_extension(self, ext):
+        try:
+            import torch
+        except ImportError:
+            raise SystemExit("fusedsched: install torch first, then: pip install --no-build-isolation .") from None
+        cxx, target = compiler(), Path(self.get_ext_fullpath(ext.name))
+        version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+        folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch-{torch.__version__}"
+        for made in (folder, target.parent):
+            made.mkdir(parents=True, exist_ok=True)
+        (folder / "build.ninja").write_text(build_file(cxx, target.name))
+        ninja = [sys.executable, "-m", "ninja"] if shutil.which("ninja") is None else ["ninja"]
+        jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+        if subprocess.run([*ninja, "-C", folder, *jobs]).returncode:
+            raise SystemExit(FAILED)
+        shutil.copy(folder / target.name, target)
+        self.info.update(torch=str(torch.__version__), compiler=version, flags=CFLAGS)
+
+
+HEADERS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("csrc/**/*.h"))]
+EXTENSION = Extension("fusedsched._C", sorted({source for _, source, _ in UNITS}), depends=HEADERS)
+setup(ext_modules=[EXTENSION], cmdclass={"build_ext": NinjaBuild})
