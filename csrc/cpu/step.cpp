@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one CPU loop: every rule, every dtype. Compiled once per instruction set, under that set's name (FS_ISA).
+//
+// Where all arrays have one dtype, the loop converts in registers. Mixed ones pass through scratch blocks that stay in
+// the first-level cache, so that the maths is instantiated once per dtype and not once per combination. The last,
+// shorter block runs the same code as all others. Contraction to fused multiply-add is left to the compiler here: the
+// update rounds each result once less, and no two evaluators have to agree on it bit by bit.
+#include "kernels.h"
+
+#include "../core/rules.h"
+#include "convert.h"
+
+FS_NAMESPACE_BEGIN
+
+namespace {
+
+using fs_cpu::DType;
+using fs_cpu::Span;
+
+constexpr int64_t kBlock = 512;  // elements; five float32 scratch blocks are 10 KB, a fifth of a small L1
+
+template <class T, class A>
+__attribute__((noinline)) void load(const void* from, int64_t begin, int64_t n, A* __restrict__ to) {
+  const T* __restrict__ source = static_cast<const T*>(from) + begin;
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<A>(to_compute(source[i]));
+}
+
+template <class T, class A>
+__attribute__((noinline)) void store(void* to, int64_t begin, int64_t n, const A* __restrict__ from) {
+  T* __restrict__ target = static_cast<T*>(to) + begin;
+  for (int64_t i = 0; i < n; ++i) from_compute(from[i], target[i]);
+}
+
+template <class A>
+A* open(const void* array, DType dtype, int64_t begin, int64_t n, A* scratch) {
+  switch (dtype) {
+    case DType::kFloat32: load<float>(array, begin, n, scratch); break;
+    case DType::kFloat64: load<double>(array, begin, n, scratch); break;
+    case DType::kBFloat16: load<BFloat16>(array, begin, n, scratch); break;
+    case DType::kFloat16: load<Float16>(array, begin, n, scratch); break;
+  }
+  return scratch;
+}
+
+template <class A>
+void close(void* array, DType dtype, int64_t begin, int64_t n, const A* block) {
+  switch (dtype) {
+    case DType::kFloat32: store<float>(array, begin, n, block); break;
+    case DType::kFloat64: store<double>(array, begin, n, block); break;
+    case DType::kBFloat16: store<BFloat16>(array, begin, n, block); break;
+    case DType::kFloat16: store<Float16>(array, begin, n, block); break;
+  }
+}
+
+// The loop over elements. T: how they are stored; A: in what they are computed.
+template <class R, class A, class T>
+void update_block(const typename R::template Scalars<A>& scalars, int64_t n, const T* __restrict__ grad,
+                  T* __restrict__ param, T* __restrict__ first, T* __restrict__ second, T* __restrict__ third) {
+  const typename R::template Scalars<A> s = scalars;
+  for (int64_t i = 0; i < n; ++i) {
+    A p = to_compute(param[i]);
+    if constexpr (R::kStates == 0) {
+      R::template update<A>(s, to_compute(grad[i]), p, nullptr);
+    } else {
+      A state[R::kStates];
+      state[0] = to_compute(first[i]);
+      if constexpr (R::kStates > 1) state[1] = to_compute(second[i]);
+      if constexpr (R::kStates > 2) state[2] = to_compute(third[i]);
+      R::template update<A>(s, to_compute(grad[i]), p, state);
+      from_compute(state[0], first[i]);
+      if constexpr (R::kStates > 1) from_compute(state[1], second[i]);
+      if constexpr (R::kStates > 2) from_compute(state[2], third[i]);
+    }
+    from_compute(p, param[i]);
+  }
+}
+
+template <class R, class A>
+typename R::template Scalars<A> rounded(const double* values) {
+  using Scalars = typename R::template Scalars<A>;
+  constexpr int count = sizeof(Scalars) / sizeof(A);
+  static_assert(count <= kMaxScalars, "the plan reserves kMaxScalars doubles");
+  A each[count];
+  for (int k = 0; k < count; ++k) each[k] = static_cast<A>(values[k]);
+  Scalars scalars;
+  __builtin_memcpy(&scalars, each, sizeof scalars);
+  return scalars;
+}
+
+// All arrays are of type T.
+template <class R, class A, class T>
+void update_span(const Span& span, int64_t begin, int64_t end, const double* values) {
+  T* state[kMaxStates] = {};
+  for (int k = 0; k < R::kStates; ++k) state[k] = static_cast<T*>(span.state[k]) + begin;
+  update_block<R, A, T>(rounded<R, A>(values), end - begin, static_cast<const T*>(span.grad) + begin,
+                        static_cast<T*>(span.param) + begin, state[0], state[1], state[2]);
+}
+
+// Arrays of several types.
+template <class R, class A>
+void update_mixed_span(const Span& span, int64_t begin, int64_t end, const double* values) {
+  const typename R::template Scalars<A> scalars = rounded<R, A>(values);
+  alignas(64) A scratch[2 + kMaxStates][kBlock];
+  for (int64_t at = begin; at < end; at += kBlock) {
+    const int64_t n = end - at < kBlock ? end - at : kBlock;
+    A* p = open<A>(span.param, span.param_dtype, at, n, scratch[0]);
+    const A* g = open<A>(span.grad, span.grad_dtype, at, n, scratch[1]);
+    A* state[kMaxStates] = {};
+    for (int k = 0; k < R::kStates; ++k) state[k] = open<A>(span.state[k], span.state_dtype[k], at, n, scratch[2 + k]);
+    update_block<R, A, A>(scalars, n, g, p, state[0], state[1], state[2]);
+    close<A>(span.param, span.param_dtype, at, n, p);
+    for (int k = 0; k < R::kStates; ++k) close<A>(span.state[k], span.state_dtype[k], at, n, state[k]);
+  }
+}
+
+#define FS_STRING_(x) #x
+#define FS_STRING(x) FS_STRING_(x)
+#define FS_JOIN_(a, b) a##b
+#define FS_JOIN(a, b) FS_JOIN_(a, b)
+
+static_assert(kRules <= fs_cpu::kMaxRules, "the table is too short");
+
+constexpr fs_cpu::Kernels kTable = {FS_STRING(FS_ISA),
+                                    {
+#define FS_ENTRY(name, ...)                                                                              \
+  {update_span<__VA_ARGS__, float, float>,    update_span<__VA_ARGS__, double, double>,                  \
+   update_span<__VA_ARGS__, float, BFloat16>, update_span<__VA_ARGS__, float, Float16>,                  \
+   update_mixed_span<__VA_ARGS__, float>,     update_mixed_span<__VA_ARGS__, double>},
+                                        FS_RULES(FS_ENTRY)
+#undef FS_ENTRY
+                                    }};
+
+}  // namespace
+
+FS_NAMESPACE_END
+
+// dispatch.cpp knows it by this name.
+extern const fs_cpu::Kernels FS_JOIN(fs_kernels_, FS_ISA);
+const fs_cpu::Kernels FS_JOIN(fs_kernels_, FS_ISA) = fs::kTable;

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "group.h"
+
+#include <torch/csrc/autograd/python_variable.h>
+
+#include "core/schedule.h"
+
+namespace fs {
+
+bool WatchedDict::trust_tags = true;
+
+namespace {
+
+struct SlotName {
+  const char* name;
+  const char* key;
+  int item;
+};
+
+constexpr SlotName kAdamSlots[] = {{"lr", "lr", -1},
+                                   {"beta1", "betas", 0},
+                                   {"beta2", "betas", 1},
+                                   {"eps", "eps", -1},
+                                   {"weight_decay", "weight_decay", -1},
+                                   {"amsgrad", "amsgrad", -1},
+                                   {"maximize", "maximize", -1},
+                                   {"decoupled_weight_decay", "decoupled_weight_decay", -1}};
+constexpr SlotName kSGDSlots[] = {{"lr", "lr", -1},           {"momentum", "momentum", -1},
+                                  {"dampening", "dampening", -1}, {"weight_decay", "weight_decay", -1},
+                                  {"nesterov", "nesterov", -1},   {"maximize", "maximize", -1}};
+
+double number(const Slot& slot, PyObject* object) {
+  const double value = PyFloat_AsDouble(object);
+  if (value == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    throw py::type_error("param_groups[...]['" + slot.name + "'] is " + std::string(py::str(py::handle(object))) +
+                         ", which is not a number. Set it to a float, an int or a tensor with one element.");
+  }
+  return value;
+}
+
+double number(const at::Tensor& tensor) {
+  if (tensor.device().is_cpu() && tensor.scalar_type() == at::kDouble) return *tensor.const_data_ptr<double>();
+  if (tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat) return *tensor.const_data_ptr<float>();
+  return tensor.item().toDouble();
+}
+
+}  // namespace
+
+Group::Group(py::dict dict, bool adam) {
+  dict_.watch(std::move(dict));
+  auto add = [this](const SlotName& n) {
+    slots_.push_back({n.name, PyUnicode_InternFromString(n.key), n.item, {}, {}, 0.0, nullptr});
+  };
+  if (adam) {
+    for (const SlotName& n : kAdamSlots) add(n);
+  } else {
+    for (const SlotName& n : kSGDSlots) add(n);
+  }
+  read_items();
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params_.ptr()); ++i) members_.push_back(PyList_GET_ITEM(params_.ptr(), i));
+}
+
+void Group::read_items() {
+  volatile_ = has_tensors_ = false;
+  PyObject* params = PyDict_GetItemString(dict_.get().ptr(), "params");
+  if (params == nullptr || !PyList_Check(params)) throw py::type_error("param_groups[...]['params'] must be a list.");
+  params_ = py::reinterpret_borrow<py::object>(params);
+  for (Slot& slot : slots_) {
+    PyObject* object = PyDict_GetItemWithError(dict_.get().ptr(), slot.key);
+    if (object == nullptr) {
+      throw py::key_error("param_groups[...] has no '" + std::string(py::str(py::handle(slot.key))) +
+                          "': it was removed or never loaded.");
+    }
+    if (slot.item >= 0) {
+      volatile_ |= !PyTuple_CheckExact(object);
+      const py::object item = py::reinterpret_borrow<py::sequence>(object)[slot.item];
+      if (!item.is(slot.object)) slot.object = item;
+    } else if (slot.object.ptr() != object) {
+      slot.object = py::reinterpret_borrow<py::object>(object);
+    }
+    if (THPVariable_Check(slot.object.ptr())) {
+      slot.tensor = THPVariable_Unpack(slot.object.ptr());
+      TORCH_CHECK_VALUE(slot.tensor.numel() == 1, "Tensor ", slot.name, " must be 1-element, got ",
+                        slot.tensor.numel(), " elements.");
+      has_tensors_ = true;
+    } else {
+      slot.tensor.reset();
+      slot.value = number(slot, slot.object.ptr());
+    }
+  }
+  dict_.looked();
+}
+
+void Group::read_scheduled(Slot& slot) {
+  Program& program = *slot.program;
+  const bool ours = slot.tensor.defined() && slot.tensor.const_data_ptr() == program.shown;
+  if (ours && !program.edited && *program.shown != program.written) {
+    program.edited = newly_edited_ = true;
+  }
+  if (!ours && !program.edited) newly_edited_ = true;  // not kept: putting the tensor back resumes the schedule
+  slot.value = slot.tensor.defined() ? number(slot.tensor) : slot.value;
+}
+
+void Group::read_values() {
+  for (Slot& slot : slots_) {
+    if (slot.program) {
+      read_scheduled(slot);
+    } else if (slot.tensor.defined()) {
+      slot.value = number(slot.tensor);
+    }
+  }
+}
+
+bool Group::refresh() {
+  PyObject* before = params_.ptr();
+  if (volatile_ || dict_.may_have_changed()) read_items();
+  if (has_tensors_ || has_programs_) read_values();
+  if (params_.ptr() != before || PyList_GET_SIZE(before) != static_cast<Py_ssize_t>(members_.size())) return false;
+  for (size_t i = 0; i < members_.size(); ++i) {
+    if (PyList_GET_ITEM(before, i) != members_[i]) return false;
+  }
+  return true;
+}
+
+void Group::set_program(const std::string& name, std::vector<double> table, int unit, double* shown,
+                        const int64_t* clocks) {
+  for (Slot& slot : slots_) {
+    if (slot.name != name) continue;
+    slot.program = std::make_unique<Program>();
+    slot.program->table = std::move(table);
+    slot.program->unit = unit;
+    slot.program->shown = shown;
+    has_programs_ = true;
+    show(clocks);
+    return;
+  }
+  throw py::value_error("'" + name + "' cannot be scheduled by this optimizer.");
+}
+
+void Group::check_horizons(const int64_t* clocks) const {
+  for (const Slot& slot : slots_) {
+    if (!slot.program || slot.program->edited) continue;
+    const double horizon = slot.program->table[2];
+    if (horizon >= 0.0 && static_cast<double>(clocks[slot.program->unit]) > horizon) {
+      throw std::runtime_error("The schedule of '" + slot.name + "' ends at step " +
+                               std::to_string(static_cast<int64_t>(horizon)) + " and past_end=\"error\" was asked for. " +
+                               "Give it more steps, or past_end=\"hold\".");
+    }
+  }
+}
+
+void Group::show(const int64_t* clocks) {
+  for (Slot& slot : slots_) {
+    if (!slot.program || slot.program->edited) continue;
+    Program& program = *slot.program;
+    const double horizon = program.table[2];
+    double clock = static_cast<double>(clocks[program.unit]);
+    if (horizon >= 0.0 && clock > horizon) clock = horizon;  // check_horizons speaks at the next step
+    program.written = evaluate(program.table.data(), clock);
+    *program.shown = program.written;
+  }
+}
+
+bool Group::take_edited() {
+  const bool edited = newly_edited_;
+  newly_edited_ = false;
+  return edited;
+}
+
+}  // namespace fs

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the plan knows of a param group: its hyperparameters, read from the dictionary that the user edits.
+#pragma once
+
+#include <torch/extension.h>
+
+#include <string>
+#include <vector>
+
+namespace fs {
+
+// A Python dictionary that can be asked whether it was written to since the last look.
+class WatchedDict {
+ public:
+  void watch(py::dict dict) {
+    dict_ = std::move(dict);
+    seen_ = tag();
+  }
+  const py::dict& get() const { return dict_; }
+  // False means "surely not". CPython before 3.12 stamps each write to a dictionary (PEP 509); later versions cannot be
+  // asked, so there every look reads the items again.
+  bool may_have_changed() const {
+#if PY_VERSION_HEX < 0x030C0000
+    return !trust_tags || tag() != seen_;
+#else
+    return true;
+#endif
+  }
+  void looked() { seen_ = tag(); }
+
+  static bool trust_tags;  // false: behave as on CPython >= 3.12, for tests
+
+ private:
+  uint64_t tag() const {
+#if PY_VERSION_HEX < 0x030C0000
+    return reinterpret_cast<PyDictObject*>(dict_.ptr())->ma_version_tag;
+#else
+    return 0;
+#endif
+  }
+  py::dict dict_;
+  uint64_t seen_ = 0;
+};
+
+// A native schedule of one hyperparameter. Its group holds a 0-dim float64 tensor with the value for the next update.
+struct Program {
+  std::vector<double> table;
+  int unit = 0;            // which of the optimizer's clocks it reads
+  double* shown = nullptr;  // the number inside that tensor
+  double written = 0.0;    // what was last stored there; anything else is an edit
+  bool edited = false;     // an edit means "constant from here on"
+};
+
+// One number of a group: a Python number, a tensor, or the present value of a program.
+struct Slot {
+  std::string name;      // as users say it: "lr", "beta1"
+  PyObject* key;         // interned key of the dictionary
+  int item;              // index inside a tuple, -1 if the value is the number itself
+  py::object object;     // what the dictionary held when last read
+  at::Tensor tensor;     // the same, if it is a tensor
+  double value = 0.0;
+  std::unique_ptr<Program> program;
+};
+
+class Group {
+ public:
+  enum Adam { kLr, kBeta1, kBeta2, kEps, kWeightDecay, kAmsgrad, kMaximize, kDecoupled };
+  enum SGD { kSGDLr, kMomentum, kDampening, kSGDWeightDecay, kNesterov, kSGDMaximize };
+
+  Group(py::dict dict, bool adam);
+
+  // Reads what changed. False if the list of parameters was replaced or edited: the plan is out of date.
+  bool refresh();
+  double operator[](int slot) const { return slots_[slot].value; }
+  PyObject* params() const { return params_.ptr(); }
+  const py::dict& dict() const { return dict_.get(); }
+
+  void set_program(const std::string& name, std::vector<double> table, int unit, double* shown, const int64_t* clocks);
+  // Throws if a program ended before the present clock and was told not to hold its last value.
+  void check_horizons(const int64_t* clocks) const;
+  // Stores the values for the next update.
+  void show(const int64_t* clocks);
+  bool has_programs() const { return has_programs_; }
+  // Whether an edit of a scheduled value was found since the last call.
+  bool take_edited();
+
+ private:
+  void read_items();
+  void read_values();
+  void read_scheduled(Slot& slot);
+
+  WatchedDict dict_;
+  py::object params_;
+  std::vector<PyObject*> members_;  // the parameters of params_, borrowed: the plan owns them
+  std::vector<Slot> slots_;
+  bool volatile_ = false;      // holds a mutable container: reads its items at each step
+  bool has_tensors_ = false;
+  bool has_programs_ = false;
+  bool newly_edited_ = false;
+};
+
+}  // namespace fs

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plan.h"
+
+#include <ATen/MemoryOverlap.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <unordered_map>
+
+#include "work.h"
+
+namespace fs {
+
+namespace {
+
+constexpr const char* kAdamState[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
+constexpr const char* kSGDState[] = {"momentum_buffer"};
+
+PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
+
+PyObject* state_key(bool adam, int k) {
+  static PyObject* const adam_keys[] = {interned(kAdamState[0]), interned(kAdamState[1]), interned(kAdamState[2])};
+  static PyObject* const sgd_keys[] = {interned(kSGDState[0])};
+  return adam ? adam_keys[k] : sgd_keys[k];
+}
+
+PyObject* step_key() {
+  static PyObject* const key = interned("step");
+  return key;
+}
+
+// Plain strided memory on the CPU with a dtype of the kernels. Everything else is somebody else's.
+bool is_native(const at::Tensor& p) {
+  return p.device().is_cpu() && p.layout() == at::kStrided && !p.unsafeGetTensorImpl()->is_python_dispatch() &&
+         p.has_storage() && dtype_of(p.scalar_type()).has_value();
+}
+
+}  // namespace
+
+bool Layout::matches(const at::TensorImpl& impl) const {
+  if (impl.sizes() != at::IntArrayRef(sizes)) return false;
+  return (contiguous && impl.is_contiguous()) || impl.strides() == at::IntArrayRef(strides);
+}
+
+bool Layout::same_order(const at::TensorImpl& impl) const {
+  if (contiguous) return impl.numel() == numel && impl.is_contiguous();
+  return matches(impl);
+}
+
+Plan::Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks)
+    : adam_(adam),
+      param_groups_(std::move(param_groups)),
+      state_(std::move(state)),
+      clocks_(std::move(clocks)),
+      clock_(clocks_.mutable_data_ptr<int64_t>()),
+      work_(std::make_shared<Work>()) {
+  for (py::handle handle : param_groups_) {
+    const int32_t g = static_cast<int32_t>(groups_.size());
+    groups_.emplace_back(py::reinterpret_borrow<py::dict>(handle), adam_);
+    group_objects_.push_back(handle.ptr());
+    PyObject* params = groups_.back().params();
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); ++i) {
+      Entry entry;
+      entry.group = g;
+      entry.index = static_cast<int32_t>(i);
+      add(std::move(entry), PyList_GET_ITEM(params, i));
+    }
+  }
+}
+
+void Plan::add(Entry entry, PyObject* object) {
+  entry.param = THPVariable_Unpack(object);
+  const at::Tensor& p = entry.param;
+  entry.foreign = !is_native(p);
+  if (!entry.foreign) {
+    entry.gathered = !p.is_non_overlapping_and_dense() || p.is_conj() || p.is_neg();
+    TORCH_CHECK(!entry.gathered || at::has_internal_overlap(p) != at::MemOverlap::Yes,
+                "unsupported operation: more than one element of the written-to tensor refers to a single memory "
+                "location. Parameter ", entry.index, " of group ", entry.group, " with shape ", p.sizes(),
+                " is expanded; clone() it before it becomes a parameter.");
+    const at::Tensor like = entry.gathered ? at::empty_like(p) : p;
+    entry.layout = {like.sizes().vec(), like.strides().vec(), like.numel(), like.is_contiguous()};
+    PyObject* state = PyDict_GetItemWithError(state_.ptr(), object);
+    if (state != nullptr && PyDict_Check(state)) read_state(entry, state);
+    if (PyErr_Occurred()) throw py::error_already_set();
+  }
+  entries_.push_back(std::move(entry));
+}
+
+void Plan::read_state(Entry& entry, PyObject* state) {
+  entry.state_dict.watch(py::reinterpret_borrow<py::dict>(state));
+  entry.states = -1;
+  const int wanted = states_of(rule_of(groups_[entry.group]));
+  for (int k = 0; k < wanted; ++k) {
+    PyObject* object = PyDict_GetItemWithError(state, state_key(adam_, k));
+    if (object == nullptr || !THPVariable_Check(object)) return;
+    entry.state[k] = THPVariable_Unpack(object);
+    entry.state_objects[k] = object;
+    TORCH_CHECK(is_native(entry.state[k]) && entry.layout.matches(*entry.state[k].unsafeGetTensorImpl()),
+                "state['", py::str(py::handle(state_key(adam_, k))).cast<std::string>(), "'] of parameter ",
+                entry.index, " of group ", entry.group, " has shape ", entry.state[k].sizes(), ", strides ",
+                entry.state[k].strides(), " and dtype ", entry.state[k].scalar_type(), " on ",
+                entry.state[k].device(), "; the parameter has shape ", entry.param.sizes(), " on ",
+                entry.param.device(), ". Load a state that belongs to this model.");
+  }
+  if (adam_) {
+    PyObject* object = PyDict_GetItemWithError(state, step_key());
+    if (object == nullptr || !THPVariable_Check(object)) return;
+    const at::Tensor& step = THPVariable_Unpack(object);
+    TORCH_CHECK(step.device().is_cpu() && step.scalar_type() == at::kFloat && step.numel() == 1,
+                "state['step'] of parameter ", entry.index, " of group ", entry.group,
+                " must be a float32 tensor with one element on the CPU.");
+    entry.state_objects[kMaxStates] = object;
+    entry.step_storage = step.storage();
+    entry.shown_step = step.mutable_data_ptr<float>();
+    if (static_cast<float>(entry.step) != *entry.shown_step) entry.step = static_cast<int64_t>(*entry.shown_step);
+  }
+  entry.states = wanted;
+}
+
+bool Plan::state_unchanged(Entry& entry) {
+  if (!entry.state_dict.may_have_changed()) return true;
+  PyObject* dict = entry.state_dict.get().ptr();
+  const int wanted = states_of(rule_of(groups_[entry.group]));
+  for (int k = 0; k < wanted; ++k) {
+    if (PyDict_GetItemWithError(dict, state_key(adam_, k)) != entry.state_objects[k]) return false;
+  }
+  if (adam_ && PyDict_GetItemWithError(dict, step_key()) != entry.state_objects[kMaxStates]) return false;
+  entry.state_dict.looked();
+  return true;
+}
+
+Rule Plan::rule_of(const Group& group) const {
+  if (adam_) {
+    const bool coupled = group[Group::kDecoupled] == 0.0 && group[Group::kWeightDecay] != 0.0;
+    const bool amsgrad = group[Group::kAmsgrad] != 0.0;
+    return coupled ? (amsgrad ? kAdamCoupledAmsgrad : kAdamCoupled) : (amsgrad ? kAdamWAmsgrad : kAdamW);
+  }
+  const bool decay = group[Group::kSGDWeightDecay] != 0.0;
+  if (group[Group::kMomentum] == 0.0) return decay ? kSGDDecay : kSGD;
+  if (group[Group::kNesterov] != 0.0) return decay ? kSGDNesterovDecay : kSGDNesterov;
+  return decay ? kSGDMomentumDecay : kSGDMomentum;
+}
+
+int Plan::states_of(Rule rule) const {
+#define FS_STATES(name, ...) \
+  if (rule == name) return __VA_ARGS__::kStates;
+  FS_RULES(FS_STATES)
+#undef FS_STATES
+  return 0;
+}
+
+bool Plan::same_structure(const py::list& param_groups) {
+  if (param_groups.size() != groups_.size()) return false;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    if (PyList_GET_ITEM(param_groups.ptr(), g) != group_objects_[g]) return false;
+    if (!groups_[g].refresh()) return false;
+  }
+  return true;
+}
+
+Plan::Outcome Plan::check(const py::list& param_groups, const py::dict& state) {
+  if (!state.is(state_) || !same_structure(param_groups)) return kRebuild;
+  for (const Group& group : groups_) {
+    if (group.has_programs()) group.check_horizons(clock_);
+  }
+  missing_.clear();
+  if (!collect(*work_)) return kRebuild;
+  return missing_.empty() ? kDone : kStateMissing;
+}
+
+Plan::Outcome Plan::apply(double gain, bool counts) {
+  write_scalars(*work_, gain);
+  run(*work_);
+  finish(*work_);
+  if (counts || !work_->entries.empty()) advance(0, 1);
+  bool edits = false;
+  for (Group& group : groups_) {
+    if (group.has_programs()) edits |= group.take_edited();
+  }
+  return edits ? kDoneWithEdits : kDone;
+}
+
+Plan::Outcome Plan::step(const py::list& param_groups, const py::dict& state, double gain) {
+  const Outcome outcome = check(param_groups, state);
+  return outcome == kDone ? apply(gain, false) : outcome;
+}
+
+void Plan::advance(int unit, int64_t amount) {
+  clock_[unit] += amount;
+  for (Group& group : groups_) {
+    if (group.has_programs()) group.show(clock_);
+  }
+}
+
+void Plan::set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) {
+  groups_.at(group).set_program(name, std::move(table), unit, shown.mutable_data_ptr<double>(), clock_);
+}
+
+std::vector<std::pair<int, int>> Plan::foreign() const {
+  std::vector<std::pair<int, int>> out;
+  for (const Entry& e : entries_) {
+    if (e.foreign) out.emplace_back(e.group, e.index);
+  }
+  return out;
+}
+
+void Plan::adopt(const std::vector<std::pair<int, int>>& which) {
+  size_t next = 0;
+  for (Entry& e : entries_) {
+    if (next == which.size()) break;
+    if (std::pair<int, int>(e.group, e.index) != which[next]) continue;
+    ++next;
+    PyObject* param = PyList_GET_ITEM(groups_[e.group].params(), e.index);
+    PyObject* state = PyDict_GetItemWithError(state_.ptr(), param);
+    if (state != nullptr) read_state(e, state);
+    e.fresh = true;
+  }
+}
+
+std::vector<std::pair<at::Tensor, int64_t>> Plan::large_counts() const {
+  std::vector<std::pair<at::Tensor, int64_t>> out;
+  for (const Entry& e : entries_) {
+    if (e.step > (int64_t{1} << 24)) out.emplace_back(e.param, e.step);
+  }
+  return out;
+}
+
+void Plan::adopt_counts(const std::vector<std::pair<at::Tensor, int64_t>>& counts) {
+  std::unordered_map<at::TensorImpl*, int64_t> known;
+  for (const auto& [param, count] : counts) known[param.unsafeGetTensorImpl()] = count;
+  for (Entry& e : entries_) {
+    const auto found = known.find(e.param.unsafeGetTensorImpl());
+    // The tensor that users see may have been written to; then it wins.
+    if (found != known.end() && e.shown_step && static_cast<float>(found->second) == *e.shown_step) e.step = found->second;
+  }
+}
+
+}  // namespace fs

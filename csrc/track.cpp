@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "track.h"
+
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/schedule.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::object interned(const std::string& name) {
+  PyObject* s = PyUnicode_InternFromString(name.c_str());
+  if (s == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(s);
+}
+
+// A borrowed reference, or null where there is no such key; what else went wrong is thrown.
+PyObject* get(PyObject* dict, const py::object& key) {
+  PyObject* found = PyDict_GetItemWithError(dict, key.ptr());
+  if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return found;
+}
+
+void set(PyObject* dict, const py::object& key, PyObject* value) {
+  if (PyDict_SetItem(dict, key.ptr(), value) != 0) throw py::error_already_set();
+}
+
+bool is_tensor(PyObject* object) { return object != nullptr && THPVariable_Check(object); }
+
+// Waits for the device, if the tensor is on one.
+double read(const at::Tensor& t) {
+  if (t.device().is_cpu() && t.scalar_type() == at::kFloat) return *t.const_data_ptr<float>();
+  if (t.device().is_cpu() && t.scalar_type() == at::kDouble) return *t.const_data_ptr<double>();
+  return t.item<double>();
+}
+
+std::optional<double> number(PyObject* object) {
+  if (PyFloat_Check(object)) return PyFloat_AS_DOUBLE(object);
+  if (is_tensor(object)) {
+    const at::Tensor& t = THPVariable_Unpack(object);
+    if (t.numel() == 1) return read(t);
+    return std::nullopt;
+  }
+  const double value = PyFloat_AsDouble(object);
+  if (value == -1.0 && PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  return value;
+}
+
+void write(const at::Tensor& t, double value) {
+  // Two dispatches of fill_ cost more than everything else in a step; a plain tensor on the CPU can do without.
+  const bool plain = t.device().is_cpu() && t.numel() == 1 && !t.is_inference() && !t.requires_grad();
+  if (plain && t.scalar_type() == at::kFloat) {
+    *t.mutable_data_ptr<float>() = static_cast<float>(value);
+  } else if (plain && t.scalar_type() == at::kDouble) {
+    *t.mutable_data_ptr<double>() = value;
+  } else {
+    t.fill_(value);
+    return;
+  }
+  t.unsafeGetTensorImpl()->bump_version();
+}
+
+// One hyperparameter as it was last seen. Identity decides where it can; a new object with the same number is no edit.
+class Cell {
+ public:
+  explicit Cell(PyObject* object) { look(object); }
+
+  bool matches(PyObject* now) {
+    if (now == object_.ptr() && !tensor_) return true;
+    if (now == nullptr || !object_) return false;
+    if (now == object_.ptr() && !THPVariable_Unpack(now).device().is_cpu()) {
+      return THPVariable_Unpack(now)._version() == version_;  // the value would have to be waited for
+    }
+    const std::optional<double> value = number(now);
+    if (!value || !value_ || *value != *value_) return false;
+    if (now != object_.ptr()) look(now);
+    return true;
+  }
+
+  void look(PyObject* object) {
+    object_ = py::reinterpret_borrow<py::object>(object);
+    tensor_ = is_tensor(object);
+    value_ = object == nullptr ? std::nullopt : number(object);
+    if (tensor_) look_at_version();
+  }
+
+  // After a write of our own: the value is what the tensor's dtype made of it.
+  void wrote(double value) {
+    const at::Tensor& t = THPVariable_Unpack(object_.ptr());
+    value_ = t.device().is_cpu() ? read(t) : value;
+    look_at_version();
+  }
+
+  void wrote(py::object object, double value) {
+    object_ = std::move(object);
+    value_ = value;
+  }
+
+  bool tensor() const { return tensor_; }
+  PyObject* object() const { return object_.ptr(); }
+
+ private:
+  void look_at_version() {
+    const at::Tensor& t = THPVariable_Unpack(object_.ptr());
+    version_ = t.is_inference() ? 0 : t._version();
+  }
+
+  py::object object_;
+  std::optional<double> value_;
+  bool tensor_ = false;
+  int64_t version_ = 0;
+};
+
+// A list of the scheduler (base_lrs, ...) or its Counter of milestones, and what was in it.
+struct Container {
+  py::object key;
+  bool missing = false;
+  py::object dict;  // a copy
+  std::vector<Cell> cells;
+
+  Container(const std::string& name, PyObject* state) : key(interned(name)) {
+    PyObject* now = get(state, key);
+    missing = now == nullptr || now == Py_None;
+    if (missing) return;
+    if (PyDict_Check(now)) {
+      dict = py::reinterpret_steal<py::object>(PyDict_Copy(now));
+      return;
+    }
+    for (py::handle item : py::reinterpret_borrow<py::sequence>(now)) cells.emplace_back(item.ptr());
+  }
+
+  bool matches(PyObject* state) {
+    PyObject* now = get(state, key);
+    if (now == nullptr || now == Py_None) return missing;
+    if (dict) {
+      if (!PyDict_Check(now)) return false;
+      // dict's own comparison: that of Counter is written in Python and takes ten times as long.
+      const auto equal =
+          py::reinterpret_steal<py::object>(PyDict_Type.tp_richcompare(now, dict.ptr(), Py_EQ));
+      return equal.ptr() == Py_True;
+    }
+    const bool list = PyList_Check(now) || PyTuple_Check(now);
+    if (!list || PySequence_Fast_GET_SIZE(now) != static_cast<Py_ssize_t>(cells.size())) return false;
+    for (size_t i = 0; i < cells.size(); ++i) {
+      if (!cells[i].matches(PySequence_Fast_GET_ITEM(now, static_cast<Py_ssize_t>(i)))) return false;
+    }
+    return true;
+  }
+};
+
+struct Group {
+  Cell lr;
+  std::vector<Cell> keys;
+  int32_t rate;      // index of a program
+  int32_t momentum;  // the same; -1 for none
+};
+
+class Track {
+ public:
+  Track(const py::dict& state, int64_t count, int64_t horizon, const py::list& programs,
+        const std::vector<int32_t>& rates, const std::vector<int32_t>& momenta, const std::string& momentum_key,
+        const std::vector<std::string>& attributes, const std::vector<std::string>& lists,
+        const std::vector<std::string>& keys)
+      : clock(state["last_epoch"].cast<int64_t>()), count_(count), horizon_(horizon),
+        momentum_key_(interned(momentum_key)), betas_(momentum_key == "betas"), values_(programs.size()) {
+    for (py::handle program : programs) {
+      const py::buffer_info info = program.cast<py::buffer>().request();
+      const auto* data = static_cast<const double*>(info.ptr);
+      programs_.emplace_back(data, data + info.size);
+    }
+    for (const std::string& name : attributes) {
+      attributes_.emplace_back(interned(name), py::object());
+      attributes_.back().second = py::reinterpret_borrow<py::object>(get(state.ptr(), attributes_.back().first));
+    }
+    for (const std::string& name : lists) lists_.emplace_back(name, state.ptr());
+    for (const std::string& name : keys) keys_.push_back(interned(name));
+    const py::object groups = groups_of(state.ptr());
+    for (size_t i = 0; i < rates.size(); ++i) {
+      PyObject* group = PyList_GET_ITEM(groups.ptr(), static_cast<Py_ssize_t>(i));
+      Group seen{Cell(get(group, lr_)), {}, rates[i], momenta[i]};
+      for (const py::object& key : keys_) seen.keys.emplace_back(get(group, key));
+      groups_.push_back(std::move(seen));
+    }
+  }
+
+  bool untouched(const py::dict& state) {
+    PyObject* dict = state.ptr();
+    if (!counts(dict, last_epoch_, clock) || (count_ >= 0 && !counts(dict, step_count_, count_))) return false;
+    for (const auto& [name, object] : attributes_) {
+      if (get(dict, name) != object.ptr()) return false;
+    }
+    for (Container& container : lists_) {
+      if (!container.matches(dict)) return false;
+    }
+    const py::object groups = groups_of(dict);
+    if (PyList_GET_SIZE(groups.ptr()) != static_cast<Py_ssize_t>(groups_.size())) return false;
+    for (size_t i = 0; i < groups_.size(); ++i) {
+      PyObject* group = PyList_GET_ITEM(groups.ptr(), static_cast<Py_ssize_t>(i));
+      if (!PyDict_Check(group) || !groups_[i].lr.matches(get(group, lr_))) return false;
+      for (size_t k = 0; k < keys_.size(); ++k) {
+        if (!groups_[i].keys[k].matches(get(group, keys_[k]))) return false;
+      }
+      if (groups_[i].momentum >= 0) {
+        PyObject* momentum = get(group, momentum_key_);
+        if (momentum == nullptr || (betas_ && !PyTuple_CheckExact(momentum))) return false;
+      }
+    }
+    return true;
+  }
+
+  bool step(const py::dict& state) {
+    if (!untouched(state) || (horizon_ >= 0 && clock >= horizon_)) return false;
+    clock += 1;
+    count_ += count_ >= 0;
+    write_all(state);
+    return true;
+  }
+
+  void write_all(const py::dict& state) {
+    for (size_t p = 0; p < programs_.size(); ++p) {
+      values_[p] = fs::evaluate(programs_[p].data(), static_cast<double>(clock));
+    }
+    const py::object groups = groups_of(state.ptr());
+    py::list last(groups_.size());
+    for (size_t i = 0; i < groups_.size(); ++i) {
+      PyObject* group = PyList_GET_ITEM(groups.ptr(), static_cast<Py_ssize_t>(i));
+      PyList_SET_ITEM(last.ptr(), static_cast<Py_ssize_t>(i), write_rate(group, groups_[i]).release().ptr());
+      if (groups_[i].momentum >= 0) write_momentum(group, values_[groups_[i].momentum]);
+    }
+    set(state.ptr(), last_epoch_, py::int_(clock).ptr());
+    if (count_ >= 0) set(state.ptr(), step_count_, py::int_(count_).ptr());
+    set(state.ptr(), last_lr_, last.ptr());
+  }
+
+  int64_t clock;
+
+ private:
+  // What belongs into _last_lr: the float itself, or a copy of the tensor.
+  py::object write_rate(PyObject* group, Group& seen) {
+    const double value = values_[seen.rate];
+    if (seen.lr.tensor()) {
+      const at::Tensor& t = THPVariable_Unpack(seen.lr.object());
+      write(t, value);
+      seen.lr.wrote(value);
+      return py::reinterpret_steal<py::object>(THPVariable_Wrap(t.clone()));
+    }
+    py::object rate = py::float_(value);
+    set(group, lr_, rate.ptr());
+    seen.lr.wrote(rate, value);
+    return rate;
+  }
+
+  void write_momentum(PyObject* group, double value) {
+    py::object momentum = py::float_(value);
+    if (betas_) {
+      PyObject* old = get(group, momentum_key_);
+      const Py_ssize_t n = PyTuple_GET_SIZE(old) > 0 ? PyTuple_GET_SIZE(old) : 1;
+      py::tuple betas(n);
+      PyTuple_SET_ITEM(betas.ptr(), 0, momentum.release().ptr());
+      for (Py_ssize_t k = 1; k < n; ++k) {
+        PyTuple_SET_ITEM(betas.ptr(), k, Py_NewRef(PyTuple_GET_ITEM(old, k)));
+      }
+      momentum = std::move(betas);
+    }
+    set(group, momentum_key_, momentum.ptr());
+  }
+
+  static bool counts(PyObject* dict, const py::object& key, int64_t expected) {
+    PyObject* now = get(dict, key);
+    if (now == nullptr || !PyLong_Check(now)) return false;
+    int overflow = 0;
+    return PyLong_AsLongLongAndOverflow(now, &overflow) == expected && overflow == 0;
+  }
+
+  py::object groups_of(PyObject* state) const {
+    PyObject* optimizer = get(state, optimizer_);
+    PyObject* groups = optimizer == nullptr ? nullptr : PyObject_GetAttr(optimizer, param_groups_.ptr());
+    if (groups == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+    if (groups == nullptr || !PyList_Check(groups)) throw py::type_error("optimizer.param_groups is not a list");
+    return py::reinterpret_steal<py::object>(groups);
+  }
+
+  int64_t count_, horizon_;
+  py::object momentum_key_;
+  bool betas_;
+  std::vector<double> values_;
+  std::vector<std::vector<double>> programs_;
+  std::vector<std::pair<py::object, py::object>> attributes_;
+  std::vector<Container> lists_;
+  std::vector<py::object> keys_;
+  std::vector<Group> groups_;
+  py::object lr_ = interned("lr"), optimizer_ = interned("optimizer"), param_groups_ = interned("param_groups"),
+             last_epoch_ = interned("last_epoch"), step_count_ = interned("_step_count"),
+             last_lr_ = interned("_last_lr");
+};
+
+}  // namespace
+
+void bind_track(py::module_& m) {
+  py::class_<Track>(m, "Track", "The compiled PythonTrack of fusedsched/lr_scheduler/tracks.py.")
+      .def(py::init<const py::dict&, int64_t, int64_t, const py::list&, const std::vector<int32_t>&,
+                    const std::vector<int32_t>&, const std::string&, const std::vector<std::string>&,
+                    const std::vector<std::string>&, const std::vector<std::string>&>())
+      .def_readonly("clock", &Track::clock)
+      .def("untouched", &Track::untouched)
+      .def("step", &Track::step)
+      .def("write", &Track::write_all);
+}

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: torch's layout, and in the groups, under one key, the plain data that torch has no place for."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fusedsched.optim._scheduled import Shown, scheduled_slots
+from fusedsched.schedules import Schedule
+
+if TYPE_CHECKING:
+    from fusedsched.optim._base import FusedOptimizer
+
+KEY = "fusedsched"
+_OVERRIDES = ("checkpoint", "present", "error")
+_EXACT = 2**24  # float32 counts exactly up to here
+
+
+def remember_counts(optimizer: FusedOptimizer) -> None:
+    """Keeps the exact counts of a plan that is about to go."""
+    plan = optimizer._plan
+    if plan is None:
+        return
+    updates = getattr(plan, "updates", optimizer._eager)
+    counts = dict(plan.large_counts()) if hasattr(plan, "large_counts") else {}
+    if updates is not None:
+        counts.update({p: n for p, n in updates.counts().items() if n > _EXACT})
+    optimizer._counts = counts
+
+
+def recall_counts(optimizer: FusedOptimizer) -> None:
+    if optimizer._counts:
+        plan = optimizer._plan
+        updates = getattr(plan, "updates", optimizer._eager)
+        if hasattr(plan, "adopt_counts"):
+            plan.adopt_counts(list(optimizer._counts.items()))
+        if updates is not None:
+            updates.adopt(optimizer._counts)
+
+
+def _edited(optimizer: FusedOptimizer, group: dict[str, Any], slot: Any, schedule: Schedule, unit_clock: int) -> bool:
+    from fusedsched.optim._scheduled import value_at
+
+    return optimizer._shown.replaced(group, slot) or float(slot.read(group)) != value_at(schedule, unit_clock)
+
+
+def settle_edits(optimizer: FusedOptimizer) -> None:
+    """Drops the schedules that an edit has replaced, so that what is saved is what runs."""
+    from fusedsched.optim._scheduled import UNITS
+
+    for _, group, slot, schedule in list(scheduled_slots(optimizer.param_groups, optimizer._slots)):
+        if _edited(optimizer, group, slot, schedule, int(optimizer._clocks[UNITS.index(schedule.unit)])):
+            group["schedules"] = {k: v for k, v in group["schedules"].items() if k != slot.name}
+            optimizer._shown.forget(group, slot.name)
+            optimizer._invalidate()
+
+
+def settled(optimizer: FusedOptimizer) -> dict[str, Any]:
+    """The attributes that go with a copy or a pickle, beside torch's."""
+    settle_edits(optimizer)
+    names = ("_backend", "_clocks", "_skipped", "_default_schedules", "_counts", "_step_supports_amp_scaling")
+    return {name: optimizer.__dict__[name] for name in names}
+
+
+def fresh_attributes(optimizer: FusedOptimizer) -> dict[str, Any]:
+    """What an optimizer has that comes out of a pickle, or whose groups were replaced by a load."""
+    defaults = {"_backend": "auto", "_clocks": torch.zeros(3, dtype=torch.int64), "_skipped": 0, "_counts": {}}
+    defaults.update(_default_schedules={}, _step_supports_amp_scaling=True)
+    kept = {name: optimizer.__dict__.get(name, value) for name, value in defaults.items()}
+    return kept | {"_plan": None, "_eager": None, "_fast": True, "_constructed": True, "_shown": Shown()}
+
+
+def state_dict(optimizer: FusedOptimizer, torch_state_dict: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    settle_edits(optimizer)
+    remember_counts(optimizer)
+    # First among the hooks, so that other people's hooks see the finished layout.
+    hooks = optimizer._optimizer_state_dict_post_hooks
+    optimizer._optimizer_state_dict_post_hooks = OrderedDict([(KEY, _pack), *hooks.items()])
+    try:
+        return torch_state_dict()
+    finally:
+        optimizer._optimizer_state_dict_post_hooks = hooks
+
+
+def _pack(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
+    for group, saved in zip(optimizer.param_groups, packed["param_groups"], strict=True):
+        extra: dict[str, Any] = {}
+        for _, _, slot, schedule in scheduled_slots([group], optimizer._slots):
+            slot.write(saved, float(slot.read(group)))
+            entry = {"expression": schedule.to_json(), "hash": schedule.fingerprint}
+            extra.setdefault("schedules", {})[slot.name] = entry
+        saved.pop("schedules", None)
+        exact = {i: optimizer._counts[p] for i, p in enumerate(group["params"]) if p in optimizer._counts}
+        if exact:
+            extra["steps"] = exact
+        if extra:
+            saved[KEY] = {**extra, "clocks": optimizer._clocks.tolist()}
+
+
+def _check_schedules(optimizer: FusedOptimizer, groups: list[dict[str, Any]], override: str) -> None:
+    """Says what differs between the saved schedules and the present ones."""
+    for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
+        entries = (saved.get(KEY) or {}).get("schedules", {})
+        for name, schedule in (group.get("schedules") or {}).items():
+            if name not in entries or entries[name]["hash"] == schedule.fingerprint:
+                continue
+            message = (
+                f"The saved schedule of '{name}' in group {index} is not the present one.\nsaved:\n"
+                f"{Schedule.from_json(entries[name]['expression']).describe()}\npresent:\n{schedule.describe()}"
+            )
+            if override == "error":
+                raise ValueError(message + '\nPass override="checkpoint" or override="present" to choose one.')
+            if override == "checkpoint":
+                warnings.warn(message + '\nThe saved one goes on; override="present" keeps the other.', stacklevel=4)
+
+
+def load_state_dict(
+    optimizer: FusedOptimizer, torch_load: Callable[[dict[str, Any]], None], packed: dict[str, Any], override: str
+) -> None:
+    if override not in _OVERRIDES:
+        raise ValueError(f"Invalid override: {override!r}. Choose one of {', '.join(map(repr, _OVERRIDES))}.")
+    _check_shapes(optimizer, packed)
+    _check_schedules(optimizer, packed["param_groups"], override)
+    present = [group.get("schedules") or {} for group in optimizer.param_groups]
+    torch_load(packed)
+    _restore_dtypes(optimizer, packed)
+    optimizer._counts = {}
+    clocks = None
+    for group, schedules in zip(optimizer.param_groups, present, strict=True):
+        extra = group.pop(KEY, None) or {}
+        saved = {k: Schedule.from_json(e["expression"]) for k, e in extra.get("schedules", {}).items()}
+        chosen = saved | schedules if override == "present" or not extra else schedules | saved
+        group.pop("schedules", None)
+        if chosen:
+            group["schedules"] = chosen
+        for i, count in extra.get("steps", {}).items():
+            optimizer._counts[group["params"][int(i)]] = count
+        clocks = extra.get("clocks", clocks)
+    optimizer._clocks.copy_(torch.tensor(clocks or [_largest_step(optimizer), 0, 0]))
+    optimizer._invalidate_loaded()
+
+
+def _largest_step(optimizer: FusedOptimizer) -> int:
+    steps = [s["step"] for s in optimizer.state.values() if isinstance(s, dict) and s.get("step") is not None]
+    return int(max((float(step) for step in steps), default=0.0))
+
+
+def _check_shapes(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
+    """A state of another model raises before anything is changed. torch would fail later, in a step."""
+    groups, saved_groups = optimizer.param_groups, packed["param_groups"]
+    for g, (group, saved) in enumerate(zip(groups, saved_groups, strict=False)):
+        for i, (p, key) in enumerate(zip(group["params"], saved["params"], strict=False)):
+            for name, value in (packed["state"].get(key) or {}).items():
+                if isinstance(value, Tensor) and name in optimizer._tensor_states and value.shape != p.shape:
+                    raise ValueError(
+                        f"loaded state dict has state['{name}'] of shape {tuple(value.shape)} for parameter {i} of "
+                        f"group {g}, whose shape is {tuple(p.shape)}. It belongs to another model."
+                    )
+
+
+def _restore_dtypes(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
+    """torch casts state to the dtype of its parameter: float32 moments of a bfloat16 model would be lost."""
+    for group, saved in zip(optimizer.param_groups, packed["param_groups"], strict=True):
+        for p, key in zip(group["params"], saved["params"], strict=True):
+            for name, value in (packed["state"].get(key) or {}).items():
+                if isinstance(value, Tensor) and name in optimizer._tensor_states and value.dtype != p.dtype:
+                    optimizer.state[p][name] = value.to(device=p.device, copy=True)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of the reference backend: what `fusedsched._C.Plan` does in one call, done parameter by parameter in torch.
+
+It serves machines without a compiler, devices without kernels and tensor subclasses, and `backend="reference"`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fusedsched.optim._scheduled import UNITS, check_horizon, scheduled_slots, value_at
+
+if TYPE_CHECKING:
+    from fusedsched.optim._base import FusedOptimizer
+
+
+def check_gradient(p: Tensor, where: str) -> None:
+    """Raises RuntimeError for a gradient that the rules cannot use. torch's sentence first."""
+    if p.grad.layout != torch.strided:
+        raise RuntimeError(
+            f"Adam does not support sparse gradients, please consider SparseAdam instead. The gradient of {where} is "
+            "sparse; use sparse=False in the embedding, or to_dense()."
+        )
+    if p.grad.shape != p.shape or p.grad.device != p.device:
+        raise RuntimeError(
+            f"The gradient of {where} has shape {tuple(p.grad.shape)} on {p.grad.device}; the parameter has shape "
+            f"{tuple(p.shape)} on {p.device}. They must agree."
+        )
+    if not (p.is_floating_point() or p.is_complex()):
+        raise RuntimeError(f"{where} is of dtype {p.dtype}. Only floating point and complex parameters can be updated.")
+
+
+class EagerUpdates:
+    """Updates chosen parameters with the reference rules; keeps the exact count of each one's updates."""
+
+    def __init__(self, optimizer: FusedOptimizer, members: list[tuple[int, int]]) -> None:
+        groups = optimizer.param_groups
+        self._members = [(groups[g], g, i, groups[g]["params"][i]) for g, i in members]
+        self._counts: dict[Tensor, int] = {}
+
+    def check(self) -> bool:
+        """Whether there is anything to update. Raises before anything is changed."""
+        found = False
+        for _, g, i, p in self._members:
+            if p.grad is not None:
+                check_gradient(p, f"parameter {i} of group {g} (shape {tuple(p.shape)}, {p.dtype} on {p.device})")
+                found = True
+        return found
+
+    def run(self, optimizer: FusedOptimizer, gain: float) -> None:
+        for group, _, _, p in self._members:
+            if p.grad is None:
+                continue
+            optimizer._init_state(group, p)
+            grad = p.grad if gain == 1.0 else p.grad * gain
+            optimizer._reference_update(group, p, grad, self._count(optimizer, p))
+
+    def _count(self, optimizer: FusedOptimizer, p: Tensor) -> int:
+        if not optimizer._adam:
+            return 0
+        shown = optimizer.state[p]["step"]
+        count = self._counts.get(p, 0)
+        if torch.tensor(float(count), dtype=torch.float32) != shown:  # somebody wrote to it: then it is the count
+            count = int(shown)
+        self._counts[p] = count + 1
+        shown.fill_(float(count + 1))
+        return count + 1
+
+    def counts(self) -> dict[Tensor, int]:
+        return self._counts
+
+    def adopt(self, counts: dict[Tensor, int]) -> None:
+        self._counts.update(counts)
+
+
+class EagerPlan:
+    """As `fusedsched._C.Plan`, for all parameters of an optimizer."""
+
+    def __init__(self, optimizer: FusedOptimizer) -> None:
+        self._optimizer = optimizer
+        self._roster = self._present()
+        members = [(g, i) for g, group in enumerate(optimizer.param_groups) for i in range(len(group["params"]))]
+        self.updates = EagerUpdates(optimizer, members)
+        self._written: dict[tuple[int, str], float] = {}
+
+    def _present(self) -> list[Any]:
+        groups = self._optimizer.param_groups
+        return [id(group) for group in groups] + [id(p) for group in groups for p in group["params"]]
+
+    def current(self) -> bool:
+        return self._roster == self._present()
+
+    def edited(self) -> str | None:
+        """The name of a scheduled slot that the user wrote to."""
+        opt = self._optimizer
+        for g, group, slot, _ in scheduled_slots(opt.param_groups, opt._slots):
+            replaced = opt._shown.replaced(group, slot)
+            if replaced or float(slot.read(group)) != self._written.get((g, slot.name)):
+                return slot.name
+        return None
+
+    def step(self, gain: float) -> None:
+        opt = self._optimizer
+        for _, group, slot, schedule in scheduled_slots(opt.param_groups, opt._slots):
+            if not opt._shown.replaced(group, slot):
+                check_horizon(slot, schedule, int(opt._clocks[UNITS.index(schedule.unit)]))
+        if self.updates.check():
+            self.updates.run(opt, gain)
+            opt._clocks[0] += 1
+            self.show()
+
+    def show(self) -> None:
+        opt = self._optimizer
+        for g, group, slot, schedule in scheduled_slots(opt.param_groups, opt._slots):
+            tensor, key = opt._shown.install(group, slot), (g, slot.name)
+            if key in self._written and float(tensor) != self._written[key]:
+                continue  # written to: constant from there on
+            self._written[key] = value_at(schedule, int(opt._clocks[UNITS.index(schedule.unit)]))
+            tensor.fill_(self._written[key])

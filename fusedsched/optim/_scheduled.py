@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Native schedules in the groups of an optimizer.
+
+`group["schedules"]` maps a slot's name to its expression. The slot itself holds a 0-dim float64 tensor with the value
+for the next update, so that whoever reads a group sees a number. Writing to that slot is an edit: constant from there
+on, with one warning, until `set_schedule`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedsched.optim._hyperparameters import Slot
+from fusedsched.schedules import Schedule
+
+UNITS = ("update", "sample", "token")
+
+
+def check_schedule(slot: Slot, schedule: Schedule) -> None:
+    """Raises ValueError if the schedule leaves the range that a number in this slot may have."""
+    if not slot.schedulable:
+        raise ValueError(f"{slot.name} cannot be scheduled. Give it a number.")
+    schedule.check(slot.name)
+    if slot.name in ("beta1", "beta2") and schedule.program.bounds()[1] >= 1.0:
+        raise ValueError(
+            f"Invalid {slot.name}: the schedule reaches {schedule.program.bounds()[1]:g}. It must stay below 1."
+        )
+
+
+def take_schedules(group: dict[str, Any], slots: tuple[Slot, ...]) -> dict[str, Schedule]:
+    """Puts the first value where a schedule stands in `group`, for torch's own checks, and returns the schedules."""
+    taken = {}
+    for slot in slots:
+        if slot.key not in group or (slot.item is not None and not isinstance(group[slot.key], (tuple, list))):
+            continue
+        value = slot.read(group)
+        if isinstance(value, Schedule):
+            check_schedule(slot, value)
+            taken[slot.name] = value
+            slot.write(group, float(value(0)))
+    return taken
+
+
+class Shown:
+    """The tensors that show scheduled values, by group and slot."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[int, str], Tensor] = {}
+        self._warned = False
+
+    def install(self, group: dict[str, Any], slot: Slot, device: torch.device | str = "cpu") -> Tensor:
+        """The tensor of a slot. It is put into the group unless an edit of the user stands there."""
+        key = (id(group), slot.name)
+        if key not in self._tensors:
+            self._tensors[key] = torch.zeros((), dtype=torch.float64, device=device)
+            slot.write(group, self._tensors[key])
+        return self._tensors[key]
+
+    def replaced(self, group: dict[str, Any], slot: Slot) -> bool:
+        return slot.read(group) is not self._tensors.get((id(group), slot.name))
+
+    def forget(self, group: dict[str, Any], name: str) -> None:
+        self._tensors.pop((id(group), name), None)
+
+    def warn(self, name: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"The scheduled '{name}' of a param group was written to: it stays at the written value from here on. "
+                "Use set_schedule() to put a schedule back.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+def scheduled_slots(
+    groups: list[dict[str, Any]], slots: tuple[Slot, ...]
+) -> Iterator[tuple[int, dict[str, Any], Slot, Schedule]]:
+    """All schedules of all groups: (index of the group, group, slot, schedule)."""
+    for index, group in enumerate(groups):
+        schedules = group.get("schedules")
+        for slot in slots if schedules else ():
+            if slot.name in schedules:
+                yield index, group, slot, schedules[slot.name]
+
+
+def value_at(schedule: Schedule, clock: int) -> float:
+    """The value to show at `clock`; past the last defined step, the last one."""
+    program = schedule.program
+    last = program.horizon if program.horizon >= 0.0 else math.inf
+    return program.evaluate(min(clock, last))
+
+
+def check_horizon(slot: Slot, schedule: Schedule, clock: int) -> None:
+    if 0.0 <= schedule.program.horizon < clock:
+        raise RuntimeError(
+            f"The schedule of '{slot.name}' ends at step {schedule.program.horizon:.0f} and past_end=\"error\" was "
+            'asked for. Give it more steps, or past_end="hold".'
+        )

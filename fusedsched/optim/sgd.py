@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedsched.optim._base import FusedOptimizer
+from fusedsched.optim._hyperparameters import Slot, not_negative, not_nan
+from fusedsched.reference import sgd_update_
+
+_SLOTS = (
+    Slot("lr", "lr", None, not_negative("learning rate")),
+    Slot("momentum", "momentum", None, not_negative("momentum value")),
+    Slot("dampening", "dampening", None, not_nan("dampening value"), schedulable=False),
+    Slot("weight_decay", "weight_decay", None, not_negative("weight_decay value")),
+)
+
+
+class SGD(FusedOptimizer, torch.optim.SGD):
+    """Stochastic gradient descent, with the arguments of `torch.optim.SGD`, computed in one pass over memory.
+
+        g = -g                                              if maximize
+        g = g + weight_decay * p
+        buffer = momentum * buffer + (1 - dampening) * g    (the first time: buffer = g)
+        p = p - lr * (g + momentum * buffer if nesterov else buffer)
+
+    and p = p - lr * g without momentum. float16 and bfloat16 parameters are computed in float32 and rounded once.
+
+    Args beyond torch's: `lr`, `momentum` and `weight_decay` may be schedules of `fusedsched.schedules`; then the group
+    holds a 0-dim float64 tensor with the value for the next update. `backend`: "auto", or one of `backends()`.
+    `foreach` and `fused` are accepted and choose nothing; `differentiable=True` runs torch's own differentiable step.
+
+    Raises ValueError for a negative or NaN hyperparameter, RuntimeError (in `step()`, before anything is changed) for
+    sparse gradients and gradients that do not fit their parameter.
+    Source: Sutskever et al. 2013 (momentum); torch.optim.SGD.
+
+    >>> p = torch.tensor([1.0], requires_grad=True)
+    >>> opt = SGD([p], lr=0.25, momentum=0.5)
+    >>> p.grad = torch.tensor([1.0])
+    >>> opt.step(); opt.step()
+    >>> p.detach(), opt.state[p]["momentum_buffer"]
+    (tensor([0.3750]), tensor([1.5000]))
+    """
+
+    _adam = False
+    _slots = _SLOTS
+    _tensor_states = ("momentum_buffer",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        momentum: Any = 0,
+        dampening: float = 0,
+        weight_decay: Any = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        backend: str = "auto",
+    ) -> None:
+        scalars = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov)
+        options = dict(maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused)
+        self._construct(params, scalars, options, backend)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        scheduled = "momentum" in group.get("schedules", {})
+        if group["nesterov"] and ((group["momentum"] <= 0 and not scheduled) or group["dampening"] != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+
+    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return self._tensor_states if group["momentum"] != 0 else ()
+
+    def _reference_update(self, group: dict[str, Any], p: Tensor, grad: Tensor, step: int) -> None:
+        scalars = {k: group[k] for k in ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")}
+        buffer = sgd_update_(p, grad, self.state[p].get("momentum_buffer") if p in self.state else None, **scalars)
+        if buffer is not None:
+            self.state[p]["momentum_buffer"] = buffer

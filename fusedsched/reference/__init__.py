@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The update rules in readable PyTorch: what every backend is judged by.
+
+Nothing here is compiled and nothing here calls the code that it judges. `adam_update_` and `sgd_update_` change one
+parameter and its state; `AdamW`, `Adam` and `SGD` are whole optimizers made of them, with torch's signatures, native
+schedules, and `dtype=torch.float64` for a computation in a wider type than the parameters have.
+"""
+
+from fusedsched.reference.optimizers import SGD as SGD
+from fusedsched.reference.optimizers import Adam as Adam
+from fusedsched.reference.optimizers import AdamW as AdamW
+from fusedsched.reference.rules import adam_update_ as adam_update_
+from fusedsched.reference.rules import sgd_update_ as sgd_update_
+
+__all__ = ["SGD", "Adam", "AdamW", "adam_update_", "sgd_update_"]
