@@ -6,9 +6,7 @@
 #include "cpu/kernels.h"
 #include "plan.h"
 #include "threads.h"
-#if __has_include("track.h")
 #include "track.h"
-#endif
 
 namespace {
 
@@ -63,7 +61,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("trust_dict_tags", [](bool trust) { fs::WatchedDict::trust_tags = trust; });
   m.attr("n_shapes") = fs::kShapes;
   m.attr("row_width") = fs::kRowWidth;
-#if __has_include("track.h")
   bind_track(m);
-#endif
 }

@@ -62,23 +62,30 @@ Group::Group(py::dict dict, bool adam) {
 }
 
 void Group::read_items() {
+  static PyObject* const params_key = PyUnicode_InternFromString("params");
   volatile_ = has_tensors_ = false;
-  PyObject* params = PyDict_GetItemString(dict_.get().ptr(), "params");
+  PyObject* params = PyDict_GetItemWithError(dict_.get().ptr(), params_key);
   if (params == nullptr || !PyList_Check(params)) throw py::type_error("param_groups[...]['params'] must be a list.");
-  params_ = py::reinterpret_borrow<py::object>(params);
+  if (params != params_.ptr()) params_ = py::reinterpret_borrow<py::object>(params);
   for (Slot& slot : slots_) {
     PyObject* object = PyDict_GetItemWithError(dict_.get().ptr(), slot.key);
     if (object == nullptr) {
       throw py::key_error("param_groups[...] has no '" + std::string(py::str(py::handle(slot.key))) +
                           "': it was removed or never loaded.");
     }
-    if (slot.item >= 0) {
-      volatile_ |= !PyTuple_CheckExact(object);
-      const py::object item = py::reinterpret_borrow<py::sequence>(object)[slot.item];
-      if (!item.is(slot.object)) slot.object = item;
-    } else if (slot.object.ptr() != object) {
-      slot.object = py::reinterpret_borrow<py::object>(object);
+    py::object item;  // keeps an item alive that a sequence makes when asked
+    if (slot.item >= 0 && PyTuple_CheckExact(object) && slot.item < PyTuple_GET_SIZE(object)) {
+      object = PyTuple_GET_ITEM(object, slot.item);
+    } else if (slot.item >= 0) {
+      volatile_ = true;
+      item = py::reinterpret_borrow<py::sequence>(object)[slot.item];
+      object = item.ptr();
     }
+    if (object == slot.object.ptr()) {  // the same number as before
+      has_tensors_ |= slot.tensor.defined();
+      continue;
+    }
+    slot.object = py::reinterpret_borrow<py::object>(object);
     if (THPVariable_Check(slot.object.ptr())) {
       slot.tensor = THPVariable_Unpack(slot.object.ptr());
       TORCH_CHECK_VALUE(slot.tensor.numel() == 1, "Tensor ", slot.name, " must be 1-element, got ",

@@ -37,23 +37,13 @@ bool is_native(const at::Tensor& p) {
 
 }  // namespace
 
-bool Layout::matches(const at::TensorImpl& impl) const {
-  if (impl.sizes() != at::IntArrayRef(sizes)) return false;
-  return (contiguous && impl.is_contiguous()) || impl.strides() == at::IntArrayRef(strides);
-}
-
-bool Layout::same_order(const at::TensorImpl& impl) const {
-  if (contiguous) return impl.numel() == numel && impl.is_contiguous();
-  return matches(impl);
-}
-
 Plan::Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks)
     : adam_(adam),
       param_groups_(std::move(param_groups)),
-      state_(std::move(state)),
       clocks_(std::move(clocks)),
       clock_(clocks_.mutable_data_ptr<int64_t>()),
       work_(std::make_shared<Work>()) {
+  state_.watch(std::move(state));
   for (py::handle handle : param_groups_) {
     const int32_t g = static_cast<int32_t>(groups_.size());
     groups_.emplace_back(py::reinterpret_borrow<py::dict>(handle), adam_);
@@ -66,6 +56,30 @@ Plan::Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks)
       add(std::move(entry), PyList_GET_ITEM(params, i));
     }
   }
+  remember_state();
+}
+
+void Plan::remember_state() {
+  state_items_.clear();
+  PyObject *key, *value;
+  Py_ssize_t at = 0;
+  while (PyDict_Next(state_.get().ptr(), &at, &key, &value)) state_items_.emplace_back(key, value);
+  state_.looked();
+}
+
+// Whether each parameter's state is still the dictionary that it was. Walking the items is far cheaper than looking each
+// up: a lookup would call Tensor.__hash__.
+bool Plan::same_state(const py::dict& state) {
+  if (!state.is(state_.get())) return false;
+  if (!state_.may_have_changed()) return true;
+  PyObject *key, *value;
+  Py_ssize_t at = 0;
+  size_t i = 0;
+  for (; PyDict_Next(state.ptr(), &at, &key, &value); ++i) {
+    if (i == state_items_.size() || state_items_[i] != std::make_pair(key, value)) return false;
+  }
+  state_.looked();
+  return i == state_items_.size();
 }
 
 void Plan::add(Entry entry, PyObject* object) {
@@ -79,8 +93,11 @@ void Plan::add(Entry entry, PyObject* object) {
                 "location. Parameter ", entry.index, " of group ", entry.group, " with shape ", p.sizes(),
                 " is expanded; clone() it before it becomes a parameter.");
     const at::Tensor like = entry.gathered ? at::empty_like(p) : p;
-    entry.layout = {like.sizes().vec(), like.strides().vec(), like.numel(), like.is_contiguous()};
-    PyObject* state = PyDict_GetItemWithError(state_.ptr(), object);
+    entry.layout.sizes.assign(like.sizes().begin(), like.sizes().end());
+    entry.layout.strides.assign(like.strides().begin(), like.strides().end());
+    entry.layout.numel = like.numel();
+    entry.layout.contiguous = like.is_contiguous();
+    PyObject* state = PyDict_GetItemWithError(state_.get().ptr(), object);
     if (state != nullptr && PyDict_Check(state)) read_state(entry, state);
     if (PyErr_Occurred()) throw py::error_already_set();
   }
@@ -90,6 +107,7 @@ void Plan::add(Entry entry, PyObject* object) {
 void Plan::read_state(Entry& entry, PyObject* state) {
   entry.state_dict.watch(py::reinterpret_borrow<py::dict>(state));
   entry.states = -1;
+  entry.kernel = nullptr;
   const int wanted = states_of(rule_of(groups_[entry.group]));
   for (int k = 0; k < wanted; ++k) {
     PyObject* object = PyDict_GetItemWithError(state, state_key(adam_, k));
@@ -160,7 +178,7 @@ bool Plan::same_structure(const py::list& param_groups) {
 }
 
 Plan::Outcome Plan::check(const py::list& param_groups, const py::dict& state) {
-  if (!state.is(state_) || !same_structure(param_groups)) return kRebuild;
+  if (!same_state(state) || !same_structure(param_groups)) return kRebuild;
   for (const Group& group : groups_) {
     if (group.has_programs()) group.check_horizons(clock_);
   }
@@ -212,10 +230,11 @@ void Plan::adopt(const std::vector<std::pair<int, int>>& which) {
     if (std::pair<int, int>(e.group, e.index) != which[next]) continue;
     ++next;
     PyObject* param = PyList_GET_ITEM(groups_[e.group].params(), e.index);
-    PyObject* state = PyDict_GetItemWithError(state_.ptr(), param);
+    PyObject* state = PyDict_GetItemWithError(state_.get().ptr(), param);
     if (state != nullptr) read_state(e, state);
     e.fresh = true;
   }
+  remember_state();
 }
 
 std::vector<std::pair<at::Tensor, int64_t>> Plan::large_counts() const {

@@ -3,6 +3,7 @@
 // each step by reading pointers, rebuilt when something moved. One call does a whole optimizer step.
 #pragma once
 
+#include <c10/util/SmallVector.h>
 #include <torch/extension.h>
 
 #include <memory>
@@ -17,28 +18,59 @@ namespace fs {
 
 // Where the elements of a tensor lie: what has to match for two arrays to be walked side by side.
 struct Layout {
-  std::vector<int64_t> sizes, strides;
+  c10::SmallVector<int64_t, 4> sizes, strides;  // inside the entry: one memory access less for each comparison
   int64_t numel = 0;
   bool contiguous = false;
-  bool matches(const at::TensorImpl& impl) const;
-  bool same_order(const at::TensorImpl& impl) const;  // for a tensor whose shape was compared before
+  bool matches(const at::TensorImpl& impl) const {
+    return same(impl.sizes(), sizes) && ((contiguous && impl.is_contiguous()) || same(impl.strides(), strides));
+  }
+  // For a tensor whose shape was compared before.
+  bool same_order(const at::TensorImpl& impl) const {
+    return contiguous ? impl.numel() == numel && impl.is_contiguous() : matches(impl);
+  }
+
+ private:
+  static bool same(at::IntArrayRef a, const c10::SmallVector<int64_t, 4>& b) {
+    if (a.size() != b.size()) return false;
+    for (size_t i = 0; i < b.size(); ++i) {
+      if (a[i] != b[i]) return false;
+    }
+    return true;
+  }
+};
+
+// What was true of a tensor when it was last looked at in full. Its key set says device, layout, conjugation and whether
+// Python intercepts it; so few comparisons tell that the same kernel may read it again.
+struct Seen {
+  c10::DispatchKeySet keys;
+  caffe2::TypeMeta type;
+  void note(const at::TensorImpl& impl) {
+    keys = impl.key_set();
+    type = impl.dtype();
+  }
+  bool holds(const at::TensorImpl& impl) const { return impl.key_set() == keys && impl.dtype() == type; }
 };
 
 struct Entry {
   at::Tensor param;
-  int32_t group = 0;
-  int32_t index = 0;         // within its group
+  fs_cpu::Span span{};       // as the kernel gets it
+  fs_cpu::Kernel kernel = nullptr;  // null: nothing may be taken for granted, look at everything
+  Seen seen_param, seen_grad, seen_state[kMaxStates];
   Layout layout;             // of the state, and of a dense parameter
-  bool foreign = false;      // not for these kernels: another backend takes it
-  bool gathered = false;     // has gaps or a lazy conjugate: updated in a dense copy
-  bool fresh = false;        // its momentum buffer has not been filled yet
   at::Tensor state[kMaxStates];
   WatchedDict state_dict;
+  float* shown_step = nullptr;
+  int64_t step = 0;          // exact, beyond 2**24 too
+  int32_t group = 0;
+  int32_t index = 0;         // within its group
+  int states = -1;           // how many of the state tensors are known; -1: none, not even the step
+  bool foreign = false;      // not for these kernels: another backend takes it
+  bool gathered = false;     // has gaps or a lazy conjugate: updated in a dense copy
+  bool by_copy = false;      // it, or its last gradient, went through a copy: look at everything again
+  bool fresh = false;        // its momentum buffer has not been filled yet
+  const at::TensorImpl* last_grad = nullptr;  // a hint where the next gradient may lie; never followed
   PyObject* state_objects[kMaxStates + 1] = {};  // as last seen in state_dict; the last one is the step
   c10::Storage step_storage;  // keeps shown_step alive
-  float* shown_step = nullptr;
-  int64_t step = 0;           // exact, beyond 2**24 too
-  int states = -1;            // how many of the state tensors are known; -1: none, not even the step
 };
 
 class Plan {
@@ -74,8 +106,11 @@ class Plan {
   void read_state(Entry& entry, PyObject* state);
   bool state_unchanged(Entry& entry);
   bool same_structure(const py::list& param_groups);
+  bool same_state(const py::dict& state);
+  void remember_state();
   bool collect(Work& work);
-  bool prepare_gradient(Entry& entry, const at::Tensor& grad, fs_cpu::Span& span, Work& work);
+  bool inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work);
+  void inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work);
   void write_scalars(Work& work, double gain);
   void run(Work& work);
   void finish(Work& work);
@@ -84,7 +119,8 @@ class Plan {
 
   bool adam_;
   py::list param_groups_;
-  py::dict state_;
+  WatchedDict state_;
+  std::vector<std::pair<PyObject*, PyObject*>> state_items_;  // as last seen, to be compared and nothing else
   std::vector<PyObject*> group_objects_;
   std::vector<Group> groups_;
   std::vector<Entry> entries_;

@@ -3,6 +3,7 @@
 #include "work.h"
 
 #include <ATen/Parallel.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <cstring>
@@ -15,8 +16,6 @@ namespace {
 // starts on a line. 512 units are some 15 microseconds: below that a second thread costs more than it does.
 constexpr int64_t kUnit = 64;
 constexpr int64_t kGrain = 512;
-
-int64_t real_numel(const Entry& entry) { return entry.layout.numel * (entry.param.is_complex() ? 2 : 1); }
 
 std::string where(const Entry& entry) {
   std::ostringstream out;
@@ -36,9 +35,71 @@ int loop_of(const fs_cpu::Span& span, int states) {
   return wide ? fs_cpu::kMixedFloat64 : fs_cpu::kMixedFloat32;
 }
 
+// The first element. As Tensor::mutable_data_ptr, without the checks that the caller has made.
+void* first_element(const at::TensorImpl& impl) {
+  return static_cast<char*>(impl.unsafe_storage().mutable_data()) + impl.storage_offset() * impl.dtype().itemsize();
+}
+
+// The gradient's slot, without the virtual call; parameters that never saw autograd have none.
+const at::Tensor& gradient_of(const at::TensorImpl& impl) {
+  static const at::Tensor none;
+  const auto* meta = static_cast<const torch::autograd::AutogradMeta*>(impl.autograd_meta());
+  return meta == nullptr ? none : meta->grad_;
+}
+
+// Whether all that inspect() found the last time still holds; then only addresses have to be read.
+bool as_seen(const Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
+  if (!entry.seen_param.holds(param) || !entry.layout.matches(param)) return false;
+  if (!entry.seen_grad.holds(grad) || !entry.layout.matches(grad)) return false;
+  for (int k = 0; k < states; ++k) {
+    const at::TensorImpl& state = *entry.state[k].unsafeGetTensorImpl();
+    if (!entry.seen_state[k].holds(state) || !entry.layout.same_order(state)) return false;
+  }
+  return states == 0 || !entry.state_dict.may_have_changed();
+}
+
+void read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
+  entry.span.param = first_element(param);
+  entry.span.grad = first_element(grad);
+  for (int k = 0; k < states; ++k) entry.span.state[k] = first_element(*entry.state[k].unsafeGetTensorImpl());
+}
+
+// Thousands of small tensors lie scattered over memory; the checks read a few lines of each and would wait for every one.
+// Asking for them some tensors ahead hides the wait: first for the tensors, then for what they point to. A stale hint is
+// harmless: a prefetch cannot fault.
+constexpr size_t kFar = 16, kNear = 8;
+
+void prefetch_tensor(const void* impl) {
+  const char* line = static_cast<const char*>(impl);
+  for (int offset = 0; offset < 192; offset += 64) __builtin_prefetch(line + offset);
+}
+
+void prefetch_far(const Entry& entry) {
+  prefetch_tensor(entry.param.unsafeGetTensorImpl());
+  if (entry.last_grad != nullptr) prefetch_tensor(entry.last_grad);
+  for (int k = 0; k < entry.states; ++k) prefetch_tensor(entry.state[k].unsafeGetTensorImpl());
+  if (entry.states > 0) __builtin_prefetch(entry.state_dict.get().ptr());
+  __builtin_prefetch(entry.shown_step);
+}
+
+void prefetch_storage(const at::TensorImpl* impl) {
+  const char* storage = reinterpret_cast<const char*>(impl->unsafe_storage().unsafeGetStorageImpl());
+  __builtin_prefetch(storage);
+  __builtin_prefetch(storage + 64);
+}
+
+void prefetch_near(const Entry& entry) {
+  at::TensorImpl* param = entry.param.unsafeGetTensorImpl();
+  __builtin_prefetch(param->autograd_meta());
+  if (!entry.foreign) prefetch_storage(param);
+  for (int k = 0; k < entry.states; ++k) prefetch_storage(entry.state[k].unsafeGetTensorImpl());
+  const char* own = reinterpret_cast<const char*>(&entry + kNear);
+  for (size_t offset = 0; offset < sizeof(Entry); offset += 64) __builtin_prefetch(own + offset);
+}
+
 }  // namespace
 
-bool Plan::prepare_gradient(Entry& entry, const at::Tensor& grad, fs_cpu::Span& span, Work& work) {
+void Plan::inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work) {
   TORCH_CHECK(grad.layout() == at::kStrided,
               adam_ ? "Adam does not support sparse gradients, please consider SparseAdam instead"
                     : "`_fused_sgd` does not support sparse gradients",
@@ -50,17 +111,54 @@ bool Plan::prepare_gradient(Entry& entry, const at::Tensor& grad, fs_cpu::Span& 
   const auto dtype = dtype_of(grad.scalar_type());
   TORCH_CHECK(dtype && grad.is_complex() == entry.param.is_complex() && grad.has_storage(), "The gradient of ",
               where(entry), " is of dtype ", grad.scalar_type(), ". Cast it to the dtype of its parameter.");
-  span.grad_dtype = *dtype;
-  if (entry.layout.matches(*grad.unsafeGetTensorImpl()) && !grad.is_conj() && !grad.is_neg()) {
-    span.grad = grad.const_data_ptr();
-    return true;
-  }
+  entry.span.grad_dtype = *dtype;
+  if (entry.layout.matches(*grad.unsafeGetTensorImpl()) && !grad.is_conj() && !grad.is_neg()) return;
   // Strided otherwise than its parameter: walked side by side they would pair the wrong elements.
   at::NoGradGuard no_grad;
   at::Tensor copy = at::empty_strided(entry.layout.sizes, entry.layout.strides, grad.options());
   copy.copy_(grad);
-  span.grad = copy.const_data_ptr();
   work.copies.push_back(std::move(copy));
+}
+
+// Looks at everything and remembers what as_seen compares with. False: the plan is out of date.
+bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) {
+  entry.kernel = nullptr;
+  const int states = states_of(rule);
+  const at::TensorImpl& param = *entry.param.unsafeGetTensorImpl();
+  const auto dtype = dtype_of(entry.param.scalar_type());
+  if (!dtype || !entry.param.device().is_cpu() || (!entry.gathered && !entry.layout.matches(param))) return false;
+  const size_t copies = work.copies.size();
+  inspect_gradient(entry, grad, work);
+  if (entry.states >= 0 && !state_unchanged(entry)) return false;
+  if (states > 0 && entry.states < states) {
+    missing_.emplace_back(entry.group, entry.index);
+    return true;
+  }
+  fs_cpu::Span& span = entry.span;
+  span.param_dtype = *dtype;
+  span.rule = rule;
+  span.numel = entry.layout.numel * (entry.param.is_complex() ? 2 : 1);
+  for (int k = 0; k < states; ++k) {
+    const at::Tensor& state = entry.state[k];
+    const auto state_dtype = dtype_of(state.scalar_type());
+    if (!state_dtype || !state.device().is_cpu() || !entry.layout.same_order(*state.unsafeGetTensorImpl())) return false;
+    span.state_dtype[k] = *state_dtype;
+    entry.seen_state[k].note(*state.unsafeGetTensorImpl());
+  }
+  entry.seen_param.note(param);
+  entry.seen_grad.note(*grad.unsafeGetTensorImpl());
+  entry.kernel = fs_cpu::kernels().kernel[rule][loop_of(span, states)];
+  read_addresses(entry, param, *grad.unsafeGetTensorImpl(), states);
+  const bool copied = work.copies.size() > copies;
+  if (copied) span.grad = work.copies.back().const_data_ptr();
+  if (entry.gathered) {
+    at::NoGradGuard no_grad;
+    at::Tensor dense = at::empty_strided(entry.layout.sizes, entry.layout.strides, entry.param.options());
+    dense.copy_(entry.param);
+    span.param = dense.mutable_data_ptr();
+    work.gathered.emplace_back(&entry, std::move(dense));
+  }
+  entry.by_copy = copied || entry.gathered;
   return true;
 }
 
@@ -70,52 +168,33 @@ bool Plan::collect(Work& work) {
   int32_t last_group = -1;
   Rule rule = kAdamW;
   int states = 0;
-  for (Entry& entry : entries_) {
+  const size_t n = entries_.size();
+  for (size_t i = 0; i < n; ++i) {
+    if (i + kFar < n) prefetch_far(entries_[i + kFar]);
+    if (i + kNear < n) prefetch_near(entries_[i + kNear]);
+    Entry& entry = entries_[i];
     if (entry.foreign) continue;
-    at::TensorImpl* impl = entry.param.unsafeGetTensorImpl();
-    const at::Tensor& grad = impl->grad();
+    const at::TensorImpl& param = *entry.param.unsafeGetTensorImpl();
+    const at::Tensor& grad = gradient_of(param);
+    entry.last_grad = grad.unsafeGetTensorImpl();
     if (!grad.defined()) continue;
     if (entry.group != last_group) {
       last_group = entry.group;
       rule = rule_of(groups_[last_group]);
       states = states_of(rule);
     }
-    if (!entry.gathered && !entry.layout.matches(*impl)) return false;
-    fs_cpu::Span span;
-    const auto dtype = dtype_of(entry.param.scalar_type());
-    if (!dtype || !entry.param.device().is_cpu()) return false;
-    span.param_dtype = *dtype;
-    if (!prepare_gradient(entry, grad, span, work)) return false;
-    if (entry.states >= 0 && !state_unchanged(entry)) return false;
-    if (states > 0 && entry.states < states) {
-      missing_.emplace_back(entry.group, entry.index);
-      continue;
-    }
-    span.rule = rule;
-    span.numel = real_numel(entry);
-    for (int k = 0; k < states; ++k) {
-      const at::Tensor& state = entry.state[k];
-      const auto state_dtype = dtype_of(state.scalar_type());
-      if (!state_dtype || !state.device().is_cpu() || !entry.layout.same_order(*state.unsafeGetTensorImpl())) return false;
-      span.state_dtype[k] = *state_dtype;
-      span.state[k] = state.mutable_data_ptr();
-    }
-    if (entry.gathered) {
-      at::NoGradGuard no_grad;
-      at::Tensor dense = at::empty_strided(entry.layout.sizes, entry.layout.strides, entry.param.options());
-      dense.copy_(entry.param);
-      span.param = dense.mutable_data_ptr();
-      work.gathered.emplace_back(&entry, std::move(dense));
+    if (entry.kernel != nullptr && !entry.by_copy && entry.span.rule == rule && as_seen(entry, param, *entry.last_grad, states)) {
+      read_addresses(entry, param, *entry.last_grad, states);
     } else {
-      span.param = entry.param.mutable_data_ptr();
+      if (!inspect(entry, grad, rule, work)) return false;
+      if (entry.kernel == nullptr) continue;  // its state is missing
     }
     // The tensor that users see may have been written to: then it is the count.
     if (entry.shown_step && static_cast<float>(entry.step) != *entry.shown_step) {
       entry.step = static_cast<int64_t>(*entry.shown_step);
     }
-    units += (span.numel + kUnit - 1) / kUnit;
+    units += (entry.span.numel + kUnit - 1) / kUnit;
     work.unit_ends.push_back(units);
-    work.spans.push_back(span);
     work.entries.push_back(&entry);
   }
   return true;
@@ -127,8 +206,8 @@ void Plan::write_scalars(Work& work, double gain) {
   bool fresh = false;
   AdamBias bias{};
   double bias_key[3] = {-1.0, -1.0, -1.0};
-  for (size_t i = 0; i < work.spans.size(); ++i) {
-    const Entry& entry = *work.entries[i];
+  for (size_t i = 0; i < work.entries.size(); ++i) {
+    Entry& entry = *work.entries[i];
     if (entry.group != group_index || entry.step != step || entry.fresh != fresh) {
       group_index = entry.group;
       step = entry.step;
@@ -153,23 +232,21 @@ void Plan::write_scalars(Work& work, double gain) {
         std::memcpy(out, &s, sizeof s);
       }
     }
-    work.spans[i].scalars = static_cast<int32_t>(work.scalars.size() / kMaxScalars) - 1;
+    entry.span.scalars = static_cast<int32_t>(work.scalars.size() / kMaxScalars) - 1;
   }
 }
 
 void Plan::run(Work& work) {
-  if (work.spans.empty()) return;
-  const fs_cpu::Kernels& kernels = fs_cpu::kernels();
+  if (work.entries.empty()) return;
   auto part = [&](int64_t begin, int64_t end) {
     size_t i = std::upper_bound(work.unit_ends.begin(), work.unit_ends.end(), begin) - work.unit_ends.begin();
     for (int64_t at = begin; at < end; ++i) {
-      const fs_cpu::Span& span = work.spans[i];
+      const fs_cpu::Span& span = work.entries[i]->span;
       const int64_t first = i == 0 ? 0 : work.unit_ends[i - 1];
       const int64_t last = std::min(end, work.unit_ends[i]);
       if (last == first) continue;  // no elements
-      const int loop = loop_of(span, states_of(static_cast<Rule>(span.rule)));
-      kernels.kernel[span.rule][loop](span, (at - first) * kUnit, std::min(span.numel, (last - first) * kUnit),
-                                      &work.scalars[static_cast<size_t>(span.scalars) * kMaxScalars]);
+      work.entries[i]->kernel(span, (at - first) * kUnit, std::min(span.numel, (last - first) * kUnit),
+                              &work.scalars[static_cast<size_t>(span.scalars) * kMaxScalars]);
       at = last;
     }
   };

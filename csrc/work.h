@@ -23,15 +23,13 @@ inline std::optional<fs_cpu::DType> dtype_of(at::ScalarType type) {
 }
 
 struct Plan::Work {
-  std::vector<fs_cpu::Span> spans;      // one per parameter that has a gradient
-  std::vector<Entry*> entries;          // whose
-  std::vector<double> scalars;          // kMaxScalars each, shared by spans of one group at one step
-  std::vector<int64_t> unit_ends;       // running sum of the spans' work units
+  std::vector<Entry*> entries;          // the parameters that have a gradient
+  std::vector<double> scalars;          // kMaxScalars each, shared by the entries of one group at one step
+  std::vector<int64_t> unit_ends;       // running sum of the entries' work units
   std::vector<at::Tensor> copies;       // gradients laid out anew
   std::vector<std::pair<Entry*, at::Tensor>> gathered;  // dense copies of parameters with gaps
 
   void clear() {
-    spans.clear();
     entries.clear();
     scalars.clear();
     unit_ends.clear();

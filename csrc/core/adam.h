@@ -13,7 +13,7 @@ struct AdamHyper {
 
 template <class A>
 struct AdamScalars {
-  A gain, keep, weight_decay, step_size, inv_sqrt_bc2, one_minus_beta1, beta2, one_minus_beta2, eps;
+  A gain, keep, weight_decay, step_size, inv_sqrt_bc2, towards_grad, from_grad, beta2, one_minus_beta2, eps;
 };
 
 // 1 - beta ** step without the cancellation of the plain form. beta = 0 gives 1.
@@ -36,7 +36,8 @@ struct AdamRule {
     } else {
       p *= s.keep;
     }
-    m += s.one_minus_beta1 * (g - m);
+    // Starting from the nearer end, the difference is multiplied by at most a half: beta1 = 0 gives g to the last bit.
+    m = (s.from_grad != A(0) ? g : m) + s.towards_grad * (g - m);
     v = s.beta2 * v + s.one_minus_beta2 * g * g;
     A second = v;
     if constexpr (kAmsgrad) {
@@ -64,7 +65,8 @@ FS_HD AdamScalars<double> prepare(const AdamHyper& h, bool decoupled, const Adam
   s.weight_decay = decoupled ? 0.0 : h.weight_decay;
   s.step_size = h.lr / bias.first;
   s.inv_sqrt_bc2 = bias.second_inv_sqrt;
-  s.one_minus_beta1 = 1.0 - h.beta1;
+  s.from_grad = h.beta1 < 0.5 ? 1.0 : 0.0;
+  s.towards_grad = h.beta1 < 0.5 ? -h.beta1 : 1.0 - h.beta1;
   s.beta2 = h.beta2;
   s.one_minus_beta2 = 1.0 - h.beta2;
   s.eps = h.eps;

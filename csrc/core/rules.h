@@ -28,7 +28,7 @@ enum Rule : uint8_t {
 };
 
 // Scalars travel as doubles, named by the rule that prepared them.
-constexpr int kMaxScalars = 9;
+constexpr int kMaxScalars = 10;
 constexpr int kMaxStates = 3;
 
 FS_NAMESPACE_END

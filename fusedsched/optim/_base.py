@@ -112,7 +112,7 @@ class FusedOptimizer(Optimizer):
         # The values of schedules, between steps; a step shows them itself.
         if self._constructed and any("schedules" in group for group in self.param_groups):
             plan = self._ready_plan()
-            plan.show() if isinstance(plan, EagerPlan) else plan.advance(0, 0)
+            plan.show(self) if isinstance(plan, EagerPlan) else plan.advance(0, 0)
 
     # ---- the plan -------------------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class FusedOptimizer(Optimizer):
         if module is None:
             self._fast = False
             plan = EagerPlan(self)
-            plan.show()
+            plan.show(self)
             return plan
         tidy_states(self)
         plan = module.Plan(self._adam, self.param_groups, self.state, self._clocks)
@@ -227,10 +227,10 @@ class FusedOptimizer(Optimizer):
     def _attempt(self, gain: float) -> int:
         plan = self._ready_plan()
         if isinstance(plan, EagerPlan):
-            if not plan.current():
+            if not plan.current(self):
                 return _REBUILD
-            edited = plan.edited()
-            plan.step(gain)
+            edited = plan.edited(self)
+            plan.step(self, gain)
             return _DONE if edited is None else _DONE_WITH_EDITS
         if self._eager is None:
             return plan.step(self.param_groups, self.state, gain)

@@ -6,11 +6,14 @@ It serves machines without a compiler, devices without kernels and tensor subcla
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import torch
 from torch import Tensor
 
+from fusedsched.optim._hyperparameters import Slot
 from fusedsched.optim._scheduled import UNITS, check_horizon, scheduled_slots, value_at
 
 if TYPE_CHECKING:
@@ -31,6 +34,40 @@ def check_gradient(p: Tensor, where: str) -> None:
         )
     if not (p.is_floating_point() or p.is_complex()):
         raise RuntimeError(f"{where} is of dtype {p.dtype}. Only floating point and complex parameters can be updated.")
+    if p.grad.is_complex() != p.is_complex():
+        raise RuntimeError(
+            f"The gradient of {where} is of dtype {p.grad.dtype}. Cast it to the dtype of its parameter."
+        )
+    if p.layout == torch.strided and any(n > 1 and s == 0 for n, s in zip(p.shape, p.stride(), strict=True)):
+        raise RuntimeError(
+            "unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
+            f"{where} is expanded; clone() it before it becomes a parameter."
+        )
+
+
+def check_state(p: Tensor, state: dict[str, Any], names: tuple[str, ...], where: str) -> None:
+    """Raises RuntimeError for state that is not of the parameter's shape."""
+    for name in names:
+        value = state.get(name)
+        if isinstance(value, Tensor) and value.shape != p.shape:
+            raise RuntimeError(
+                f"state['{name}'] of {where} has shape {tuple(value.shape)}; the parameter has shape {tuple(p.shape)}. "
+                "Load a state that belongs to this model."
+            )
+
+
+def check_scalars(group: dict[str, Any], slots: tuple[Slot, ...]) -> None:
+    """Raises for an edited hyperparameter that is no number."""
+    for slot in slots:
+        value = slot.read(group)
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise ValueError(f"Tensor {slot.name} must be 1-element, got {value.numel()} elements.")
+        elif not isinstance(value, Real):
+            raise TypeError(
+                f"param_groups[...]['{slot.key}'] is {value}, which is not a number. Set it to a float, an int or a "
+                "tensor with one element."
+            )
 
 
 class EagerUpdates:
@@ -38,15 +75,21 @@ class EagerUpdates:
 
     def __init__(self, optimizer: FusedOptimizer, members: list[tuple[int, int]]) -> None:
         groups = optimizer.param_groups
+        self._optimizer = ref(optimizer)  # weak: the optimizer holds this object
         self._members = [(groups[g], g, i, groups[g]["params"][i]) for g, i in members]
         self._counts: dict[Tensor, int] = {}
 
     def check(self) -> bool:
         """Whether there is anything to update. Raises before anything is changed."""
-        found = False
-        for _, g, i, p in self._members:
+        optimizer, found, last = self._optimizer(), False, None
+        for group, g, i, p in self._members:
             if p.grad is not None:
-                check_gradient(p, f"parameter {i} of group {g} (shape {tuple(p.shape)}, {p.dtype} on {p.device})")
+                if g != last:
+                    check_scalars(group, optimizer._slots)
+                    last = g
+                where = f"parameter {i} of group {g}"
+                check_gradient(p, f"{where} (shape {tuple(p.shape)}, {p.dtype} on {p.device})")
+                check_state(p, optimizer.state.get(p) or {}, optimizer._state_names(group), where)
                 found = True
         return found
 
@@ -77,43 +120,40 @@ class EagerUpdates:
 
 
 class EagerPlan:
-    """As `fusedsched._C.Plan`, for all parameters of an optimizer."""
+    """As `fusedsched._C.Plan`, for all parameters of an optimizer. Does not hold it: the optimizer holds the plan."""
 
     def __init__(self, optimizer: FusedOptimizer) -> None:
-        self._optimizer = optimizer
-        self._roster = self._present()
+        self._roster = self._present(optimizer)
         members = [(g, i) for g, group in enumerate(optimizer.param_groups) for i in range(len(group["params"]))]
         self.updates = EagerUpdates(optimizer, members)
         self._written: dict[tuple[int, str], float] = {}
 
-    def _present(self) -> list[Any]:
-        groups = self._optimizer.param_groups
+    @staticmethod
+    def _present(optimizer: FusedOptimizer) -> list[int]:
+        groups = optimizer.param_groups
         return [id(group) for group in groups] + [id(p) for group in groups for p in group["params"]]
 
-    def current(self) -> bool:
-        return self._roster == self._present()
+    def current(self, optimizer: FusedOptimizer) -> bool:
+        return self._roster == self._present(optimizer)
 
-    def edited(self) -> str | None:
+    def edited(self, opt: FusedOptimizer) -> str | None:
         """The name of a scheduled slot that the user wrote to."""
-        opt = self._optimizer
         for g, group, slot, _ in scheduled_slots(opt.param_groups, opt._slots):
             replaced = opt._shown.replaced(group, slot)
             if replaced or float(slot.read(group)) != self._written.get((g, slot.name)):
                 return slot.name
         return None
 
-    def step(self, gain: float) -> None:
-        opt = self._optimizer
+    def step(self, opt: FusedOptimizer, gain: float) -> None:
         for _, group, slot, schedule in scheduled_slots(opt.param_groups, opt._slots):
             if not opt._shown.replaced(group, slot):
                 check_horizon(slot, schedule, int(opt._clocks[UNITS.index(schedule.unit)]))
         if self.updates.check():
             self.updates.run(opt, gain)
             opt._clocks[0] += 1
-            self.show()
+            self.show(opt)
 
-    def show(self) -> None:
-        opt = self._optimizer
+    def show(self, opt: FusedOptimizer) -> None:
         for g, group, slot, schedule in scheduled_slots(opt.param_groups, opt._slots):
             tensor, key = opt._shown.install(group, slot), (g, slot.name)
             if key in self._written and float(tensor) != self._written[key]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -49,7 +51,8 @@ def adam_update_(
     (tensor([0.2500]), tensor([1.]), tensor([1.]))
     """
     lr, beta1, beta2, weight_decay = (_scalar(x) for x in (lr, beta1, beta2, weight_decay))
-    p, g, m, v = (_working(x, param) for x in (param, grad, exp_avg, exp_avg_sq))
+    largest = () if max_exp_avg_sq is None else (max_exp_avg_sq,)
+    p, g, m, v, *largest = _working(param, grad, exp_avg, exp_avg_sq, *largest)
     if maximize:
         g = -g
     if decoupled:
@@ -58,9 +61,7 @@ def adam_update_(
         g = _add_scaled(g, p, weight_decay)
     m = _towards(m, g, 1 - beta1)
     v = _add_scaled_square(v * beta2, g, 1 - beta2)
-    second_moment = v
-    if max_exp_avg_sq is not None:
-        second_moment = torch.maximum(_working(max_exp_avg_sq, param), v)
+    second_moment = torch.maximum(*largest, v) if largest else v
     denominator = second_moment.sqrt() / (1 - beta2**step) ** 0.5 + eps
     p = _add_scaled_quotient(p, m, denominator, -lr / (1 - beta1**step))
     _store_(param, p)  # first, so that a parameter that cannot be written raises while the state is untouched
@@ -98,7 +99,7 @@ def sgd_update_(
     (tensor([4.]), tensor([0.]))
     """
     lr, momentum, weight_decay = (_scalar(x) for x in (lr, momentum, weight_decay))
-    p, g = _working(param, param), _working(grad, param)
+    p, g, *b = _working(param, grad, *(() if momentum_buffer is None else (momentum_buffer,)))
     if maximize:
         g = -g
     if _nonzero(weight_decay):
@@ -106,10 +107,7 @@ def sgd_update_(
     if not _nonzero(momentum):
         _store_(param, _add_scaled(p, g, -lr))
         return momentum_buffer
-    if momentum_buffer is None:
-        b = g
-    else:
-        b = _add_scaled(_working(momentum_buffer, param) * momentum, g, 1 - dampening)
+    b = _add_scaled(b[0] * momentum, g, 1 - dampening) if b else g
     p = _add_scaled(p, _add_scaled(g, b, momentum) if nesterov else b, -lr)
     _store_(param, p)
     if momentum_buffer is None:
@@ -129,13 +127,13 @@ def _nonzero(x: float | Tensor) -> bool:
     return isinstance(x, Tensor) or x != 0
 
 
-def _working(x: Tensor, param: Tensor) -> Tensor:
-    # With grad enabled the originals are about to be overwritten while the graph still needs their values.
-    if x.is_complex():
-        x = torch.view_as_real(x.resolve_conj())
-    dtype = torch.promote_types(param.dtype, x.dtype)
+def _working(*tensors: Tensor) -> list[Tensor]:
+    # As real numbers of one dtype, wide enough for all. With grad enabled they are copies: the originals are about to
+    # be overwritten while the graph still needs their values.
+    dtype = reduce(torch.promote_types, (x.dtype for x in tensors))
     dtype = dtype.to_real() if dtype.is_complex else _COMPUTE_DTYPE.get(dtype, dtype)
-    return x.to(dtype, copy=torch.is_grad_enabled())
+    real = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in tensors)
+    return [x.to(dtype, copy=torch.is_grad_enabled()) for x in real]
 
 
 def _store_(target: Tensor, value: Tensor) -> None:

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The classes of `torch.optim.lr_scheduler` and `SWALR`: same names, signatures, values, warnings and state dicts.
+
+They work with any `torch.optim.Optimizer` and are subclasses of torch's classes. Between two edits of a rate a step is
+one evaluation of a closed form, for all groups at once, in float64: no drift. After an edit, torch's own recursion
+takes one step on the edited rate, and the closed form goes on from there.
+"""
+
+from torch.optim.lr_scheduler import (
+    EPOCH_DEPRECATION_WARNING as EPOCH_DEPRECATION_WARNING,
+    LRScheduler as LRScheduler,
+    _LRScheduler as _LRScheduler,
+)
+
+from .callables import (
+    LambdaLR as LambdaLR,
+    MultiplicativeLR as MultiplicativeLR,
+    ReduceLROnPlateau as ReduceLROnPlateau,
+)
+from .chainable import (
+    SWALR as SWALR,
+    ConstantLR as ConstantLR,
+    CosineAnnealingLR as CosineAnnealingLR,
+    ExponentialLR as ExponentialLR,
+    LinearLR as LinearLR,
+    MultiStepLR as MultiStepLR,
+    PolynomialLR as PolynomialLR,
+    StepLR as StepLR,
+)
+from .composite import ChainedScheduler as ChainedScheduler, SequentialLR as SequentialLR
+from .cyclical import (
+    CosineAnnealingWarmRestarts as CosineAnnealingWarmRestarts,
+    CyclicLR as CyclicLR,
+    OneCycleLR as OneCycleLR,
+)
+
+__all__ = [
+    "ChainedScheduler",
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
+    "ExponentialLR",
+    "LRScheduler",
+    "LambdaLR",
+    "LinearLR",
+    "MultiStepLR",
+    "MultiplicativeLR",
+    "OneCycleLR",
+    "PolynomialLR",
+    "ReduceLROnPlateau",
+    "SWALR",
+    "SequentialLR",
+    "StepLR",
+]

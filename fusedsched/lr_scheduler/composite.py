@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schedulers made of schedulers. They decide whose turn it is; the members do their own fast steps.
+
+torch loses count when one of these stands inside a SequentialLR: it raises at the milestone, or begins a step early or
+late. Here a member that holds others starts afresh when its turn comes, as if it stood alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+from torch.optim import Optimizer, lr_scheduler as torch_schedulers
+
+from . import checks
+from .saving import Restored, write_lr
+from .tracks import copied
+
+
+def _holds_others(scheduler: Any) -> bool:
+    return isinstance(scheduler, (torch_schedulers.SequentialLR, torch_schedulers.ChainedScheduler))
+
+
+def _leaves(scheduler: Any) -> list[Any]:
+    if not _holds_others(scheduler):
+        return [scheduler]
+    return [leaf for member in scheduler._schedulers for leaf in _leaves(member)]
+
+
+def _rates(scheduler: Any) -> list[Any]:
+    return [copied(group["lr"]) for group in scheduler.optimizer.param_groups]
+
+
+def _turn(scheduler: Any, t: int) -> tuple[Any, int]:
+    """Whose turn it is at step t of a SequentialLR, and that member's own step."""
+    idx = bisect_right(scheduler._milestones, t)
+    return scheduler._schedulers[idx], t - (scheduler._milestones[idx - 1] if idx else 0)
+
+
+def _restart(scheduler: Any, onto_present: bool = False) -> None:
+    """Brings a scheduler to its step 0: from the base rates, or onto what an earlier member of a chain has written."""
+    if isinstance(scheduler, torch_schedulers.SequentialLR):
+        for leaf in _leaves(scheduler):
+            leaf.last_epoch = -1
+        scheduler.last_epoch = 0
+        _restart(_turn(scheduler, 0)[0], onto_present)
+    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
+        for i, member in enumerate(scheduler._schedulers):
+            _restart(member, onto_present or i > 0)
+    else:
+        if not onto_present:
+            for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=False):
+                write_lr(group, base)
+        scheduler.last_epoch = -1
+        scheduler._initial_step()
+    if _holds_others(scheduler):
+        scheduler._last_lr = _rates(scheduler)
+
+
+def _seek(scheduler: Any, t: int) -> None:
+    """Brings a scheduler to step t, at the rates that a run from the base would have there."""
+    if isinstance(scheduler, torch_schedulers.SequentialLR):
+        begins = (0, *scheduler._milestones)
+        for i, member in enumerate(scheduler._schedulers):
+            begin, end = begins[i], begins[i + 1] if i + 1 < len(begins) else t + 1
+            if t < begin:
+                for leaf in _leaves(member):
+                    leaf.last_epoch = -1
+            elif end > max(begin, 0):
+                _seek(member, min(t, end - 1) - begin)
+        scheduler.last_epoch = t
+    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
+        _restart(scheduler)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about optimizer.step(), which nobody could have called yet
+            for _ in range(t):
+                for member in scheduler._schedulers:
+                    member.step()
+    else:
+        scheduler._update_lr(t)
+    if _holds_others(scheduler):
+        scheduler._last_lr = _rates(scheduler)
+
+
+class SequentialLR(Restored, torch_schedulers.SequentialLR):
+    """Runs schedulers one after the other; each starts at its milestone, at its own step 0.
+
+    Arguments: the optimizer; `schedulers`, one more than `milestones`; `milestones`, steps; `last_epoch` as in StepLR.
+    As `torch.optim.lr_scheduler.SequentialLR`, the jump of a warmup that a milestone cuts short included. Members may
+    hold others, and OneCycleLR may stand anywhere; with last_epoch=k the members go to where a run from the start has
+    them.
+
+    >>> import torch
+    >>> from fusedsched.lr_scheduler import ExponentialLR, LinearLR
+    >>> opt = torch.optim.SGD([torch.zeros(1)], lr=0.8)
+    >>> warmup, decay = LinearLR(opt, start_factor=0.5, total_iters=2), ExponentialLR(opt, gamma=0.5)
+    >>> schedule = SequentialLR(opt, [warmup, decay], milestones=[2]).expressions()[0]
+    >>> [round(v, 3) for v in schedule.curve(5)]
+    [0.4, 0.6, 0.8, 0.4, 0.2]
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self, optimizer: Optimizer, schedulers: list[Any], milestones: list[int], last_epoch: int = -1
+    ) -> None:
+        checks.check_optimizer(optimizer, last_epoch)
+        checks.milestones(SequentialLR, milestones)
+        super().__init__(optimizer, schedulers, milestones, last_epoch)
+        first = _turn(self, 0)[0]
+        one_cycle = any(isinstance(s, torch_schedulers.OneCycleLR) for s in schedulers)
+        if last_epoch >= 0:
+            _seek(self, last_epoch + 1)
+        elif any(map(_holds_others, schedulers)) or (one_cycle and hasattr(first, "base_lrs")):
+            # torch counted the members' members wrongly, or took OneCycleLR's initial_lr for everybody's.
+            _restart(self)
+
+    def step(self) -> None:
+        """Advances by one step: the member whose turn it is does."""
+        member, local = _turn(self, self.last_epoch + 1)
+        if local == 0 and _holds_others(member):
+            self.last_epoch += 1
+            _restart(member)
+            self._last_lr = member.get_last_lr()
+        else:
+            super().step()
+
+
+class ChainedScheduler(Restored, torch_schedulers.ChainedScheduler):
+    """Steps several schedulers at once, each from the rate that the one before it leaves.
+
+    For those that multiply the rate the result is the product of the factors; one that computes from its own numbers
+    (LambdaLR, CosineAnnealingWarmRestarts, OneCycleLR, CyclicLR) overwrites what came before it.
+
+    Arguments: `schedulers`, at least one; `optimizer`, theirs. As `torch.optim.lr_scheduler.ChainedScheduler`.
+
+    >>> import torch
+    >>> from fusedsched.lr_scheduler import ExponentialLR, StepLR
+    >>> opt = torch.optim.SGD([torch.zeros(1)], lr=0.8)
+    >>> halves, quarters = ExponentialLR(opt, gamma=0.5), StepLR(opt, step_size=2, gamma=0.25)
+    >>> schedule = ChainedScheduler([halves, quarters]).expressions()[0]
+    >>> [round(v, 3) for v in schedule.curve(4)]
+    [0.8, 0.4, 0.05, 0.025]
+    """
+
+    __slots__ = ()
+
+    def __init__(self, schedulers: Sequence[Any], optimizer: Optimizer | None = None) -> None:
+        super().__init__(schedulers, optimizer)

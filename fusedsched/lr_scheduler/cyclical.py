@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The schedulers that compute from their own numbers, whatever the rates were: restarts, triangles, one cycle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer, lr_scheduler as torch_schedulers
+
+from . import checks
+from .cycles import one_cycle_phases
+from .scheduled import Scheduled
+from .tracks import copied
+
+
+class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWarmRestarts):
+    """Half a cosine wave from the base rate towards `eta_min`, again and again; the cycles grow by `T_mult`.
+
+    lr = eta_min + (base_lr - eta_min) * (1 + cos(pi * T_cur / T_i)) / 2, T_i = T_0 * T_mult ** cycle
+
+    Arguments: the optimizer; `T_0`, steps of the first cycle, a positive integer; `T_mult`, an integer of 1 or more;
+    `eta_min`, a rate; `last_epoch` as in StepLR. `step(epoch)` takes an absolute time, fractions too. As
+    `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts` (Loshchilov and Hutter, SGDR, 2016).
+
+    >>> import torch
+    >>> opt = torch.optim.SGD([torch.zeros(1)], lr=0.8)
+    >>> schedule = CosineAnnealingWarmRestarts(opt, T_0=2).expressions()[0]
+    >>> [round(v, 3) for v in schedule.curve(5)]
+    [0.8, 0.4, 0.8, 0.4, 0.8]
+    """
+
+    __slots__ = ("_phase",)
+    _counts_steps = False
+
+    def __init__(
+        self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
+    ) -> None:
+        self._phase = (None, None)
+        checks.check_optimizer(optimizer, last_epoch)
+        if not isinstance(T_0, int) or T_0 <= 0:
+            raise ValueError(f"Expected positive integer T_0, but got {T_0}. It is a number of steps.")
+        if not isinstance(T_mult, int) or T_mult < 1:
+            raise ValueError(f"Expected integer T_mult >= 1, but got {T_mult}. It lengthens each cycle.")
+        if not isinstance(eta_min, (float, int)):
+            raise ValueError(f"Expected float or int eta_min, but got {eta_min} of type {type(eta_min)}")
+        checks.number(type(self), finite=True, eta_min=eta_min)
+        super().__init__(optimizer, T_0, T_mult, eta_min, last_epoch)
+
+    def step(self, epoch: float | None = None) -> None:
+        """Advances by one step, or to the absolute time `epoch`, which may be a fraction of a step past one."""
+        if epoch is None and self.last_epoch >= 0 and not self._is_initial:
+            track = self._track
+            if track is not None and (self.T_cur, self.T_i) == self._phase and track.step(self.__dict__):
+                return self._advance()
+            if self._step_on_new_track():
+                return self._advance()
+        self._drop_track()
+        self._admit_new_groups()
+        torch_schedulers.CosineAnnealingWarmRestarts.step(self, epoch)
+        self._origins, self._clock = None, self.last_epoch
+
+    def _advance(self) -> None:
+        current, length = self.T_cur + 1, self.T_i
+        if current >= length:
+            current, length = current % length, length * self.T_mult
+        self.T_cur, self.T_i = self._phase = (current, length)
+
+    def _locate(self, epoch: int) -> None:
+        """`T_cur` and `T_i` of an absolute step, by counting the cycles before it."""
+        current, length = epoch, self.T_0
+        while self.T_mult > 1 and current >= length:
+            current, length = current - length, length * self.T_mult
+        self.T_cur, self.T_i = current % length, length
+
+    def _update_lr(self, epoch: Any = None) -> None:
+        if epoch is not None:
+            self._locate(epoch)
+        super()._update_lr(epoch)
+
+    def _catch_up(self, start: list[float]) -> None:
+        self._locate(self.last_epoch)
+        super()._catch_up(start)
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self._phase = (None, None)
+
+
+class CyclicLR(Scheduled, torch_schedulers.CyclicLR):
+    """Moves the rate between `base_lr` and `max_lr` and back, and momentum or beta1 the other way round.
+
+    lr(t) = base_lr + (max_lr - base_lr) * h * k, h = the triangle's height at t, from 0 to 1;
+    k = 1, 0.5 ** cycle or gamma ** t by `mode`, or `scale_fn` of the cycle or step, counted as torch does
+
+    Arguments as `torch.optim.lr_scheduler.CyclicLR` (Smith, Cyclical Learning Rates, 2015); step sizes in steps, up
+    above 0, down 0 or more; rates and momenta one for all groups or one each. With a `scale_fn` every step is torch's
+    own, and calls it when torch does.
+
+    >>> import torch
+    >>> opt = torch.optim.SGD([torch.zeros(1)], lr=0.8)
+    >>> schedule = CyclicLR(opt, 0.2, 1.0, step_size_up=2, cycle_momentum=False).expressions()[0]
+    >>> [round(v, 3) for v in schedule.curve(5)]
+    [0.2, 0.6, 1.0, 0.6, 0.2]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        base_lr: float | list[float],
+        max_lr: float | list[float],
+        step_size_up: int = 2000,
+        step_size_down: int | None = None,
+        mode: str = "triangular",
+        gamma: float = 1.0,
+        scale_fn: Callable[[float], float] | None = None,
+        scale_mode: str = "cycle",
+        cycle_momentum: bool = True,
+        base_momentum: float = 0.8,
+        max_momentum: float = 0.9,
+        last_epoch: int = -1,
+    ) -> None:
+        checks.check_optimizer(optimizer, last_epoch)
+        rates = {"base_lr": base_lr, "max_lr": max_lr}
+        momenta = {"base_momentum": base_momentum, "max_momentum": max_momentum} if cycle_momentum else {}
+        checks.per_group(optimizer, **rates, **momenta)
+        checks.number(CyclicLR, finite=True, gamma=gamma, **rates, **momenta)
+        checks.number(CyclicLR, finite=True, least=0.0, nonzero=True, step_size_up=step_size_up)
+        if step_size_down is not None:
+            checks.number(CyclicLR, finite=True, least=0.0, step_size_down=step_size_down)
+        if scale_fn is None:
+            checks.one_of("mode is invalid and scale_fn is None.", mode, "triangular", "triangular2", "exp_range")
+        checks.cycles_momentum(optimizer, cycle_momentum)
+        super().__init__(
+            optimizer,
+            base_lr,
+            max_lr,
+            step_size_up,
+            step_size_down,
+            mode,
+            gamma,
+            scale_fn,
+            scale_mode,
+            cycle_momentum,
+            base_momentum,
+            max_momentum,
+            last_epoch,
+        )
+        self._mark()  # base_lrs changed after the first step
+        if last_epoch >= 0:
+            self._update_lr(self.last_epoch)  # torch's first step took initial_lr for base_lr
+            super()._catch_up(self.base_lrs)
+
+    def _catch_up(self, start: list[float]) -> None:
+        """Nothing yet: `base_lrs` are not ours before the end of the constructor."""
+
+
+class OneCycleLR(Scheduled, torch_schedulers.OneCycleLR):
+    """From `max_lr / div_factor` up to `max_lr`, then down to 1/final_div_factor of the former; momentum inversely.
+
+    Phases end at steps pct_start * total_steps - 1 and total_steps - 1; with `three_phase` a descent as long as the
+    climb comes between. Within a phase the rate is cosine or linear in t.
+
+    Arguments as `torch.optim.lr_scheduler.OneCycleLR` (Smith and Topin, Super-Convergence, 2017). Stepping beyond
+    `total_steps` raises ValueError. Phases of no width, on which torch divides by zero, are skipped. The step at
+    `total_steps` itself keeps torch's value, which continues the last phase and may be negative.
+
+    >>> import torch
+    >>> opt = torch.optim.SGD([torch.zeros(1)], lr=0.8)
+    >>> OneCycleLR(opt, max_lr=1.0, total_steps=4, pct_start=0.5, anneal_strategy="linear",
+    ...     div_factor=2.0, final_div_factor=5.0, cycle_momentum=False).expressions()[0].curve(4)
+    [0.5, 1.0, 0.55, 0.1]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | list[float],
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float | list[float] = 0.85,
+        max_momentum: float | list[float] = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+    ) -> None:
+        checks.check_optimizer(optimizer, last_epoch)
+        momenta = {"base_momentum": base_momentum, "max_momentum": max_momentum} if cycle_momentum else {}
+        checks.per_group(optimizer, max_lr=max_lr, **momenta)
+        checks.number(OneCycleLR, finite=True, max_lr=max_lr, **momenta)
+        checks.number(OneCycleLR, nonzero=True, div_factor=div_factor, final_div_factor=final_div_factor)
+        sentence = f"Expected float between 0 and 1 pct_start, but got {pct_start}."
+        if not isinstance(pct_start, float) or not 0.0 <= pct_start <= 1.0:
+            raise ValueError(f"{sentence} It is the share of the steps that climb.")
+        checks.one_of("anneal_strategy must be one of 'cos' or 'linear'.", anneal_strategy, "cos", "linear")
+        checks.cycles_momentum(optimizer, cycle_momentum)
+        super().__init__(
+            optimizer,
+            max_lr,
+            total_steps,
+            epochs,
+            steps_per_epoch,
+            pct_start,
+            anneal_strategy,
+            cycle_momentum,
+            base_momentum,
+            max_momentum,
+            div_factor,
+            final_div_factor,
+            three_phase,
+            last_epoch,
+        )
+
+    def get_lr(self) -> list[Any]:
+        """The rates of this step; sets momentum on the way, as torch's does. Called by `step()`."""
+        phases, begin = self._schedule_phases, 0.0
+        for phase in phases:
+            if phase["end_step"] == begin:
+                break
+            begin = phase["end_step"]
+        else:
+            return super().get_lr()
+        return self._get_lr_without_empty_phases()
+
+    def _get_lr_without_empty_phases(self) -> list[Any]:
+        if self.last_epoch > self.total_steps:
+            return super().get_lr()  # raises
+        torch_schedulers._warn_get_lr_called_within_step(self)
+        begin, end, phase = next(
+            (b, e, p) for first, b, e, p in reversed(one_cycle_phases(self)) if first <= self.last_epoch
+        )
+        share = 1.0 if begin == end else (self.last_epoch - begin) / (end - begin)
+        rates = []
+        for group in self.optimizer.param_groups:
+            rates.append(copied(self._anneal_func(group[phase["start_lr"]], group[phase["end_lr"]], share)))
+            if self.cycle_momentum:
+                momentum = self._anneal_func(group[phase["start_momentum"]], group[phase["end_momentum"]], share)
+                if self.use_beta1:
+                    group["betas"] = (momentum, *group["betas"][1:])
+                else:
+                    group["momentum"] = momentum
+        return rates

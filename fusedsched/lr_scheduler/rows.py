@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A row of a schedule program, and the questions asked before one is written."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..schedules.evaluate import Shape, evaluate_rows
+
+Row = tuple[float, ...]
+
+
+def row(begin: float, shape: Shape, start: float, *, span=0.0, stop=0.0, param=0.0, cycle=0.0) -> Row:
+    """One row of the only track."""
+    return tuple(float(column) for column in (begin, shape, span, start, stop, param, cycle, 0.0))
+
+
+def value(rows: list[Row], clock: float) -> float:
+    """The value of rows at a clock.
+
+    >>> value([row(0, Shape.LINEAR, 1.0, span=4)], 1)
+    0.75
+    """
+    return evaluate_rows(rows, (), 0.0, clock)
+
+
+def whole(number: Any, least: int) -> bool:
+    """Whether this is a plain integer of at least `least`; closed forms that count steps need one."""
+    return type(number) is int and number >= least
+
+
+def plain(*numbers: Any) -> bool:
+    """Whether all are plain finite numbers, not tensors or anything else whose arithmetic is its own."""
+    return all(type(n) in (int, float) and math.isfinite(n) for n in numbers)

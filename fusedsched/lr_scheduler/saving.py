@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""State dicts that bring the rates back.
+
+torch's state of a scheduler has no rate that its `load_state_dict` would write anywhere: loaded without the optimizer,
+`get_last_lr()` says one thing and the groups another. One more key of plain data mends that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..schedules.convert import from_torch
+from ..schedules.expression import Schedule
+from .tracks import copied, same, scalar
+
+KEY = "fusedsched"
+
+
+class Restored:
+    """Mixin: the state dict of a torch scheduler, with the rates of the groups in it."""
+
+    __slots__ = ()
+
+    def expressions(self, steps: int | None = None) -> list[Schedule]:
+        """What this scheduler does to each group, as schedules; `steps` where one must be tabulated (from_torch)."""
+        return [from_torch(self, steps, i) for i in range(len(self.optimizer.param_groups))]
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's state dict of this class, and one key of plain data, "fusedsched": the groups' rates, exactly."""
+        return with_rates(self, super().state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` of this class or of torch's wrote; the groups get their rates back too.
+
+        Other than in torch, it does not matter whether the optimizer is loaded before, after or not at all.
+        """
+        load(self, state_dict, super().load_state_dict)
+
+    def _loaded(self, points: list[Any] | None) -> None:
+        """Called when everything is in place; `points`: where the closed forms began, if the state knew."""
+
+
+def write_lr(group: dict[str, Any], value: Any) -> None:
+    """Sets a group's rate; a tensor stays that tensor."""
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(scalar(value))
+    else:
+        group["lr"] = scalar(value)
+
+
+def with_rates(scheduler: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """`state` and our key: rates, momenta, and where the closed form of each group began."""
+    groups = scheduler.optimizer.param_groups
+    state.pop(KEY, None)
+    ours: dict[str, Any] = {"lr": [scalar(group["lr"]) for group in groups], "mark": _mark(state)}
+    if getattr(scheduler, "cycle_momentum", False):
+        key = "betas" if scheduler.use_beta1 else "momentum"
+        ours[key] = [list(map(scalar, g[key])) if key == "betas" else scalar(g[key]) for g in groups]
+    if getattr(scheduler, "_origins", None) is not None and scheduler._known():
+        ours["origins"] = [list(point) for point in scheduler._origins.points]
+    state[KEY] = ours
+    return state
+
+
+def _mark(state: dict[str, Any]) -> list[Any]:
+    """Tells our key from one that torch's class carried along while it went on stepping."""
+    return [state.get("last_epoch"), state.get("_step_count"), [scalar(lr) for lr in state.get("_last_lr", ())]]
+
+
+def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, Any]], None]) -> None:
+    """Loads a state of ours or of torch's into `scheduler` and its optimizer's groups; `state` stays as it is."""
+    state = dict(state)
+    ours = state.pop(KEY, None)
+    if ours is not None and ours["mark"] != _mark(state):
+        ours = None
+    groups = scheduler.optimizer.param_groups
+    before = [scalar(group["lr"]) for group in groups]
+    last = getattr(scheduler, "_last_lr", [])
+    # Rates that this scheduler did not write belong to an optimizer that was loaded, or to another scheduler.
+    owned = len(last) == len(groups) and all(same(g["lr"], lr) for g, lr in zip(groups, last, strict=True))
+    torch_load({key: _own_copy(value) for key, value in state.items()})
+    if ours is not None:
+        rates = ours["lr"]
+    else:
+        rates = scheduler.__dict__.get("_last_lr", before) if owned else before
+    for group, rate in zip(groups, rates, strict=False):
+        if not same(group["lr"], rate):
+            write_lr(group, rate)
+    for key in ("betas", "momentum"):
+        for group, saved in zip(groups, (ours or {}).get(key, ()), strict=False):
+            group[key] = tuple(saved) if key == "betas" else saved
+    scheduler._loaded(None if ours is None else ours.get("origins"))
+
+
+def _own_copy(value: Any) -> Any:
+    """A list of its own for each scheduler: torch's state dict hands out the live one."""
+    if type(value) is list:
+        return [copied(item) for item in value]
+    return value.copy() if isinstance(value, Counter) else copied(value)

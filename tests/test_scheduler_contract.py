@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws: names, arguments, warnings and attributes are torch's; nothing keeps an optimizer alive; users' subclasses and
+functions are obeyed.
+"""
+
+import gc
+import warnings
+import weakref
+
+import pytest
+import torch
+from cases_lr_schedulers import SCHEDULERS, make, optimizer, run
+from torch.optim import lr_scheduler as theirs
+
+from fusedsched import lr_scheduler as ours
+
+named = pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)
+
+
+@pytest.mark.parametrize("row", [r for r in SCHEDULERS if r.closed_form], ids=lambda row: row.name)
+def test_nothing_is_kept_alive(row):
+    """Law: scheduler and optimizer go when their last names go, without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        opt, sched = make(row)
+        run(opt, sched, 4)
+        seen = [weakref.ref(sched), weakref.ref(opt)]
+        del sched
+        assert seen[0]() is None
+        del opt
+        assert seen[1]() is None
+    finally:
+        gc.enable()
+
+
+def test_a_cycle_through_the_optimizer_is_collected():
+    opt = optimizer([0.1])
+    opt.scheduler = ours.StepLR(opt, 2)
+    for _ in range(3):
+        opt.scheduler.step()
+    seen = weakref.ref(opt)
+    del opt
+    gc.collect()
+    assert seen() is None
+
+
+class Doubling(ours.StepLR):
+    """A user's subclass that computes rates itself."""
+
+    def get_lr(self):
+        return [2 * group["lr"] for group in self.optimizer.param_groups]
+
+
+def test_a_users_subclass_is_obeyed():
+    opt = optimizer([1.0])
+    sched = Doubling(opt, 5)
+    run(opt, sched, 4)
+    assert opt.param_groups[0]["lr"] == 32.0 and sched._track is None
+
+
+@named
+def test_what_tools_look_for(row):
+    """Law: isinstance and attributes as Lightning, Accelerate and Transformers ask for them."""
+    opt, sched = make(row)
+    assert isinstance(sched, row.theirs) and isinstance(sched, torch.optim.lr_scheduler.LRScheduler)
+    assert sched.optimizer is opt and sched.last_epoch == 0 and len(sched.base_lrs) == 2
+    assert sched.get_last_lr() == sched._last_lr == [group["lr"] for group in opt.param_groups]
+    assert isinstance(sched.state_dict(), dict) and callable(sched.load_state_dict)
+    expected = run(*make(row), 12)
+    seen = run(opt, sched, 6)
+    if row.name not in ("CosineAnnealingWarmRestarts", "SWALR"):  # one has no such count; the other is timed by it
+        sched._step_count += 1  # Accelerate, while gradients are accumulated
+    assert seen + run(opt, sched, 6) == expected
+    assert getattr(sched, "total_steps", 999) == 999  # read by Accelerate
+
+
+def test_names():
+    """Law: every scheduler of torch is here, under the same name and with the same arguments."""
+    import inspect
+
+    for name in theirs.__all__:
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        assert inspect.signature(mine).parameters.keys() == inspect.signature(other).parameters.keys()
+        defaults = [p.default for p in inspect.signature(other).parameters.values()]
+        assert [p.default for p in inspect.signature(mine).parameters.values()] == defaults
+        assert issubclass(mine, other) and mine.__name__ == name
+    assert ours.LRScheduler is theirs.LRScheduler and ours._LRScheduler is theirs._LRScheduler
+
+
+@pytest.mark.parametrize("module", [ours, theirs], ids=["ours", "torch"])
+def test_warnings(module):
+    """Law: torch's warnings, at the same calls."""
+    opt = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    sched = module.StepLR(opt, 3)
+    with pytest.warns(UserWarning, match=r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`"):
+        sched.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sched.step()
+    with pytest.warns(UserWarning, match="The epoch parameter in `scheduler.step"):
+        sched.step(3)
+    for cls, arguments in (
+        (module.StepLR, (3,)),
+        (module.ConstantLR, ()),
+        (module.OneCycleLR, (0.1, 9)),
+        (module.CyclicLR, (0.1, 0.2)),
+    ):
+        other = cls(optimizer([0.1]), *arguments)
+        with pytest.warns(UserWarning, match=r"To get the last learning rate .* please use `get_last_lr\(\)`"):
+            other.get_lr()
+    opt = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    sched = module.StepLR(opt, 3)
+    opt.step = lambda: None
+    with pytest.warns(UserWarning, match=r"`optimizer.step\(\)` has been overridden after"):
+        sched.step()
+
+
+def test_functions_are_called_when_torch_calls_them():
+    """Law: a user's function sees the same steps in the same order."""
+    calls = []
+    for module in (ours, theirs):
+        seen = []
+        opt = optimizer([0.3, 0.2])
+        for name in ("LambdaLR", "MultiplicativeLR"):
+            sched = getattr(module, name)(opt, lambda t, seen=seen: seen.append(t) or 0.5)
+            run(opt, sched, 3)
+        sched = module.CyclicLR(opt, 0.1, 0.2, 3, scale_fn=lambda x, seen=seen: seen.append(x) or 0.5)
+        run(opt, sched, 3)
+        parts = [module.LambdaLR(opt, lambda t, seen=seen: seen.append(t) or 0.5), module.StepLR(opt, 2)]
+        run(opt, module.SequentialLR(opt, parts, [2]), 4)
+        calls.append(seen)
+    assert calls[0] == calls[1]

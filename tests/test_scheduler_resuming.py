@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trap m14, last_epoch=k: a scheduler goes on where a run that never stopped would be."""
+
+import random
+
+import pytest
+import torch
+from cases_lr_schedulers import SCHEDULERS, SEED, curve, near, numbers, optimizer, rate
+from torch.optim import lr_scheduler as theirs
+
+from fusedsched import lr_scheduler as ours
+
+RESUMABLE = [row for row in SCHEDULERS if row.name not in ("MultiplicativeLR", "SWALR")]
+
+
+@pytest.mark.parametrize("row", RESUMABLE, ids=lambda row: row.name)
+@pytest.mark.parametrize("restored", [False, True], ids=["rates not restored", "restored"])
+def test_resuming_with_last_epoch(row, restored):
+    """Law: `last_epoch=k` gives the rates of step k + 1 and later of a run that never stopped, bit for bit."""
+    rng = random.Random(SEED)
+    arguments = {**row.configure(rng, 2)}
+    arguments.update({"total_steps": 999} if "total_steps" in arguments else {})
+    whole = optimizer([0.3, 0.2])
+    sched = row.ours(whole, **arguments)
+    seen = [numbers(whole)]
+    for _ in range(45):
+        sched.step()
+        seen.append(numbers(whole))
+    for k in (0, 1, 4, 11, 29):
+        opt = optimizer([0.3, 0.2])
+        for group, other in zip(opt.param_groups, whole.param_groups, strict=True):
+            group.update({key: v for key, v in other.items() if key in ("initial_lr", "max_lr", "min_lr")})
+            group.update({key: v for key, v in other.items() if key in ("max_momentum", "base_momentum")})
+        if restored:
+            for group, (lr, momentum) in zip(opt.param_groups, seen[k + 1], strict=True):
+                group.update(lr=lr, momentum=momentum)
+        resumed = row.ours(opt, **arguments, last_epoch=k)
+        for t in range(k + 1, 40):
+            assert numbers(opt) == seen[t], (k, t)
+            resumed.step()
+
+
+def test_torch_and_last_epoch():
+    """torch: the rate of step k + 1 only where the group happens to have it already."""
+    opt = optimizer([1.0])
+    opt.param_groups[0]["initial_lr"] = 1.0
+    theirs.ExponentialLR(opt, gamma=0.5, last_epoch=3)
+    assert rate(opt) == 1.0
+    ours.ExponentialLR(opt, gamma=0.5, last_epoch=3)
+    assert rate(opt) == 0.5**4
+
+
+@pytest.mark.parametrize("restored", [1.0, 0.5**4 * 0.1, 0.123])
+def test_resuming_two_that_multiply(restored):
+    """Law: schedulers stepped one after the other, or in a chain, are resumed to their product."""
+    opt = optimizer([restored])
+    opt.param_groups[0]["initial_lr"] = 1.0
+    first, second = ours.ExponentialLR(opt, 0.5, last_epoch=3), ours.MultiStepLR(opt, [2, 5], 0.1, last_epoch=3)
+    assert rate(opt) == near(0.5**4 * 0.1)
+    chain = ours.ChainedScheduler([first, second])
+    chain.step()
+    assert rate(opt) == near(0.5**5 * 0.01) == near(chain.get_last_lr()[0])
+
+
+def test_resuming_a_second_time():
+    """Law: a cell of a notebook that is run again has the same result."""
+    opt = optimizer([1.0])
+    opt.param_groups[0]["initial_lr"] = 1.0
+    for _ in range(3):
+        ours.ExponentialLR(opt, 0.5, last_epoch=3)
+        ours.MultiStepLR(opt, [2, 5], 0.1, last_epoch=3)
+        assert rate(opt) == near(0.5**4 * 0.1)
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 3, 6, 7, 8, 14])
+def test_resuming_a_sequence(k):
+    def build(opt, **resume):
+        inner = ours.SequentialLR(opt, [ours.ExponentialLR(opt, 0.5), ours.CosineAnnealingWarmRestarts(opt, 3)], [2])
+        return ours.SequentialLR(
+            opt, [ours.LinearLR(opt, 0.5, 1.0, 5), inner, ours.StepLR(opt, 2, 0.5)], [3, 8], **resume
+        )
+
+    whole = optimizer([1.0])
+    expected = curve(whole, build(whole), 20)
+    opt = optimizer([1.0])
+    sched = build(opt, last_epoch=k)
+    assert sched.last_epoch == k + 1
+    assert curve(opt, sched, 20 - k - 1) == near(expected[k + 1 :])
+
+
+def test_resuming_a_chain_in_a_sequence():
+    """Law: the same for a chain inside, and without a warning about the order of calls."""
+
+    def build(opt, **resume):
+        chain = ours.ChainedScheduler([ours.LinearLR(opt, 0.5, 1.0, 5), ours.ExponentialLR(opt, 0.5)])
+        return ours.SequentialLR(opt, [ours.StepLR(opt, 2, 0.5), chain], [3], **resume)
+
+    whole = optimizer([1.0])
+    expected = curve(whole, build(whole), 14)
+    opt = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    sched = build(opt, last_epoch=7)
+    opt._opt_called = True
+    assert curve(opt, sched, 6) == near(expected[8:])

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws: states go both ways between our schedulers and torch's, whatever is loaded first; copies and pickles go on as
+if nothing had happened.
+"""
+
+import copy
+import io
+import json
+import pickle
+
+import pytest
+import torch
+from cases_lr_schedulers import SCHEDULERS, make, numbers, optimizer, run
+from torch.optim import lr_scheduler as theirs
+
+from fusedsched import lr_scheduler as ours
+
+named = pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)
+
+
+def close(a, b, bound=1e-11):
+    return all(
+        abs(x - y) <= bound
+        for p, q in zip(a, b, strict=True)
+        for g, h in zip(p, q, strict=True)
+        for x, y in zip(g, h, strict=True)
+    )
+
+
+ORDERS = ["optimizer, scheduler", "scheduler, optimizer", "scheduler"]
+
+
+def load(order, opt, sched, states):
+    for what in order.split(", "):
+        {"optimizer": opt, "scheduler": sched}[what].load_state_dict(copy.deepcopy(states[what]))
+
+
+@named
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("edited", [False, True])
+def test_stop_and_go_on(row, order, edited):
+    """Law: saved, loaded in any order, and gone on with: the same bits as never having stopped."""
+    opt, sched = make(row)
+    run(opt, sched, 5)
+    if edited:
+        opt.param_groups[1]["lr"] = 0.07
+        run(opt, sched, 4)
+        opt.param_groups[0]["lr"] *= 0.5  # not yet taken up by the scheduler
+    states = {"optimizer": opt.state_dict(), "scheduler": sched.state_dict()}
+    states = copy.deepcopy(states)
+    expected = run(opt, sched, 40)
+    fresh, other = make(row)
+    load(order, fresh, other, states)
+    assert run(fresh, other, 40) == expected
+
+
+@named
+@pytest.mark.parametrize("order", ORDERS)
+def test_states_of_torch(row, order):
+    """Law: a state that torch's class wrote brings the rates here too."""
+    opt, sched = make(row, "theirs")
+    run(opt, sched, 9)
+    states = copy.deepcopy({"optimizer": opt.state_dict(), "scheduler": sched.state_dict()})
+    expected = run(opt, sched, 40)
+    fresh, other = make(row)
+    before = copy.deepcopy(states["scheduler"])
+    load(order, fresh, other, states)
+    if "optimizer" not in order:
+        for group, full in zip(fresh.param_groups, states["optimizer"]["param_groups"], strict=True):
+            group["betas" if "betas" in group else "momentum"] = full["betas" if "betas" in group else "momentum"]
+    assert close(run(fresh, other, 40), expected)
+    assert states["scheduler"].keys() == before.keys()
+
+
+@named
+def test_states_for_torch(row):
+    """Law: torch's class goes on from ours; and what it writes later, with our key still in it, is not mistaken."""
+    opt, sched = make(row)
+    run(opt, sched, 9)
+    there, back = make(row, "theirs")
+    there.load_state_dict(opt.state_dict())
+    back.load_state_dict(sched.state_dict())
+    expected = run(opt, sched, 20)
+    assert close(run(there, back, 20), expected)
+    assert "fusedsched" in back.state_dict()
+    home, again = make(row)
+    home.load_state_dict(there.state_dict())
+    again.load_state_dict(back.state_dict())
+    assert close([numbers(home)], [expected[-1]]) and close(run(home, again, 10), run(opt, sched, 10))
+
+
+@named
+def test_keys_of_the_state(row):
+    """Law: torch's keys and one more, of plain data; `weights_only` loading takes it."""
+    (opt, sched), (_, other) = make(row), make(row, "theirs")
+    run(opt, sched, 3)
+    state = sched.state_dict()
+    assert state.keys() ^ other.state_dict().keys() == {"fusedsched"}
+    assert json.loads(json.dumps(state["fusedsched"]))["lr"] == [group["lr"] for group in opt.param_groups]
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True) == state
+
+
+@named
+def test_copies(row):
+    """Law: a deep copy, and a pickle where torch's has one, is a scheduler of its own that does the same."""
+    opt, sched = make(row)
+    run(opt, sched, 6)
+    twin = copy.deepcopy(sched)
+    clones = [twin]
+    if row.closed_form:
+        clones.append(pickle.loads(pickle.dumps(sched)))
+    expected = run(opt, sched, 20)
+    for clone in clones:
+        assert clone.optimizer is not opt
+        assert run(clone.optimizer, clone, 20) == expected
+
+
+def test_loading_shares_nothing():
+    """Law: a loaded scheduler has lists of its own; torch's shares them with the one that was saved."""
+    opt, sched = optimizer([0.3]), None
+    sched = ours.StepLR(opt, 2)
+    fresh = optimizer([0.3])
+    other = ours.StepLR(fresh, 2)
+    other.load_state_dict(sched.state_dict())
+    other.base_lrs[0] = 7.0
+    assert sched.base_lrs == [0.3]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("at", [2, 5, 6, 13])
+def test_compositions_and_plateaus(order, at):
+    """Law: the same for what holds others, and beside a plateau."""
+
+    def build():
+        opt = optimizer([0.3, 0.2])
+        chain = ours.ChainedScheduler([ours.LinearLR(opt, total_iters=7), ours.ExponentialLR(opt, gamma=0.9)])
+        tail = ours.CosineAnnealingWarmRestarts(opt, 3)
+        sched = ours.SequentialLR(opt, [chain, tail, ours.PolynomialLR(opt, 9, 2.0)], [5, 12])
+        return opt, sched, ours.ReduceLROnPlateau(opt, factor=0.5, patience=1)
+
+    def go(opt, sched, plateau, n):
+        seen = []
+        for _ in range(n):
+            sched.step()
+            plateau.step(1.0)
+            seen.append(numbers(opt))
+        return seen
+
+    whole = build()
+    go(*whole, at)
+    states = [copy.deepcopy(part.state_dict()) for part in whole]
+    expected = go(*whole, 15)
+    parts = build()
+    if order == "scheduler, optimizer":
+        states, parts_in_order = states[::-1], parts[::-1]
+    else:
+        parts_in_order = parts
+    for part, state in zip(parts_in_order, states, strict=True):
+        if order != "scheduler" or part is not parts[0]:
+            part.load_state_dict(state)
+    assert go(*parts, 15) == expected
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_compositions_of_torch(order):
+    """Law: states of torch's compositions load, the rates with them."""
+
+    def build(module):
+        opt = optimizer([0.3, 0.2])
+        return opt, module.SequentialLR(opt, [module.LinearLR(opt, 0.5, 1.0, 4), module.ExponentialLR(opt, 0.9)], [4])
+
+    opt, sched = build(theirs)
+    run(opt, sched, 7)
+    states = copy.deepcopy({"optimizer": opt.state_dict(), "scheduler": sched.state_dict()})
+    fresh, other = build(ours)
+    load(order, fresh, other, states)
+    assert close(run(fresh, other, 9), run(opt, sched, 9))
