@@ -55,7 +55,7 @@ bool as_seen(const Entry& entry, const at::TensorImpl& param, const at::TensorIm
     const at::TensorImpl& state = *entry.state[k].unsafeGetTensorImpl();
     if (!entry.seen_state[k].holds(state) || !entry.layout.same_order(state)) return false;
   }
-  return states == 0 || !entry.state_dict.may_have_changed();
+  return true;
 }
 
 void read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
@@ -183,7 +183,8 @@ bool Plan::collect(Work& work) {
       rule = rule_of(groups_[last_group]);
       states = states_of(rule);
     }
-    if (entry.kernel != nullptr && !entry.by_copy && entry.span.rule == rule && as_seen(entry, param, *entry.last_grad, states)) {
+    if (entry.kernel != nullptr && !entry.by_copy && entry.span.rule == rule &&
+        as_seen(entry, param, *entry.last_grad, states) && (states == 0 || state_unchanged(entry))) {
       read_addresses(entry, param, *entry.last_grad, states);
     } else {
       if (!inspect(entry, grad, rule, work)) return false;

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo runs, its two runs are the same run, and it notices when they are not."""
+
+import json
+
+import pytest
+import torch
+
+import fusedsched as fs
+from fusedsched.demo import command, report, text, train
+from fusedsched.demo.model import ByteModel
+
+SETTINGS = ["--quick", "--steps", "8", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What a small demo wrote down."""
+    out = tmp_path_factory.mktemp("demo")
+    assert command.main([*SETTINGS, "--out", str(out)]) == 0
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    return json.loads((out / "results.json").read_text())
+
+
+def test_both_runs_had_the_same_learning_rates_and_losses(results):
+    ours, theirs = results["runs"]["fusedsched"], results["runs"]["torch.optim"]
+    assert len(ours["lr"]) == len(theirs["lr"]) == 8
+    assert results["largest lr difference"] <= command.LR_TOLERANCE * results["config"]["peak"]
+    assert ours["train loss"] == pytest.approx(theirs["train loss"], rel=1e-4)
+    assert ours["train loss"][-1] < ours["train loss"][0]
+
+
+def test_the_learning_rate_warms_up_and_decays(results):
+    lrs = results["runs"]["torch.optim"]["lr"]
+    assert lrs[0] < lrs[1] and lrs[1] == max(lrs) and lrs[1:] == sorted(lrs[1:], reverse=True)
+
+
+def test_a_difference_of_the_learning_rates_is_an_error(tmp_path, monkeypatch, capsys):
+    class Drifting(torch.optim.lr_scheduler.CosineAnnealingLR):
+        def get_lr(self):
+            return [lr * (1 + 1e-8) for lr in super().get_lr()]
+
+    monkeypatch.setattr(fs.lr_scheduler, "CosineAnnealingLR", Drifting)
+    assert command.main([*SETTINGS, "--out", str(tmp_path)]) == 1
+    assert "learning rates differ" in capsys.readouterr().err
+
+
+def test_the_text_is_the_same_every_time_and_the_parts_do_not_overlap():
+    first, second = text.read(limit=48), text.read(limit=48)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    root = text.Path(text.sysconfig.get_path("stdlib"))
+    names = [path.relative_to(root).as_posix() for path in text.source_files(root)]
+    assert names == sorted(names) and "argparse.py" in names and not any(n.startswith("test/") for n in names)
+
+
+def test_a_python_without_sources_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(text.sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(RuntimeError, match="has no source of its standard library"):
+        text.read()
+
+
+def test_targets_are_one_byte_further():
+    inputs, targets = text.batch(torch.arange(200, dtype=torch.uint8), 3, 16, torch.Generator().manual_seed(0))
+    assert inputs.shape == targets.shape == (3, 16) and torch.equal(inputs + 1, targets)
+
+
+def test_the_model_has_about_a_million_parameters_and_two_groups():
+    config = train.Config()
+    model = ByteModel(config.width, config.heads, config.depth, config.length)
+    assert 0.9e6 < sum(p.numel() for p in model.parameters()) < 1.2e6
+    decay, no_decay = train.groups(model, 0.1)
+    assert len(decay["params"]) + len(no_decay["params"]) == len(list(model.parameters()))
+    assert all(p.dim() >= 2 for p in decay["params"]) and no_decay["weight_decay"] == 0
+
+
+def test_the_model_does_not_look_ahead():
+    model = ByteModel(width=16, heads=2, depth=2, length=8)
+    a = torch.arange(8)[None]
+    b = a.clone()
+    b[0, -1] = 99
+    torch.testing.assert_close(model(a)[:, :-1], model(b)[:, :-1])
+
+
+def test_samples_can_be_printed():
+    sample = ByteModel(width=16, heads=2, depth=1, length=8).write("def ", 200, seed=0)
+    assert sample.startswith("def ") and all(c.isprintable() or c == "\n" for c in sample)
+
+
+def test_one_step_is_too_few(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--steps", "1"])
+    assert "--steps is 1" in capsys.readouterr().err
+
+
+def test_without_matplotlib_there_is_no_picture_and_no_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "find_spec", lambda _: None)
+    assert report.picture(None, None, tmp_path / "curves.png") is False
