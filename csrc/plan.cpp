@@ -16,16 +16,16 @@ namespace {
 constexpr const char* kAdamState[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
 constexpr const char* kSGDState[] = {"momentum_buffer"};
 
-PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
+PyObject* key_of(const char* name) { return PyUnicode_InternFromString(name); }
 
 PyObject* state_key(bool adam, int k) {
-  static PyObject* const adam_keys[] = {interned(kAdamState[0]), interned(kAdamState[1]), interned(kAdamState[2])};
-  static PyObject* const sgd_keys[] = {interned(kSGDState[0])};
+  static PyObject* const adam_keys[] = {key_of(kAdamState[0]), key_of(kAdamState[1]), key_of(kAdamState[2])};
+  static PyObject* const sgd_keys[] = {key_of(kSGDState[0])};
   return adam ? adam_keys[k] : sgd_keys[k];
 }
 
 PyObject* step_key() {
-  static PyObject* const key = interned("step");
+  static PyObject* const key = key_of("step");
   return key;
 }
 
@@ -93,10 +93,12 @@ void Plan::add(Entry entry, PyObject* object) {
                 "location. Parameter ", entry.index, " of group ", entry.group, " with shape ", p.sizes(),
                 " is expanded; clone() it before it becomes a parameter.");
     const at::Tensor like = entry.gathered ? at::empty_like(p) : p;
-    entry.layout.sizes.assign(like.sizes().begin(), like.sizes().end());
-    entry.layout.strides.assign(like.strides().begin(), like.strides().end());
-    entry.layout.numel = like.numel();
-    entry.layout.contiguous = like.is_contiguous();
+    Layout layout;
+    layout.sizes.assign(like.sizes().begin(), like.sizes().end());
+    layout.strides.assign(like.strides().begin(), like.strides().end());
+    layout.numel = like.numel();
+    layout.contiguous = like.is_contiguous();
+    entry.layout = interned(layouts_, layout);
     PyObject* state = PyDict_GetItemWithError(state_.get().ptr(), object);
     if (state != nullptr && PyDict_Check(state)) read_state(entry, state);
     if (PyErr_Occurred()) throw py::error_already_set();
@@ -107,14 +109,14 @@ void Plan::add(Entry entry, PyObject* object) {
 void Plan::read_state(Entry& entry, PyObject* state) {
   entry.state_dict.watch(py::reinterpret_borrow<py::dict>(state));
   entry.states = -1;
-  entry.kernel = nullptr;
+  entry.kind = nullptr;
   const int wanted = states_of(rule_of(groups_[entry.group]));
   for (int k = 0; k < wanted; ++k) {
     PyObject* object = PyDict_GetItemWithError(state, state_key(adam_, k));
     if (object == nullptr || !THPVariable_Check(object)) return;
     entry.state[k] = THPVariable_Unpack(object);
     entry.state_objects[k] = object;
-    TORCH_CHECK(is_native(entry.state[k]) && entry.layout.matches(*entry.state[k].unsafeGetTensorImpl()),
+    TORCH_CHECK(is_native(entry.state[k]) && entry.layout->matches(*entry.state[k].unsafeGetTensorImpl()),
                 "state['", py::str(py::handle(state_key(adam_, k))).cast<std::string>(), "'] of parameter ",
                 entry.index, " of group ", entry.group, " has shape ", entry.state[k].sizes(), ", strides ",
                 entry.state[k].strides(), " and dtype ", entry.state[k].scalar_type(), " on ",

@@ -6,6 +6,7 @@
 #include <c10/util/SmallVector.h>
 #include <torch/extension.h>
 
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,6 +29,7 @@ struct Layout {
   bool same_order(const at::TensorImpl& impl) const {
     return contiguous ? impl.numel() == numel && impl.is_contiguous() : matches(impl);
   }
+  bool operator==(const Layout& other) const { return sizes == other.sizes && strides == other.strides; }
 
  private:
   static bool same(at::IntArrayRef a, const c10::SmallVector<int64_t, 4>& b) {
@@ -49,29 +51,49 @@ struct Seen {
     type = impl.dtype();
   }
   bool holds(const at::TensorImpl& impl) const { return impl.key_set() == keys && impl.dtype() == type; }
+  bool operator==(const Seen& other) const { return keys == other.keys && type == other.type; }
+};
+
+// What parameters of one kind have in common. Shared, since a thousand small tensors that each carry a copy no longer
+// fit into the cache.
+struct Kind {
+  Seen param, grad, state[kMaxStates];
+  fs_cpu::Kernel kernel = nullptr;
+  bool operator==(const Kind& other) const {
+    return param == other.param && grad == other.grad && state[0] == other.state[0] && state[1] == other.state[1] &&
+           state[2] == other.state[2] && kernel == other.kernel;
+  }
 };
 
 struct Entry {
   at::Tensor param;
-  fs_cpu::Span span{};       // as the kernel gets it
-  fs_cpu::Kernel kernel = nullptr;  // null: nothing may be taken for granted, look at everything
-  Seen seen_param, seen_grad, seen_state[kMaxStates];
-  Layout layout;             // of the state, and of a dense parameter
+  const Kind* kind = nullptr;      // null: nothing may be taken for granted, look at everything
+  const Layout* layout = nullptr;  // of the state, and of a dense parameter
   at::Tensor state[kMaxStates];
   WatchedDict state_dict;
   float* shown_step = nullptr;
-  int64_t step = 0;          // exact, beyond 2**24 too
-  int32_t group = 0;
-  int32_t index = 0;         // within its group
-  int states = -1;           // how many of the state tensors are known; -1: none, not even the step
-  bool foreign = false;      // not for these kernels: another backend takes it
-  bool gathered = false;     // has gaps or a lazy conjugate: updated in a dense copy
-  bool by_copy = false;      // it, or its last gradient, went through a copy: look at everything again
-  bool fresh = false;        // its momentum buffer has not been filled yet
+  int64_t step = 0;                // exact, beyond 2**24 too
+  fs_cpu::Span span{};             // as the kernel gets it
   const at::TensorImpl* last_grad = nullptr;  // a hint where the next gradient may lie; never followed
+  int32_t group = 0;
+  int32_t index = 0;               // within its group
+  int states = -1;                 // how many of the state tensors are known; -1: none, not even the step
+  bool foreign = false;            // not for these kernels: another backend takes it
+  bool gathered = false;           // has gaps or a lazy conjugate: updated in a dense copy
+  bool by_copy = false;            // it, or its last gradient, went through a copy: look at everything again
+  bool fresh = false;              // its momentum buffer has not been filled yet
   PyObject* state_objects[kMaxStates + 1] = {};  // as last seen in state_dict; the last one is the step
-  c10::Storage step_storage;  // keeps shown_step alive
+  c10::Storage step_storage;       // keeps shown_step alive
 };
+
+// The one equal to `value` in `known`, which gets it if there is none.
+template <class T>
+const T* interned(std::deque<T>& known, const T& value) {
+  for (auto it = known.rbegin(); it != known.rend(); ++it) {
+    if (*it == value) return &*it;
+  }
+  return &known.emplace_back(value);
+}
 
 class Plan {
  public:
@@ -124,6 +146,8 @@ class Plan {
   std::vector<PyObject*> group_objects_;
   std::vector<Group> groups_;
   std::vector<Entry> entries_;
+  std::deque<Kind> kinds_;      // deques: what points into them stays valid
+  std::deque<Layout> layouts_;
   at::Tensor clocks_;
   int64_t* clock_;
   std::vector<std::pair<int, int>> missing_;

@@ -3,6 +3,7 @@
 #include "work.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/impl/COWDeleter.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
@@ -35,9 +36,13 @@ int loop_of(const fs_cpu::Span& span, int states) {
   return wide ? fs_cpu::kMixedFloat64 : fs_cpu::kMixedFloat32;
 }
 
-// The first element. As Tensor::mutable_data_ptr, without the checks that the caller has made.
+// The first element: Tensor::mutable_data_ptr without the checks that the caller has made, one of which reads a further
+// line of memory. Storage that is copied when first written to is known by its deleter.
 void* first_element(const at::TensorImpl& impl) {
-  return static_cast<char*>(impl.unsafe_storage().mutable_data()) + impl.storage_offset() * impl.dtype().itemsize();
+  c10::StorageImpl* storage = impl.unsafe_storage().unsafeGetStorageImpl();
+  const c10::DataPtr& data = storage->_mutable_data_ptr_no_checks();
+  void* start = data.get_deleter() == c10::impl::cow::cow_deleter ? storage->mutable_data() : data.get();
+  return static_cast<char*>(start) + impl.storage_offset() * impl.dtype().itemsize();
 }
 
 // The gradient's slot, without the virtual call; parameters that never saw autograd have none.
@@ -49,11 +54,12 @@ const at::Tensor& gradient_of(const at::TensorImpl& impl) {
 
 // Whether all that inspect() found the last time still holds; then only addresses have to be read.
 bool as_seen(const Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
-  if (!entry.seen_param.holds(param) || !entry.layout.matches(param)) return false;
-  if (!entry.seen_grad.holds(grad) || !entry.layout.matches(grad)) return false;
+  const Kind& kind = *entry.kind;
+  if (!kind.param.holds(param) || !entry.layout->matches(param)) return false;
+  if (!kind.grad.holds(grad) || !entry.layout->matches(grad)) return false;
   for (int k = 0; k < states; ++k) {
     const at::TensorImpl& state = *entry.state[k].unsafeGetTensorImpl();
-    if (!entry.seen_state[k].holds(state) || !entry.layout.same_order(state)) return false;
+    if (!kind.state[k].holds(state) || !entry.layout->same_order(state)) return false;
   }
   return true;
 }
@@ -69,32 +75,27 @@ void read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorI
 // harmless: a prefetch cannot fault.
 constexpr size_t kFar = 16, kNear = 8;
 
-void prefetch_tensor(const void* impl) {
+// Of a TensorImpl the first line points to the storage, the last holds numel, dtype and key set, the one between sizes.
+void prefetch_tensor(const void* impl, int stride) {
   const char* line = static_cast<const char*>(impl);
-  for (int offset = 0; offset < 192; offset += 64) __builtin_prefetch(line + offset);
+  for (int offset = 0; offset < 192; offset += stride) __builtin_prefetch(line + offset);
 }
 
 void prefetch_far(const Entry& entry) {
-  prefetch_tensor(entry.param.unsafeGetTensorImpl());
-  if (entry.last_grad != nullptr) prefetch_tensor(entry.last_grad);
-  for (int k = 0; k < entry.states; ++k) prefetch_tensor(entry.state[k].unsafeGetTensorImpl());
+  prefetch_tensor(entry.param.unsafeGetTensorImpl(), 64);
+  if (entry.last_grad != nullptr) prefetch_tensor(entry.last_grad, 64);
+  for (int k = 0; k < entry.states; ++k) prefetch_tensor(entry.state[k].unsafeGetTensorImpl(), 128);
   if (entry.states > 0) __builtin_prefetch(entry.state_dict.get().ptr());
   __builtin_prefetch(entry.shown_step);
 }
 
-void prefetch_storage(const at::TensorImpl* impl) {
-  const char* storage = reinterpret_cast<const char*>(impl->unsafe_storage().unsafeGetStorageImpl());
-  __builtin_prefetch(storage);
-  __builtin_prefetch(storage + 64);
-}
+void prefetch_storage(const at::TensorImpl* impl) { __builtin_prefetch(impl->unsafe_storage().unsafeGetStorageImpl()); }
 
 void prefetch_near(const Entry& entry) {
   at::TensorImpl* param = entry.param.unsafeGetTensorImpl();
   __builtin_prefetch(param->autograd_meta());
   if (!entry.foreign) prefetch_storage(param);
   for (int k = 0; k < entry.states; ++k) prefetch_storage(entry.state[k].unsafeGetTensorImpl());
-  const char* own = reinterpret_cast<const char*>(&entry + kNear);
-  for (size_t offset = 0; offset < sizeof(Entry); offset += 64) __builtin_prefetch(own + offset);
 }
 
 }  // namespace
@@ -112,21 +113,22 @@ void Plan::inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work) {
   TORCH_CHECK(dtype && grad.is_complex() == entry.param.is_complex() && grad.has_storage(), "The gradient of ",
               where(entry), " is of dtype ", grad.scalar_type(), ". Cast it to the dtype of its parameter.");
   entry.span.grad_dtype = *dtype;
-  if (entry.layout.matches(*grad.unsafeGetTensorImpl()) && !grad.is_conj() && !grad.is_neg()) return;
+  if (entry.layout->matches(*grad.unsafeGetTensorImpl()) && !grad.is_conj() && !grad.is_neg()) return;
   // Strided otherwise than its parameter: walked side by side they would pair the wrong elements.
   at::NoGradGuard no_grad;
-  at::Tensor copy = at::empty_strided(entry.layout.sizes, entry.layout.strides, grad.options());
+  at::Tensor copy = at::empty_strided(entry.layout->sizes, entry.layout->strides, grad.options());
   copy.copy_(grad);
   work.copies.push_back(std::move(copy));
 }
 
 // Looks at everything and remembers what as_seen compares with. False: the plan is out of date.
 bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) {
-  entry.kernel = nullptr;
+  entry.kind = nullptr;
+  Kind kind;
   const int states = states_of(rule);
   const at::TensorImpl& param = *entry.param.unsafeGetTensorImpl();
   const auto dtype = dtype_of(entry.param.scalar_type());
-  if (!dtype || !entry.param.device().is_cpu() || (!entry.gathered && !entry.layout.matches(param))) return false;
+  if (!dtype || !entry.param.device().is_cpu() || (!entry.gathered && !entry.layout->matches(param))) return false;
   const size_t copies = work.copies.size();
   inspect_gradient(entry, grad, work);
   if (entry.states >= 0 && !state_unchanged(entry)) return false;
@@ -137,23 +139,24 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   fs_cpu::Span& span = entry.span;
   span.param_dtype = *dtype;
   span.rule = rule;
-  span.numel = entry.layout.numel * (entry.param.is_complex() ? 2 : 1);
+  span.numel = entry.layout->numel * (entry.param.is_complex() ? 2 : 1);
   for (int k = 0; k < states; ++k) {
     const at::Tensor& state = entry.state[k];
     const auto state_dtype = dtype_of(state.scalar_type());
-    if (!state_dtype || !state.device().is_cpu() || !entry.layout.same_order(*state.unsafeGetTensorImpl())) return false;
+    if (!state_dtype || !state.device().is_cpu() || !entry.layout->same_order(*state.unsafeGetTensorImpl())) return false;
     span.state_dtype[k] = *state_dtype;
-    entry.seen_state[k].note(*state.unsafeGetTensorImpl());
+    kind.state[k].note(*state.unsafeGetTensorImpl());
   }
-  entry.seen_param.note(param);
-  entry.seen_grad.note(*grad.unsafeGetTensorImpl());
-  entry.kernel = fs_cpu::kernels().kernel[rule][loop_of(span, states)];
+  kind.param.note(param);
+  kind.grad.note(*grad.unsafeGetTensorImpl());
+  kind.kernel = fs_cpu::kernels().kernel[rule][loop_of(span, states)];
+  entry.kind = interned(kinds_, kind);
   read_addresses(entry, param, *grad.unsafeGetTensorImpl(), states);
   const bool copied = work.copies.size() > copies;
   if (copied) span.grad = work.copies.back().const_data_ptr();
   if (entry.gathered) {
     at::NoGradGuard no_grad;
-    at::Tensor dense = at::empty_strided(entry.layout.sizes, entry.layout.strides, entry.param.options());
+    at::Tensor dense = at::empty_strided(entry.layout->sizes, entry.layout->strides, entry.param.options());
     dense.copy_(entry.param);
     span.param = dense.mutable_data_ptr();
     work.gathered.emplace_back(&entry, std::move(dense));
@@ -183,12 +186,12 @@ bool Plan::collect(Work& work) {
       rule = rule_of(groups_[last_group]);
       states = states_of(rule);
     }
-    if (entry.kernel != nullptr && !entry.by_copy && entry.span.rule == rule &&
+    if (entry.kind != nullptr && !entry.by_copy && entry.span.rule == rule &&
         as_seen(entry, param, *entry.last_grad, states) && (states == 0 || state_unchanged(entry))) {
       read_addresses(entry, param, *entry.last_grad, states);
     } else {
       if (!inspect(entry, grad, rule, work)) return false;
-      if (entry.kernel == nullptr) continue;  // its state is missing
+      if (entry.kind == nullptr) continue;  // its state is missing
     }
     // The tensor that users see may have been written to: then it is the count.
     if (entry.shown_step && static_cast<float>(entry.step) != *entry.shown_step) {
@@ -246,7 +249,7 @@ void Plan::run(Work& work) {
       const int64_t first = i == 0 ? 0 : work.unit_ends[i - 1];
       const int64_t last = std::min(end, work.unit_ends[i]);
       if (last == first) continue;  // no elements
-      work.entries[i]->kernel(span, (at - first) * kUnit, std::min(span.numel, (last - first) * kUnit),
+      work.entries[i]->kind->kernel(span, (at - first) * kUnit, std::min(span.numel, (last - first) * kUnit),
                               &work.scalars[static_cast<size_t>(span.scalars) * kMaxScalars]);
       at = last;
     }
@@ -291,8 +294,16 @@ bool Plan::zero_grad(const py::list& param_groups, bool set_to_none) {
     } else {
       grad.set_requires_grad(false);
     }
-    at::NoGradGuard no_grad;
-    grad.zero_();
+    at::TensorImpl& values = *grad.unsafeGetTensorImpl();
+    const bool plain = grad.is_cpu() && grad.layout() == at::kStrided && !values.is_python_dispatch() &&
+                       !values.is_inference() && grad.is_non_overlapping_and_dense();
+    if (plain && values.numel() <= kUnit * kGrain) {  // a dispatch costs more than these bytes; more go to all threads
+      std::memset(first_element(values), 0, values.numel() * values.dtype().itemsize());
+      values.bump_version();
+    } else {
+      at::NoGradGuard no_grad;
+      grad.zero_();
+    }
   }
   return true;
 }
