@@ -14,7 +14,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-BORDER = ["bindings", "group", "plan", "work", "track", "threads"]  # csrc/NAME.cpp: may include torch
+BORDER = ["bindings", "group", "plan", "collect", "work", "track", "threads"]  # csrc/NAME.cpp: may include torch
 
 # (object, source, flags): one source makes several objects, one for each instruction set, under different names.
 # cpu/dispatch.cpp picks among them at run time. Contraction to fma is off wherever a schedule is evaluated, since all

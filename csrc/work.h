@@ -2,6 +2,7 @@
 // What one step does: spans for the kernels, their scalars, and the copies that have to live until it is done.
 #pragma once
 
+#include <c10/core/impl/COWDeleter.h>
 #include <torch/extension.h>
 
 #include <optional>
@@ -20,6 +21,20 @@ inline std::optional<fs_cpu::DType> dtype_of(at::ScalarType type) {
     case at::kHalf: case at::kComplexHalf: return fs_cpu::DType::kFloat16;
     default: return std::nullopt;
   }
+}
+
+// Work is shared out by units of 64 elements, so that no two threads write to one cache line of a 16-bit array that
+// starts on a line. 512 units are some 15 microseconds: below that a second thread costs more than it does.
+constexpr int64_t kUnit = 64;
+constexpr int64_t kGrain = 512;
+
+// The first element: Tensor::mutable_data_ptr without the checks that the caller has made, one of which reads a further
+// line of memory. Storage that is copied when first written to is known by its deleter.
+inline void* first_element(const at::TensorImpl& impl) {
+  c10::StorageImpl* storage = impl.unsafe_storage().unsafeGetStorageImpl();
+  const c10::DataPtr& data = storage->_mutable_data_ptr_no_checks();
+  void* start = data.get_deleter() == c10::impl::cow::cow_deleter ? storage->mutable_data() : data.get();
+  return static_cast<char*>(start) + impl.storage_offset() * impl.dtype().itemsize();
 }
 
 struct Plan::Work {

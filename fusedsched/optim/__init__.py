@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drop-in optimizers: `AdamW`, `Adam`, `SGD`. Each is a subclass of torch's class of the same name."""
 
-from fusedsched.optim.adam import Adam as Adam
-from fusedsched.optim.adam import AdamW as AdamW
+from fusedsched.optim.adam import Adam as Adam, AdamW as AdamW
 from fusedsched.optim.backends import backends as backends
 from fusedsched.optim.sgd import SGD as SGD
 

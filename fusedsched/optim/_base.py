@@ -1,33 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the optimizers share: construction, the step, native schedules.
 
-`step()` hands the groups to a plan, which reads every pointer, checks it, and updates all parameters of all groups in
-one call. The plan is dropped when anything is replaced and built again at the next step; nothing else is kept beside
+A plan reads every pointer, checks it, and updates all parameters of all groups in one call (see `_stepping.py`). It is
+dropped when anything is replaced and built again at the next step; nothing else is kept beside
 torch's own attributes, so that other people's code that edits groups, parameters and state goes on working.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import profiler
-from torch.optim import Optimizer, optimizer as torch_optimizer
 
 from fusedsched import _native
 from fusedsched.optim import _checkpoint, backends
 from fusedsched.optim._eager import EagerPlan, EagerUpdates
 from fusedsched.optim._hyperparameters import Slot
 from fusedsched.optim._scheduled import UNITS, Shown, check_schedule, scheduled_slots, take_schedules
-from fusedsched.optim._state import init_states, init_state, tidy_states
+from fusedsched.optim._state import init_state, tidy_states
+from fusedsched.optim._stepping import Stepping
 from fusedsched.schedules import Schedule
 
-_DONE, _REBUILD, _STATE_MISSING, _DONE_WITH_EDITS = range(4)
 
-
-class FusedOptimizer(Optimizer):
+class FusedOptimizer(Stepping):
     """Base of `AdamW`, `Adam` and `SGD`; goes before torch's class of the same name."""
 
     _adam: bool
@@ -39,7 +35,7 @@ class FusedOptimizer(Optimizer):
         self._plan = self._eager = None
         self._constructed = False
         self._shown = Shown()
-        self._clocks = torch.zeros(len(UNITS), dtype=torch.int64)  # updates, samples, tokens
+        self._clocks = torch.zeros(len(UNITS), dtype=torch.int64, device="cpu")  # updates, samples, tokens
         self._skipped = 0
         self._counts: dict[Tensor, int] = {}
         self._fast = not options["differentiable"]
@@ -50,10 +46,8 @@ class FusedOptimizer(Optimizer):
         # Lightning refuses its own clipping where this is true; fused=False is how users say that they want it.
         self._step_supports_amp_scaling = options["fused"] is not False
 
-    # ---- groups ---------------------------------------------------------------------------------------------------
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, as torch's does. Its scalars may be schedules; it joins the optimizer's clocks as they stand."""
+        """Adds a group, as torch's does. Its scalars may be schedules, and run on the optimizer's present clocks."""
         if isinstance(param_group, dict):
             schedules = take_schedules(param_group, self._slots)
             for slot in self._slots:
@@ -114,8 +108,6 @@ class FusedOptimizer(Optimizer):
             plan = self._ready_plan()
             plan.show(self) if isinstance(plan, EagerPlan) else plan.advance(0, 0)
 
-    # ---- the plan -------------------------------------------------------------------------------------------------
-
     @property
     def backend(self) -> str:
         """What updates the parameters: "cpu" or "reference", or "cpu+reference" if some parameters need the latter."""
@@ -169,98 +161,12 @@ class FusedOptimizer(Optimizer):
                 p = self.param_groups[g]["params"][i]
                 raise RuntimeError(
                     f'backend="cpu" cannot update parameter {i} of group {g} (shape {tuple(p.shape)}, {p.dtype}, '
-                    f'{p.layout}, on {p.device}): it takes strided floating point tensors on the CPU. Use backend="auto".'
+                    f"{p.layout}, on {p.device}): it takes strided floating point tensors on the CPU. "
+                    'Use backend="auto".'
                 )
             self._eager = EagerUpdates(self, foreign)
         self._fast = not foreign
         return plan
-
-    # ---- the step -------------------------------------------------------------------------------------------------
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of all parameters that have a gradient. `closure`: evaluates the model again, returns the loss.
-
-        Raises RuntimeError for a gradient that cannot be used, before anything is changed.
-        """
-        self._opt_called = True  # torch's schedulers ask for it; they would patch this method otherwise
-        attributes = self.__dict__
-        plan = attributes["_plan"]
-        if (
-            closure is None
-            and attributes["_fast"]
-            and plan is not None
-            and not profiler._is_profiler_enabled
-            and "found_inf" not in attributes
-            and not attributes["_optimizer_step_pre_hooks"]
-            and not attributes["_optimizer_step_post_hooks"]
-            and not torch_optimizer._global_optimizer_pre_hooks
-            and not torch_optimizer._global_optimizer_post_hooks
-        ):
-            outcome = plan.step(self.param_groups, self.state, 1.0)
-            if outcome != _DONE:
-                self._resume(outcome)
-            return None
-        # A subclass with a step of its own was wrapped by torch, hooks and all.
-        run = _watched_step if type(self).step is FusedOptimizer.step else _plain_step
-        return run(self) if closure is None else run(self, closure)
-
-    step.hooked = True  # torch's wrapper is _watched_step: entered only when somebody watches
-    step._wrapped_by_lr_sched = True
-
-    def _resume(self, outcome: int, gain: float = 1.0) -> None:
-        """Finishes a step that the plan could not do at once."""
-        for _ in range(5):  # rebuild, then state: more than that and somebody changes things as fast as we read them
-            if outcome in (_DONE, _DONE_WITH_EDITS):
-                break
-            if outcome == _STATE_MISSING:
-                which = self._plan.missing()
-                init_states(self, which)
-                self._plan.adopt(which)
-            else:
-                self._invalidate()
-            outcome = self._attempt(gain)
-        else:
-            raise RuntimeError("The parameters or the state of this optimizer change while a step reads them.")
-        if outcome == _DONE_WITH_EDITS:
-            self._shown.warn("lr")
-
-    def _attempt(self, gain: float) -> int:
-        plan = self._ready_plan()
-        if isinstance(plan, EagerPlan):
-            if not plan.current(self):
-                return _REBUILD
-            edited = plan.edited(self)
-            plan.step(self, gain)
-            return _DONE if edited is None else _DONE_WITH_EDITS
-        if self._eager is None:
-            return plan.step(self.param_groups, self.state, gain)
-        outcome = plan.check(self.param_groups, self.state)
-        if outcome == _DONE:
-            updated = self._eager.check()
-            if updated:
-                self._eager.run(self, gain)
-            outcome = plan.apply(gain, updated)
-        return outcome
-
-    def _differentiable_step(self, closure: Callable[[], Any] | None) -> Any:
-        step = torch.optim.Adam.step if self._adam else torch.optim.SGD.step
-        if getattr(step, "hooked", False):  # torch wraps its class when the first optimizer of it is made
-            step = step.__wrapped__
-        loss = step(self, closure)
-        self._clocks[0] += 1
-        self._show()
-        return loss
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Resets the gradients of all parameters, as torch's does."""
-        plan = self._plan
-        if profiler._is_profiler_enabled or plan is None or isinstance(plan, EagerPlan):
-            super().zero_grad(set_to_none)
-        elif not plan.zero_grad(self.param_groups, set_to_none):
-            self._invalidate()
-            super().zero_grad(set_to_none)
-
-    # ---- state ----------------------------------------------------------------------------------------------------
 
     def _init_state(self, group: dict[str, Any], p: Tensor) -> None:
         init_state(self, group, p)
@@ -290,28 +196,3 @@ class FusedOptimizer(Optimizer):
         state = _checkpoint.fresh_attributes(self) | state
         super().__setstate__(state)
         self._show()
-
-
-def _plain_step(self: FusedOptimizer, closure: Callable[[], Any] | None = None) -> Any:
-    if self.defaults["differentiable"]:
-        return self._differentiable_step(closure)
-    loss = None
-    if closure is not None:
-        with torch.enable_grad():
-            loss = closure()
-    found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-    if found_inf is not None and float(found_inf) != 0.0:
-        self._skipped += 1
-        return loss
-    gain = 1.0 if scale is None else 1.0 / float(scale)
-    outcome = self._attempt(gain)
-    if outcome != _DONE:
-        self._resume(outcome, gain)
-    if scale is not None:  # users find unscaled gradients after the step, as with torch's fused optimizers
-        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
-            p.grad.mul_(gain)
-    return loss
-
-
-_plain_step = torch.no_grad()(_plain_step)
-_watched_step = Optimizer.profile_hook_step(_plain_step)

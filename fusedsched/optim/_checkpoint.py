@@ -70,7 +70,12 @@ def settled(optimizer: FusedOptimizer) -> dict[str, Any]:
 
 def fresh_attributes(optimizer: FusedOptimizer) -> dict[str, Any]:
     """What an optimizer has that comes out of a pickle, or whose groups were replaced by a load."""
-    defaults = {"_backend": "auto", "_clocks": torch.zeros(3, dtype=torch.int64), "_skipped": 0, "_counts": {}}
+    defaults = {
+        "_backend": "auto",
+        "_clocks": torch.zeros(3, dtype=torch.int64, device="cpu"),
+        "_skipped": 0,
+        "_counts": {},
+    }
     defaults.update(_default_schedules={}, _step_supports_amp_scaling=True)
     kept = {name: optimizer.__dict__.get(name, value) for name, value in defaults.items()}
     return kept | {"_plan": None, "_eager": None, "_fast": True, "_constructed": True, "_shown": Shown()}
@@ -142,7 +147,7 @@ def load_state_dict(
         for i, count in extra.get("steps", {}).items():
             optimizer._counts[group["params"][int(i)]] = count
         clocks = extra.get("clocks", clocks)
-    optimizer._clocks.copy_(torch.tensor(clocks or [_largest_step(optimizer), 0, 0]))
+    optimizer._clocks.copy_(torch.tensor(clocks or [_largest_step(optimizer), 0, 0], device="cpu"))
     optimizer._invalidate_loaded()
 
 

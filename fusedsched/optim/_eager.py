@@ -106,7 +106,9 @@ class EagerUpdates:
             return 0
         shown = optimizer.state[p]["step"]
         count = self._counts.get(p, 0)
-        if torch.tensor(float(count), dtype=torch.float32) != shown:  # somebody wrote to it: then it is the count
+        if (
+            torch.tensor(float(count), dtype=torch.float32, device="cpu") != shown
+        ):  # somebody wrote to it: then it is the count
             count = int(shown)
         self._counts[p] = count + 1
         shown.fill_(float(count + 1))

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def init_states(optimizer: FusedOptimizer, which: list[tuple[int, int]]) -> None:
     """Makes the state of many parameters. Their steps are views of one buffer, so that a step reads them in a row."""
-    steps = torch.zeros(len(which), dtype=torch.float32).unbind() if optimizer._adam else [None] * len(which)
+    steps = (
+        torch.zeros(len(which), dtype=torch.float32, device="cpu").unbind() if optimizer._adam else [None] * len(which)
+    )
     for (g, i), step in zip(which, steps, strict=True):
         group = optimizer.param_groups[g]
         init_state(optimizer, group, group["params"][i], step)
@@ -26,7 +28,7 @@ def init_state(optimizer: FusedOptimizer, group: dict[str, Any], p: Tensor, step
         state = optimizer.state[p]
         if not isinstance(state.get("step"), Tensor):
             value = float(state.get("step") or 0.0)
-            state["step"] = torch.zeros((), dtype=torch.float32) if step is None else step
+            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu") if step is None else step
             state["step"].fill_(value)
         for name in optimizer._state_names(group):
             if name not in state:
@@ -47,7 +49,7 @@ def tidy_states(optimizer: FusedOptimizer) -> None:
                 continue
             step = state.get("step")
             if step is not None and not _is_plain_step(step):
-                state["step"] = torch.tensor(float(step), dtype=torch.float32)
+                state["step"] = torch.tensor(float(step), dtype=torch.float32, device="cpu")
             for name in optimizer._state_names(group):
                 moment = state.get(name)
                 if isinstance(moment, Tensor) and moment.shape == p.shape:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fusedsched.optim._base import FusedOptimizer
-from fusedsched.optim._hyperparameters import Slot, not_negative, not_nan
+from fusedsched.optim._hyperparameters import Slot, not_nan, not_negative
 from fusedsched.reference import sgd_update_
 
 _SLOTS = (

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// The first pass of a step: reads every pointer and checks everything, changes nothing.
+#include <torch/csrc/autograd/variable.h>
+
+#include <sstream>
+
+#include "work.h"
+
+namespace fs {
+
+namespace {
+
+std::string where(const Entry& entry) {
+  std::ostringstream out;
+  out << "parameter " << entry.index << " of group " << entry.group << " (shape " << entry.param.sizes() << ", "
+      << entry.param.scalar_type() << " on " << entry.param.device() << ")";
+  return out.str();
+}
+
+int loop_of(const fs_cpu::Span& span, int states) {
+  bool same = span.grad_dtype == span.param_dtype;
+  bool wide = span.param_dtype == fs_cpu::DType::kFloat64 || span.grad_dtype == fs_cpu::DType::kFloat64;
+  for (int k = 0; k < states; ++k) {
+    same &= span.state_dtype[k] == span.param_dtype;
+    wide |= span.state_dtype[k] == fs_cpu::DType::kFloat64;
+  }
+  if (same) return static_cast<int>(span.param_dtype);
+  return wide ? fs_cpu::kMixedFloat64 : fs_cpu::kMixedFloat32;
+}
+
+// The gradient's slot, without the virtual call; parameters that never saw autograd have none.
+const at::Tensor& gradient_of(const at::TensorImpl& impl) {
+  static const at::Tensor none;
+  const auto* meta = static_cast<const torch::autograd::AutogradMeta*>(impl.autograd_meta());
+  return meta == nullptr ? none : meta->grad_;
+}
+
+// Whether all that inspect() found the last time still holds; then only addresses have to be read.
+bool as_seen(const Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
+  const Kind& kind = *entry.kind;
+  if (!kind.param.holds(param) || !entry.layout->matches(param)) return false;
+  if (!kind.grad.holds(grad) || !entry.layout->matches(grad)) return false;
+  for (int k = 0; k < states; ++k) {
+    const at::TensorImpl& state = *entry.state[k].unsafeGetTensorImpl();
+    if (!kind.state[k].holds(state) || !entry.layout->same_order(state)) return false;
+  }
+  return true;
+}
+
+void read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
+  entry.span.param = first_element(param);
+  entry.span.grad = first_element(grad);
+  for (int k = 0; k < states; ++k) entry.span.state[k] = first_element(*entry.state[k].unsafeGetTensorImpl());
+}
+
+// Thousands of small tensors lie scattered over memory; the checks read a few lines of each and would wait for every one.
+// Asking for them some tensors ahead hides the wait: first for the tensors, then for what they point to. A stale hint is
+// harmless: a prefetch cannot fault.
+constexpr size_t kFar = 16, kNear = 8;
+
+// Of a TensorImpl the first line points to the storage, the last holds numel, dtype and key set, the one between sizes.
+void prefetch_tensor(const void* impl, int stride) {
+  const char* line = static_cast<const char*>(impl);
+  for (int offset = 0; offset < 192; offset += stride) __builtin_prefetch(line + offset);
+}
+
+void prefetch_far(const Entry& entry) {
+  prefetch_tensor(entry.param.unsafeGetTensorImpl(), 64);
+  if (entry.last_grad != nullptr) prefetch_tensor(entry.last_grad, 64);
+  for (int k = 0; k < entry.states; ++k) prefetch_tensor(entry.state[k].unsafeGetTensorImpl(), 128);
+  if (entry.states > 0) __builtin_prefetch(entry.state_dict.get().ptr());
+  __builtin_prefetch(entry.shown_step);
+}
+
+void prefetch_storage(const at::TensorImpl* impl) { __builtin_prefetch(impl->unsafe_storage().unsafeGetStorageImpl()); }
+
+void prefetch_near(const Entry& entry) {
+  at::TensorImpl* param = entry.param.unsafeGetTensorImpl();
+  __builtin_prefetch(param->autograd_meta());
+  if (!entry.foreign) prefetch_storage(param);
+  for (int k = 0; k < entry.states; ++k) prefetch_storage(entry.state[k].unsafeGetTensorImpl());
+}
+
+}  // namespace
+
+void Plan::inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work) {
+  TORCH_CHECK(grad.layout() == at::kStrided,
+              adam_ ? "Adam does not support sparse gradients, please consider SparseAdam instead"
+                    : "`_fused_sgd` does not support sparse gradients",
+              ". The gradient of ", where(entry), " is sparse; use sparse=False in the embedding, or to_dense().");
+  TORCH_CHECK(grad.device() == entry.param.device(), "The gradient of ", where(entry), " is on ", grad.device(),
+              ". Move it to the device of its parameter.");
+  TORCH_CHECK(grad.sizes() == entry.param.sizes(), "The gradient of ", where(entry), " has shape ", grad.sizes(),
+              ". It must have the shape of its parameter.");
+  const auto dtype = dtype_of(grad.scalar_type());
+  TORCH_CHECK(dtype && grad.is_complex() == entry.param.is_complex() && grad.has_storage(), "The gradient of ",
+              where(entry), " is of dtype ", grad.scalar_type(), ". Cast it to the dtype of its parameter.");
+  entry.span.grad_dtype = *dtype;
+  if (entry.layout->matches(*grad.unsafeGetTensorImpl()) && !grad.is_conj() && !grad.is_neg()) return;
+  // Strided otherwise than its parameter: walked side by side they would pair the wrong elements.
+  at::NoGradGuard no_grad;
+  at::Tensor copy = at::empty_strided(entry.layout->sizes, entry.layout->strides, grad.options());
+  copy.copy_(grad);
+  work.copies.push_back(std::move(copy));
+}
+
+// Looks at everything and remembers what as_seen compares with. False: the plan is out of date.
+bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) {
+  entry.kind = nullptr;
+  Kind kind;
+  const int states = states_of(rule);
+  const at::TensorImpl& param = *entry.param.unsafeGetTensorImpl();
+  const auto dtype = dtype_of(entry.param.scalar_type());
+  if (!dtype || !entry.param.device().is_cpu() || (!entry.gathered && !entry.layout->matches(param))) return false;
+  const size_t copies = work.copies.size();
+  inspect_gradient(entry, grad, work);
+  if (entry.states >= 0 && !state_unchanged(entry)) return false;
+  if (states > 0 && entry.states < states) {
+    missing_.emplace_back(entry.group, entry.index);
+    return true;
+  }
+  fs_cpu::Span& span = entry.span;
+  span.param_dtype = *dtype;
+  span.rule = rule;
+  span.numel = entry.layout->numel * (entry.param.is_complex() ? 2 : 1);
+  for (int k = 0; k < states; ++k) {
+    const at::Tensor& state = entry.state[k];
+    const auto state_dtype = dtype_of(state.scalar_type());
+    if (!state_dtype || !state.device().is_cpu() || !entry.layout->same_order(*state.unsafeGetTensorImpl())) return false;
+    span.state_dtype[k] = *state_dtype;
+    kind.state[k].note(*state.unsafeGetTensorImpl());
+  }
+  kind.param.note(param);
+  kind.grad.note(*grad.unsafeGetTensorImpl());
+  kind.kernel = fs_cpu::kernels().kernel[rule][loop_of(span, states)];
+  entry.kind = interned(kinds_, kind);
+  read_addresses(entry, param, *grad.unsafeGetTensorImpl(), states);
+  const bool copied = work.copies.size() > copies;
+  if (copied) span.grad = work.copies.back().const_data_ptr();
+  if (entry.gathered) {
+    at::NoGradGuard no_grad;
+    at::Tensor dense = at::empty_strided(entry.layout->sizes, entry.layout->strides, entry.param.options());
+    dense.copy_(entry.param);
+    span.param = dense.mutable_data_ptr();
+    work.gathered.emplace_back(&entry, std::move(dense));
+  }
+  entry.by_copy = copied || entry.gathered;
+  return true;
+}
+
+bool Plan::collect(Work& work) {
+  work.clear();
+  int64_t units = 0;
+  int32_t last_group = -1;
+  Rule rule = kAdamW;
+  int states = 0;
+  const size_t n = entries_.size();
+  for (size_t i = 0; i < n; ++i) {
+    if (i + kFar < n) prefetch_far(entries_[i + kFar]);
+    if (i + kNear < n) prefetch_near(entries_[i + kNear]);
+    Entry& entry = entries_[i];
+    if (entry.foreign) continue;
+    const at::TensorImpl& param = *entry.param.unsafeGetTensorImpl();
+    const at::Tensor& grad = gradient_of(param);
+    entry.last_grad = grad.unsafeGetTensorImpl();
+    if (!grad.defined()) continue;
+    if (entry.group != last_group) {
+      last_group = entry.group;
+      rule = rule_of(groups_[last_group]);
+      states = states_of(rule);
+    }
+    if (entry.kind != nullptr && !entry.by_copy && entry.span.rule == rule &&
+        as_seen(entry, param, *entry.last_grad, states) && (states == 0 || state_unchanged(entry))) {
+      read_addresses(entry, param, *entry.last_grad, states);
+    } else {
+      if (!inspect(entry, grad, rule, work)) return false;
+      if (entry.kind == nullptr) continue;  // its state is missing
+    }
+    // The tensor that users see may have been written to: then it is the count.
+    if (entry.shown_step && static_cast<float>(entry.step) != *entry.shown_step) {
+      entry.step = static_cast<int64_t>(*entry.shown_step);
+    }
+    units += (entry.span.numel + kUnit - 1) / kUnit;
+    work.unit_ends.push_back(units);
+    work.entries.push_back(&entry);
+  }
+  return true;
+}
+
+}  // namespace fs
