@@ -27,7 +27,7 @@ test: $(BUILT)
 	$(RUN) -m pytest $(ARGS)
 
 bench: $(BUILT)
-	$(RUN) -m benchmarks $(ARGS)
+	$(RUN) benchmarks/bench.py $(ARGS)
 
 verify: $(BUILT)
 	$(RUN) -m fusedsched verify $(ARGS)

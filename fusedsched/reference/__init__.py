@@ -6,10 +6,7 @@ parameter and its state; `AdamW`, `Adam` and `SGD` are whole optimizers made of 
 schedules, and `dtype=torch.float64` for a computation in a wider type than the parameters have.
 """
 
-from fusedsched.reference.optimizers import SGD as SGD
-from fusedsched.reference.optimizers import Adam as Adam
-from fusedsched.reference.optimizers import AdamW as AdamW
-from fusedsched.reference.rules import adam_update_ as adam_update_
-from fusedsched.reference.rules import sgd_update_ as sgd_update_
+from fusedsched.reference.optimizers import SGD as SGD, Adam as Adam, AdamW as AdamW
+from fusedsched.reference.rules import adam_update_ as adam_update_, sgd_update_ as sgd_update_
 
 __all__ = ["SGD", "Adam", "AdamW", "adam_update_", "sgd_update_"]

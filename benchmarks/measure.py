@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times contestants against each other on a machine that others may use too.
+
+All contestants run in each round, one after the other, in an order that rotates. A round in which other processes used
+the processors is thrown away and counted. Ratios are taken within a round, so that what drifts slowly cancels.
+"""
+
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FOREIGN_LIMIT = 0.06  # of the processors' time; with a neighbour that compiles, times are wrong by a factor of two
+FEWEST_ROUNDS = 3  # clean ones; no verdict with less
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`rounds`: clean ones that are wanted. `attempts`, `seconds`: when to give up on a disturbed machine.
+
+    `slice`: seconds for which each contestant runs in a round. A round has to last for many ticks of /proc/stat.
+    """
+
+    rounds: int = 21
+    attempts: int = 45
+    seconds: float = 25.0
+    slice: float = 0.12
+    judged: bool = True
+
+
+FULL = Settings()
+QUICK = Settings(rounds=7, attempts=14, seconds=7.0, slice=0.08)
+SMOKE = Settings(rounds=1, attempts=1, slice=0.0, judged=False)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """`run(calls)` makes so many calls and returns the seconds that one of them took."""
+
+    name: str
+    run: Callable[[int], float]
+
+
+@dataclass
+class Result:
+    """All rounds of one race. `times[name][i]`: seconds per call; `foreign[i]`: None where it cannot be known."""
+
+    times: dict[str, list[float]]
+    calls: dict[str, int]
+    foreign: list[float | None] = field(default_factory=list)
+
+    @property
+    def clean(self) -> list[int]:
+        """The indices of the undisturbed rounds."""
+        return [i for i, foreign in enumerate(self.foreign) if foreign is None or foreign <= FOREIGN_LIMIT]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether there are enough clean rounds for a verdict."""
+        return len(self.clean) >= FEWEST_ROUNDS
+
+    def _used(self) -> list[int]:
+        # Without enough clean rounds all of them are shown; the verdict says so.
+        return self.clean if self.trusted else list(range(len(self.foreign)))
+
+    def seconds(self, name: str) -> float:
+        """Median over the rounds."""
+        return statistics.median(self.times[name][i] for i in self._used())
+
+    def ratio(self, slow: str, fast: str) -> tuple[float, float, float]:
+        """How many times longer `slow` takes than `fast`: lower quartile, median, upper quartile over the rounds.
+
+        >>> result = Result({"a": [2.0, 4.0, 6.0], "b": [1.0, 1.0, 1.0]}, {}, [0.0, 0.0, 0.0])
+        >>> result.ratio("a", "b")
+        (3.0, 4.0, 5.0)
+        """
+        ratios = [self.times[slow][i] / self.times[fast][i] for i in self._used()]
+        if len(ratios) == 1:
+            return ratios[0], ratios[0], ratios[0]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return low, middle, high
+
+    def spread(self, name: str, twin: str) -> float:
+        """How far the quartiles of a contestant against itself are from 1: what this measurement cannot resolve."""
+        low, _, high = self.ratio(name, twin)
+        return max(high - 1.0, 1.0 - low)
+
+
+def busy_seconds() -> float | None:
+    """What the processors that this process may use have worked since the start, for anybody; None if unknown."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+        ours = {f"cpu{i}" for i in os.sched_getaffinity(0)}
+    except (OSError, AttributeError):
+        return None
+    total = 0
+    for name, *fields in (line.split() for line in lines if line.startswith("cpu")):
+        if name in ours:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+            total += user + nice + system + irq + softirq + steal
+    return total / TICK
+
+
+class Watch:
+    """Which part of the processors' time went to other processes (and to other virtual machines) since it was made."""
+
+    def __init__(self) -> None:
+        self.busy, self.own, self.wall = busy_seconds(), time.process_time(), time.perf_counter()
+
+    def foreign(self) -> float | None:
+        busy = busy_seconds()
+        if busy is None or self.busy is None:
+            return None
+        own, wall = time.process_time() - self.own, time.perf_counter() - self.wall
+        return max(0.0, busy - self.busy - own) / (wall * len(os.sched_getaffinity(0)))
+
+
+def calls_for(contestant: Contestant, seconds: float) -> int:
+    """How many calls fill so many seconds, preparations between the calls included."""
+    contestant.run(1)
+    calls = 1
+    while True:
+        begin = time.perf_counter()
+        contestant.run(calls)
+        took = time.perf_counter() - begin
+        if took >= 0.2 * seconds:  # a shorter sample says little
+            return max(1, round(calls * seconds / max(took, 1e-9)))
+        calls *= 4
+
+
+def race(contestants: Sequence[Contestant], settings: Settings) -> Result:
+    """Runs the contestants in rounds until `settings.rounds` of them were clean, or patience has run out."""
+    calls = {c.name: calls_for(c, settings.slice) for c in contestants}
+    result = Result({c.name: [] for c in contestants}, calls)
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    deadline = time.perf_counter() + settings.seconds
+    try:
+        for attempt in range(settings.attempts):
+            turn = attempt % len(contestants)
+            watch = Watch()
+            for c in (*contestants[turn:], *contestants[:turn]):
+                c.run(1)  # its arrays and its threads have to come back first
+                result.times[c.name].append(c.run(calls[c.name]))
+            result.foreign.append(watch.foreign())
+            enough, attempted = len(result.clean) == settings.rounds, len(result.foreign) >= FEWEST_ROUNDS
+            if enough or (attempted and time.perf_counter() > deadline):
+                break
+    finally:
+        if collecting:
+            gc.enable()
+    return result

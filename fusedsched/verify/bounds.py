@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The numbers that decide, and the comparison that uses them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# An update may be off by this much of torch's own error, plus one ulp. Not 1.0: two correct orders of one formula
+# differ by about 5 % in the mean and the maximum over a thousand elements.
+TORCH_ERRORS = 1.1
+# Every evaluator uses the same fixed forms; what is left is sin and pow of another maths library, 1 ulp to 2 ulp each.
+EVALUATOR_ULPS = 4.0
+# Drop-in schedulers over 10,000 steps, relative to the largest of base, peak and value: torch's recursion in float64
+# adds 1e-16 a step, so 1e-12 at the end, and a cosine that amplifies it tenfold near its zero.
+SCHEDULER_ERROR = 1e-11
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A value of more digits than float64: `high + low`, both float64."""
+
+    high: Tensor
+    low: Tensor
+
+    @classmethod
+    def of(cls, value: Tensor) -> Exact:
+        value = flat(value)
+        return cls(value, torch.zeros_like(value))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one comparison came to: an error and how large it may be."""
+
+    what: str
+    error: float
+    allowed: float
+
+    @property
+    def margin(self) -> float:
+        """The error as a share of what is allowed; above 1 where it fails."""
+        if self.allowed == 0.0:
+            return 0.0 if self.error == 0.0 else float("inf")
+        return self.error / self.allowed
+
+    @property
+    def passed(self) -> bool:
+        return self.margin <= 1.0
+
+    def __add__(self, other: Verdict) -> Verdict:
+        """Two draws of one comparison, pooled."""
+        return Verdict(self.what, self.error + other.error, self.allowed + other.allowed)
+
+
+def flat(value: Tensor) -> Tensor:
+    """The numbers of a tensor in logical order, as float64; a complex number is two.
+
+    >>> import torch
+    >>> flat(torch.tensor([[1, 2], [3, 4]], dtype=torch.bfloat16).t())
+    tensor([1., 3., 2., 4.], dtype=torch.float64)
+    """
+    value = value.detach()
+    if value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
+    return value.to(torch.float64, copy=True).reshape(-1)
+
+
+def ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The distance from each |value| to the next number of `dtype`.
+
+    >>> import torch
+    >>> ulp(torch.tensor([1.0, 3.0, 0.0], dtype=torch.float64), torch.float16).log2()
+    tensor([-10.,  -9., -24.], dtype=torch.float64)
+    """
+    limits = torch.finfo(dtype)  # of a complex type: of its parts
+    exponent = torch.frexp(value.abs()).exponent
+    spacing = torch.ldexp(torch.full_like(value, limits.eps), exponent - 1)
+    return torch.where(value == 0, 0.0, spacing).clamp(min=limits.tiny * limits.eps)
+
+
+def judge(ours: Tensor, torchs: Tensor, truth: Exact, dtype: torch.dtype, what: str) -> list[Verdict]:
+    """Compares a value with torch's by their distance to the truth, maximum and mean.
+
+        max(|ours - truth| - ulp) <= 1.1 * max(|torch - truth|)
+        mean(|ours - truth|)      <= 1.1 * mean(|torch - truth|) + mean(ulp)
+
+    `ours`, `torchs`: from `flat`. `dtype`: of the values. A value that is not finite fails.
+    """
+    if ours.shape != truth.high.shape:
+        return [Verdict(f"{what}, number of elements", float("inf"), 0.0)]
+    if ours.numel() == 0:
+        return []
+    error = (ours - truth.high - truth.low).abs().nan_to_num(nan=float("inf"))
+    torch_error = (torchs - truth.high - truth.low).abs()
+    unit = ulp(truth.high, dtype)
+    worst = int((error - unit).argmax())
+    return [
+        Verdict(f"max of {what}", float(error[worst]), TORCH_ERRORS * float(torch_error.max()) + float(unit[worst])),
+        Verdict(f"mean of {what}", float(error.mean()), TORCH_ERRORS * float(torch_error.mean()) + float(unit.mean())),
+    ]

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scripts about state: copies, surgery, hooks."""
+
+import copy
+import io
+import pickle
+
+import torch
+from cases import VISIBLE
+from scripting import give_gradients, parameters, script, seen, train
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+
+@script
+def deep_copied(make, name):
+    params = parameters(4, 5)
+    optimizer = make(name, params, **VISIBLE[name])
+    train(optimizer, params, 2)
+    twin = copy.deepcopy(optimizer)
+    theirs = twin.param_groups[0]["params"]
+    train(twin, theirs, 2)
+    train(optimizer, params, 1)
+    return seen(optimizer, params) | {f"twin {k}": v for k, v in seen(twin, theirs).items()}
+
+
+@script
+def pickled(make, name):
+    params = parameters(4, 5)
+    optimizer = make(name, params, **VISIBLE[name])
+    train(optimizer, params, 2)
+    twin = pickle.loads(pickle.dumps(optimizer))
+    theirs = twin.param_groups[0]["params"]
+    train(twin, theirs, 2)
+    return seen(twin, theirs)
+
+
+@script
+def saved_whole(make, name):
+    params = parameters(4)
+    optimizer = make(name, params, **VISIBLE[name])
+    train(optimizer, params, 1)
+    file = io.BytesIO()
+    torch.save(optimizer, file)
+    file.seek(0)
+    twin = torch.load(file, weights_only=False)
+    theirs = twin.param_groups[0]["params"]
+    train(twin, theirs, 1)
+    return seen(twin, theirs)
+
+
+@script
+def state_removed(make, name):
+    params = parameters(4, 5)
+    optimizer = make(name, params, **VISIBLE[name])
+    train(optimizer, params, 2)
+    del optimizer.state[params[0]]
+    train(optimizer, params, 2)
+    return seen(optimizer, params)
+
+
+@script
+def state_cleared(make, name):
+    params = parameters(4, 5)
+    optimizer = make(name, params, **VISIBLE[name])
+    train(optimizer, params, 2)
+    optimizer.state.clear()
+    train(optimizer, params, 2)
+    return seen(optimizer, params)
+
+
+@script
+def state_replaced(make, name):
+    params = parameters(4, 5)
+    optimizer = make(name, params, **VISIBLE[name])
+    train(optimizer, params, 2)
+    for p in params:
+        for key, value in list(optimizer.state[p].items()):
+            if key != "step":
+                optimizer.state[p][key] = torch.full_like(value, 0.5)
+    train(optimizer, params, 2)
+    return seen(optimizer, params)
+
+
+@script
+def state_written_in_place(make, name):
+    params = parameters(4, 5)
+    optimizer = make(name, params, **VISIBLE[name])
+    train(optimizer, params, 2)
+    for p in params:
+        for key, value in optimizer.state[p].items():
+            value.fill_(7.0 if key == "step" else 0.5)
+    train(optimizer, params, 2)
+    return seen(optimizer, params)
+
+
+@script
+def step_replaced(make, name):
+    params = parameters(4)
+    optimizer = make(name, params, **VISIBLE[name])
+    train(optimizer, params, 2)
+    if name != "SGD":
+        optimizer.state[params[0]]["step"] = torch.tensor(10.0)
+    train(optimizer, params, 2)
+    return seen(optimizer, params)
+
+
+@script
+def state_set_beforehand(make, name):
+    params = parameters(4)
+    optimizer = make(name, params, **VISIBLE[name])
+    if name == "SGD":
+        optimizer.state[params[0]]["momentum_buffer"] = torch.ones(4)
+    else:
+        moments = {"exp_avg": torch.ones(4), "exp_avg_sq": torch.ones(4)}
+        optimizer.state[params[0]] = {"step": torch.tensor(5.0), **moments}
+    train(optimizer, params, 2)
+    return seen(optimizer, params)
+
+
+@script
+def data_of_a_parameter_replaced(make, name):
+    params = parameters(4, 5)
+    optimizer = make(name, params, **VISIBLE[name])
+    train(optimizer, params, 2)
+    params[0].data = torch.ones(4)
+    train(optimizer, params, 2)
+    return seen(optimizer, params)
+
+
+@script
+def hooks(make, name):
+    params = parameters(4)
+    optimizer = make(name, params, **VISIBLE[name])
+    calls = []
+    handles = [
+        optimizer.register_step_pre_hook(lambda o, args, kwargs: calls.append(("pre", o is optimizer, args, kwargs))),
+        optimizer.register_step_post_hook(lambda o, args, kwargs: calls.append(("post", o is optimizer, args, kwargs))),
+        register_optimizer_step_pre_hook(lambda *a: calls.append("global pre")),
+        register_optimizer_step_post_hook(lambda *a: calls.append("global post")),
+    ]
+    try:
+        train(optimizer, params, 2)
+    finally:
+        for handle in handles:
+            handle.remove()
+    train(optimizer, params, 1)
+    return seen(optimizer, params, calls=[c if isinstance(c, str) else str(c[:2]) for c in calls])
+
+
+@script
+def pre_hook_that_changes_arguments(make, name):
+    params = parameters(4)
+    optimizer = make(name, params, **VISIBLE[name])
+    give_gradients(params)
+    optimizer.register_step_pre_hook(lambda o, args, kwargs: ((o, lambda: 42), {}))
+    return seen(optimizer, params, loss=optimizer.step())
+
+
+@script
+def hooks_of_state_dicts(make, name):
+    params = parameters(4)
+    optimizer = make(name, params, **VISIBLE[name])
+    train(optimizer, params, 1)
+    calls = []
+    optimizer.register_state_dict_pre_hook(lambda o: calls.append("save pre"))
+    optimizer.register_state_dict_post_hook(lambda o, s: calls.append("save post"))
+    optimizer.register_load_state_dict_pre_hook(lambda o, s: calls.append("load pre"))
+    optimizer.register_load_state_dict_post_hook(lambda o: calls.append("load post"))
+    optimizer.load_state_dict(optimizer.state_dict())
+    train(optimizer, params, 1)
+    return seen(optimizer, params, calls=calls)
+
+
+@script
+def profiled(make, name):
+    params = parameters(4)
+    optimizer = make(name, params, **VISIBLE[name])
+    give_gradients(params)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"records": sorted({e.key for e in profile.key_averages() if e.key.startswith("Optimizer.")})}
