@@ -47,6 +47,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("apply", [](Plan& p, double gain, bool counts) { return int(p.apply(gain, counts)); })
       .def("step", [](Plan& p, const py::list& g, const py::dict& s, double gain) { return int(p.step(g, s, gain)); })
       .def("zero_grad", &Plan::zero_grad)
+      .def("scale_gradients", &Plan::scale_gradients)
       .def("missing", &Plan::missing)
       .def("foreign", &Plan::foreign)
       .def("adopt", &Plan::adopt)

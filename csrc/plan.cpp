@@ -56,6 +56,10 @@ Plan::Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks)
       add(std::move(entry), PyList_GET_ITEM(params, i));
     }
   }
+  // A parameter that is listed twice is updated twice, one after the other: not by two threads at once.
+  std::unordered_map<at::TensorImpl*, int> listed;
+  for (const Entry& e : entries_) ++listed[e.param.unsafeGetTensorImpl()];
+  for (Entry& e : entries_) e.foreign |= listed[e.param.unsafeGetTensorImpl()] > 1;
   remember_state();
 }
 
@@ -215,6 +219,14 @@ void Plan::advance(int unit, int64_t amount) {
 
 void Plan::set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) {
   groups_.at(group).set_program(name, std::move(table), unit, shown.mutable_data_ptr<double>(), clock_);
+}
+
+void Plan::scale_gradients(double gain) {
+  at::NoGradGuard no_grad;
+  for (Entry& e : entries_) {
+    at::Tensor& grad = e.param.mutable_grad();
+    if (grad.defined()) grad.mul_(gain);
+  }
 }
 
 std::vector<std::pair<int, int>> Plan::foreign() const {

@@ -108,6 +108,7 @@ class Plan {
   Outcome apply(double gain, bool counts);
   Outcome step(const py::list& param_groups, const py::dict& state, double gain);
   bool zero_grad(const py::list& param_groups, bool set_to_none);
+  void scale_gradients(double gain);
 
   // Groups and indices of parameters that have a gradient but no state; of those that another backend takes.
   std::vector<std::pair<int, int>> missing() const { return missing_; }

@@ -28,6 +28,12 @@ def check_optimizer(optimizer: Any, last_epoch: Any = -1, *, resumes: bool = Tru
         )
     if type(last_epoch) is not int or last_epoch < -1:
         raise ValueError(f"Invalid last_epoch: {last_epoch!r}. It must be an integer, -1 or more.")
+    for i, group in enumerate(optimizer.param_groups):
+        if "lr" in group.get("schedules", {}):
+            raise ValueError(
+                f"The lr of param_groups[{i}] follows a native schedule, which advances by itself. "
+                "Give the optimizer a number as lr, or leave out the scheduler."
+            )
     for i, group in enumerate(optimizer.param_groups if resumes and last_epoch >= 0 else ()):
         if "initial_lr" not in group:
             raise KeyError(RESUME.format(i=i))

@@ -58,9 +58,11 @@ class Scheduled(saving.Restored):
 
     def _step_on_new_track(self) -> bool:
         """The step, if closed form holds: nothing was edited since this scheduler's last write."""
+        if form_of(self) is None:
+            return False
         self._drop_track()
         # The first steps are torch's: it sets up in them, and warns about the order of calls.
-        if form_of(self) is None or self._is_initial or self._step_count == 1 or not self._untouched():
+        if self._is_initial or self._step_count == 1 or not self._untouched():
             return False
         self._admit_new_groups()
         if not self._known():
@@ -73,6 +75,10 @@ class Scheduled(saving.Restored):
 
     def _update_lr(self, epoch: Any = None) -> None:
         """torch's own step, from whatever the groups have now."""
+        if form_of(self) is None:
+            self._admit_new_groups()
+            super()._update_lr(epoch)
+            return
         self._drop_track()
         self._admit_new_groups()
         first = epoch is None and not self._is_initial and self._known() and self._untouched()

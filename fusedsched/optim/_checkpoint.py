@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fusedsched.optim._scheduled import Shown, scheduled_slots
+from fusedsched.optim._scheduled import UNITS, Shown, scheduled_slots
 from fusedsched.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -52,8 +52,6 @@ def _edited(optimizer: FusedOptimizer, group: dict[str, Any], slot: Any, schedul
 
 def settle_edits(optimizer: FusedOptimizer) -> None:
     """Drops the schedules that an edit has replaced, so that what is saved is what runs."""
-    from fusedsched.optim._scheduled import UNITS
-
     for _, group, slot, schedule in list(scheduled_slots(optimizer.param_groups, optimizer._slots)):
         if _edited(optimizer, group, slot, schedule, int(optimizer._clocks[UNITS.index(schedule.unit)])):
             group["schedules"] = {k: v for k, v in group["schedules"].items() if k != slot.name}
@@ -106,12 +104,14 @@ def _pack(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
             extra["steps"] = exact
         if extra:
             saved[KEY] = {**extra, "clocks": optimizer._clocks.tolist()}
+        if "schedules" in extra:  # flattened checkpoints of torch.distributed look for the keys of the live group
+            saved["schedules"] = saved[KEY]
 
 
 def _check_schedules(optimizer: FusedOptimizer, groups: list[dict[str, Any]], override: str) -> None:
     """Says what differs between the saved schedules and the present ones."""
     for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
-        entries = (saved.get(KEY) or {}).get("schedules", {})
+        entries = (saved.get(KEY) or saved.get("schedules") or {}).get("schedules", {})
         for name, schedule in (group.get("schedules") or {}).items():
             if name not in entries or entries[name]["hash"] == schedule.fingerprint:
                 continue
@@ -138,7 +138,7 @@ def load_state_dict(
     optimizer._counts = {}
     clocks = None
     for group, schedules in zip(optimizer.param_groups, present, strict=True):
-        extra = group.pop(KEY, None) or {}
+        extra = group.pop(KEY, None) or group.get("schedules") or {}
         saved = {k: Schedule.from_json(e["expression"]) for k, e in extra.get("schedules", {}).items()}
         chosen = saved | schedules if override == "present" or not extra else schedules | saved
         group.pop("schedules", None)

@@ -76,13 +76,13 @@ class EagerUpdates:
     def __init__(self, optimizer: FusedOptimizer, members: list[tuple[int, int]]) -> None:
         groups = optimizer.param_groups
         self._optimizer = ref(optimizer)  # weak: the optimizer holds this object
-        self._members = [(groups[g], g, i, groups[g]["params"][i]) for g, i in members]
+        self.members = [(groups[g], g, i, groups[g]["params"][i]) for g, i in members]
         self._counts: dict[Tensor, int] = {}
 
     def check(self) -> bool:
         """Whether there is anything to update. Raises before anything is changed."""
         optimizer, found, last = self._optimizer(), False, None
-        for group, g, i, p in self._members:
+        for group, g, i, p in self.members:
             if p.grad is not None:
                 if g != last:
                     check_scalars(group, optimizer._slots)
@@ -94,7 +94,7 @@ class EagerUpdates:
         return found
 
     def run(self, optimizer: FusedOptimizer, gain: float) -> None:
-        for group, _, _, p in self._members:
+        for group, _, _, p in self.members:
             if p.grad is None:
                 continue
             optimizer._init_state(group, p)
@@ -134,6 +134,9 @@ class EagerPlan:
     def _present(optimizer: FusedOptimizer) -> list[int]:
         groups = optimizer.param_groups
         return [id(group) for group in groups] + [id(p) for group in groups for p in group["params"]]
+
+    def scale_gradients(self, gain: float) -> None:
+        torch._foreach_mul_([p.grad for _, _, _, p in self.updates.members if p.grad is not None], gain)
 
     def current(self, optimizer: FusedOptimizer) -> bool:
         return self._roster == self._present(optimizer)

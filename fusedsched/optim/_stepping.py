@@ -55,9 +55,15 @@ class Stepping(Optimizer):
 
     def _resume(self, outcome: int, gain: float = 1.0) -> None:
         """Finishes a step that the plan could not do at once."""
+        with torch.no_grad():
+            outcome = self._settle(outcome, gain)
+        if outcome == _DONE_WITH_EDITS:
+            self._shown.warn("lr")
+
+    def _settle(self, outcome: int, gain: float) -> int:
         for _ in range(5):  # rebuild, then state: more than that and somebody changes things as fast as we read them
             if outcome in (_DONE, _DONE_WITH_EDITS):
-                break
+                return outcome
             if outcome == _STATE_MISSING:
                 which = self._plan.missing()
                 init_states(self, which)
@@ -65,10 +71,7 @@ class Stepping(Optimizer):
             else:
                 self._invalidate()
             outcome = self._attempt(gain)
-        else:
-            raise RuntimeError("The parameters or the state of this optimizer change while a step reads them.")
-        if outcome == _DONE_WITH_EDITS:
-            self._shown.warn("lr")
+        raise RuntimeError("The parameters or the state of this optimizer change while a step reads them.")
 
     def _attempt(self, gain: float) -> int:
         plan = self._ready_plan()
@@ -123,8 +126,7 @@ def _plain_step(self: Stepping, closure: Callable[[], Any] | None = None) -> Any
     if outcome != _DONE:
         self._resume(outcome, gain)
     if scale is not None:  # users find unscaled gradients after the step, as with torch's fused optimizers
-        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
-            p.grad.mul_(gain)
+        self._plan.scale_gradients(gain)
     return loss
 
 

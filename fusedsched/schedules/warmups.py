@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Sequence as List
+from collections.abc import Iterable, Sequence as List
 
 from .compose import Product, Sequence, Warmup, ramp
 from .evaluate import Shape
