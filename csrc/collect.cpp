@@ -12,8 +12,8 @@ namespace {
 
 std::string where(const Entry& entry) {
   std::ostringstream out;
-  out << "parameter " << entry.index << " of group " << entry.group << " (shape " << entry.param.sizes() << ", "
-      << entry.param.scalar_type() << " on " << entry.param.device() << ")";
+  out << "parameter " << entry.index << " of group " << entry.group << " (shape " << entry.param().sizes() << ", "
+      << entry.param().scalar_type() << " on " << entry.param().device() << ")";
   return out.str();
 }
 
@@ -56,7 +56,7 @@ void read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorI
 // Thousands of small tensors lie scattered over memory; the checks read a few lines of each and would wait for every one.
 // Asking for them some tensors ahead hides the wait: first for the tensors, then for what they point to. A stale hint is
 // harmless: a prefetch cannot fault.
-constexpr size_t kFar = 16, kNear = 8;
+constexpr size_t kFarthest = 24, kFar = 16, kNear = 8;
 
 // Of a TensorImpl the first line points to the storage, the last holds numel, dtype and key set, the one between sizes.
 void prefetch_tensor(const void* impl, int stride) {
@@ -65,7 +65,7 @@ void prefetch_tensor(const void* impl, int stride) {
 }
 
 void prefetch_far(const Entry& entry) {
-  prefetch_tensor(entry.param.unsafeGetTensorImpl(), 64);
+  prefetch_tensor(entry.param().unsafeGetTensorImpl(), 64);
   if (entry.last_grad != nullptr) prefetch_tensor(entry.last_grad, 64);
   for (int k = 0; k < entry.states; ++k) prefetch_tensor(entry.state[k].unsafeGetTensorImpl(), 128);
   if (entry.states > 0) __builtin_prefetch(entry.state_dict.get().ptr());
@@ -75,7 +75,7 @@ void prefetch_far(const Entry& entry) {
 void prefetch_storage(const at::TensorImpl* impl) { __builtin_prefetch(impl->unsafe_storage().unsafeGetStorageImpl()); }
 
 void prefetch_near(const Entry& entry) {
-  at::TensorImpl* param = entry.param.unsafeGetTensorImpl();
+  at::TensorImpl* param = entry.param().unsafeGetTensorImpl();
   __builtin_prefetch(param->autograd_meta());
   if (!entry.foreign) prefetch_storage(param);
   for (int k = 0; k < entry.states; ++k) prefetch_storage(entry.state[k].unsafeGetTensorImpl());
@@ -88,12 +88,12 @@ void Plan::inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work) {
               adam_ ? "Adam does not support sparse gradients, please consider SparseAdam instead"
                     : "`_fused_sgd` does not support sparse gradients",
               ". The gradient of ", where(entry), " is sparse; use sparse=False in the embedding, or to_dense().");
-  TORCH_CHECK(grad.device() == entry.param.device(), "The gradient of ", where(entry), " is on ", grad.device(),
+  TORCH_CHECK(grad.device() == entry.param().device(), "The gradient of ", where(entry), " is on ", grad.device(),
               ". Move it to the device of its parameter.");
-  TORCH_CHECK(grad.sizes() == entry.param.sizes(), "The gradient of ", where(entry), " has shape ", grad.sizes(),
+  TORCH_CHECK(grad.sizes() == entry.param().sizes(), "The gradient of ", where(entry), " has shape ", grad.sizes(),
               ". It must have the shape of its parameter.");
   const auto dtype = dtype_of(grad.scalar_type());
-  TORCH_CHECK(dtype && grad.is_complex() == entry.param.is_complex() && grad.has_storage(), "The gradient of ",
+  TORCH_CHECK(dtype && grad.is_complex() == entry.param().is_complex() && grad.has_storage(), "The gradient of ",
               where(entry), " is of dtype ", grad.scalar_type(), ". Cast it to the dtype of its parameter.");
   entry.span.grad_dtype = *dtype;
   if (entry.layout->matches(*grad.unsafeGetTensorImpl()) && !grad.is_conj() && !grad.is_neg()) return;
@@ -109,9 +109,9 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   entry.kind = nullptr;
   Kind kind;
   const int states = states_of(rule);
-  const at::TensorImpl& param = *entry.param.unsafeGetTensorImpl();
-  const auto dtype = dtype_of(entry.param.scalar_type());
-  if (!dtype || !entry.param.device().is_cpu() || (!entry.gathered && !entry.layout->matches(param))) return false;
+  const at::TensorImpl& param = *entry.param().unsafeGetTensorImpl();
+  const auto dtype = dtype_of(entry.param().scalar_type());
+  if (!is_native(entry.param()) || (!entry.gathered && !entry.layout->matches(param))) return false;
   const size_t copies = work.copies.size();
   inspect_gradient(entry, grad, work);
   if (entry.states >= 0 && !state_unchanged(entry)) return false;
@@ -122,7 +122,7 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   fs_cpu::Span& span = entry.span;
   span.param_dtype = *dtype;
   span.rule = rule;
-  span.numel = entry.layout->numel * (entry.param.is_complex() ? 2 : 1);
+  span.numel = entry.layout->numel * (entry.param().is_complex() ? 2 : 1);
   for (int k = 0; k < states; ++k) {
     const at::Tensor& state = entry.state[k];
     const auto state_dtype = dtype_of(state.scalar_type());
@@ -139,8 +139,8 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   if (copied) span.grad = work.copies.back().const_data_ptr();
   if (entry.gathered) {
     at::NoGradGuard no_grad;
-    at::Tensor dense = at::empty_strided(entry.layout->sizes, entry.layout->strides, entry.param.options());
-    dense.copy_(entry.param);
+    at::Tensor dense = at::empty_strided(entry.layout->sizes, entry.layout->strides, entry.param().options());
+    dense.copy_(entry.param());
     span.param = dense.mutable_data_ptr();
     work.gathered.emplace_back(&entry, std::move(dense));
   }
@@ -156,11 +156,12 @@ bool Plan::collect(Work& work) {
   int states = 0;
   const size_t n = entries_.size();
   for (size_t i = 0; i < n; ++i) {
+    if (i + kFarthest < n) __builtin_prefetch(entries_[i + kFarthest].object.ptr());
     if (i + kFar < n) prefetch_far(entries_[i + kFar]);
     if (i + kNear < n) prefetch_near(entries_[i + kNear]);
     Entry& entry = entries_[i];
     if (entry.foreign) continue;
-    const at::TensorImpl& param = *entry.param.unsafeGetTensorImpl();
+    const at::TensorImpl& param = *entry.param().unsafeGetTensorImpl();
     const at::Tensor& grad = gradient_of(param);
     entry.last_grad = grad.unsafeGetTensorImpl();
     if (!grad.defined()) continue;

@@ -29,12 +29,6 @@ PyObject* step_key() {
   return key;
 }
 
-// Plain strided memory on the CPU with a dtype of the kernels. Everything else is somebody else's.
-bool is_native(const at::Tensor& p) {
-  return p.device().is_cpu() && p.layout() == at::kStrided && !p.unsafeGetTensorImpl()->is_python_dispatch() &&
-         p.has_storage() && dtype_of(p.scalar_type()).has_value();
-}
-
 }  // namespace
 
 Plan::Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks)
@@ -58,8 +52,8 @@ Plan::Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks)
   }
   // A parameter that is listed twice is updated twice, one after the other: not by two threads at once.
   std::unordered_map<at::TensorImpl*, int> listed;
-  for (const Entry& e : entries_) ++listed[e.param.unsafeGetTensorImpl()];
-  for (Entry& e : entries_) e.foreign |= listed[e.param.unsafeGetTensorImpl()] > 1;
+  for (const Entry& e : entries_) ++listed[e.param().unsafeGetTensorImpl()];
+  for (Entry& e : entries_) e.foreign |= listed[e.param().unsafeGetTensorImpl()] > 1;
   remember_state();
 }
 
@@ -87,8 +81,8 @@ bool Plan::same_state(const py::dict& state) {
 }
 
 void Plan::add(Entry entry, PyObject* object) {
-  entry.param = THPVariable_Unpack(object);
-  const at::Tensor& p = entry.param;
+  entry.object = py::reinterpret_borrow<py::object>(object);
+  const at::Tensor& p = entry.param();
   entry.foreign = !is_native(p);
   if (!entry.foreign) {
     entry.gathered = !p.is_non_overlapping_and_dense() || p.is_conj() || p.is_neg();
@@ -124,8 +118,8 @@ void Plan::read_state(Entry& entry, PyObject* state) {
                 "state['", py::str(py::handle(state_key(adam_, k))).cast<std::string>(), "'] of parameter ",
                 entry.index, " of group ", entry.group, " has shape ", entry.state[k].sizes(), ", strides ",
                 entry.state[k].strides(), " and dtype ", entry.state[k].scalar_type(), " on ",
-                entry.state[k].device(), "; the parameter has shape ", entry.param.sizes(), " on ",
-                entry.param.device(), ". Load a state that belongs to this model.");
+                entry.state[k].device(), "; the parameter has shape ", entry.param().sizes(), " on ",
+                entry.param().device(), ". Load a state that belongs to this model.");
   }
   if (adam_) {
     PyObject* object = PyDict_GetItemWithError(state, step_key());
@@ -224,7 +218,7 @@ void Plan::set_program(int group, const std::string& name, std::vector<double> t
 void Plan::scale_gradients(double gain) {
   at::NoGradGuard no_grad;
   for (Entry& e : entries_) {
-    at::Tensor& grad = e.param.mutable_grad();
+    at::Tensor& grad = e.param().mutable_grad();
     if (grad.defined()) grad.mul_(gain);
   }
 }
@@ -254,7 +248,7 @@ void Plan::adopt(const std::vector<std::pair<int, int>>& which) {
 std::vector<std::pair<at::Tensor, int64_t>> Plan::large_counts() const {
   std::vector<std::pair<at::Tensor, int64_t>> out;
   for (const Entry& e : entries_) {
-    if (e.step > (int64_t{1} << 24)) out.emplace_back(e.param, e.step);
+    if (e.step > (int64_t{1} << 24)) out.emplace_back(e.param(), e.step);
   }
   return out;
 }
@@ -263,7 +257,7 @@ void Plan::adopt_counts(const std::vector<std::pair<at::Tensor, int64_t>>& count
   std::unordered_map<at::TensorImpl*, int64_t> known;
   for (const auto& [param, count] : counts) known[param.unsafeGetTensorImpl()] = count;
   for (Entry& e : entries_) {
-    const auto found = known.find(e.param.unsafeGetTensorImpl());
+    const auto found = known.find(e.param().unsafeGetTensorImpl());
     // The tensor that users see may have been written to; then it wins.
     if (found != known.end() && e.shown_step && static_cast<float>(found->second) == *e.shown_step) e.step = found->second;
   }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <c10/util/SmallVector.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/extension.h>
 
 #include <deque>
@@ -66,7 +67,10 @@ struct Kind {
 };
 
 struct Entry {
-  at::Tensor param;
+  // Held as Python's object, not as its tensor: torch.utils.swap_tensors, with which Module.to() moves FSDP models,
+  // refuses a tensor that anyone else holds, and puts another one into the same object.
+  py::object object;
+  const at::Tensor& param() const { return THPVariable_Unpack(object.ptr()); }
   const Kind* kind = nullptr;      // null: nothing may be taken for granted, look at everything
   const Layout* layout = nullptr;  // of the state, and of a dense parameter
   at::Tensor state[kMaxStates];

@@ -71,13 +71,13 @@ void Plan::run(Work& work) {
 void Plan::finish(Work& work) {
   {
     at::NoGradGuard no_grad;
-    for (auto& [entry, dense] : work.gathered) entry->param.copy_(dense);
+    for (auto& [entry, dense] : work.gathered) entry->param().copy_(dense);
   }
   for (Entry* entry : work.entries) {
     entry->fresh = false;
     if (entry->shown_step) *entry->shown_step = static_cast<float>(++entry->step);
     // Autograd has to know that what it saved of this parameter is no longer true.
-    at::TensorImpl* impl = entry->param.unsafeGetTensorImpl();
+    at::TensorImpl* impl = entry->param().unsafeGetTensorImpl();
     if (!entry->gathered && !impl->is_inference()) impl->bump_version();
   }
   work.copies.clear();
@@ -87,7 +87,7 @@ void Plan::finish(Work& work) {
 bool Plan::zero_grad(const py::list& param_groups, bool set_to_none) {
   if (!same_structure(param_groups)) return false;
   for (Entry& entry : entries_) {
-    at::TensorImpl* impl = entry.param.unsafeGetTensorImpl();
+    at::TensorImpl* impl = entry.param().unsafeGetTensorImpl();
     if (!impl->grad().defined()) continue;
     at::Tensor& grad = impl->mutable_grad();
     if (set_to_none) {

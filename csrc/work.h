@@ -37,6 +37,12 @@ inline void* first_element(const at::TensorImpl& impl) {
   return static_cast<char*>(start) + impl.storage_offset() * impl.dtype().itemsize();
 }
 
+// Plain strided memory on the CPU with a dtype of the kernels. Everything else is somebody else's.
+inline bool is_native(const at::Tensor& p) {
+  return p.device().is_cpu() && p.layout() == at::kStrided && !p.unsafeGetTensorImpl()->is_python_dispatch() &&
+         p.has_storage() && dtype_of(p.scalar_type()).has_value();
+}
+
 struct Plan::Work {
   std::vector<Entry*> entries;          // the parameters that have a gradient
   std::vector<double> scalars;          // kMaxScalars each, shared by the entries of one group at one step
