@@ -47,38 +47,16 @@ bool as_seen(const Entry& entry, const at::TensorImpl& param, const at::TensorIm
   return true;
 }
 
+// Writes only what differs.
+template <class T, class U>
+void set(T& place, U value) {
+  if (place != value) place = value;
+}
+
 void read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
-  entry.span.param = first_element(param);
-  entry.span.grad = first_element(grad);
-  for (int k = 0; k < states; ++k) entry.span.state[k] = first_element(*entry.state[k].unsafeGetTensorImpl());
-}
-
-// Thousands of small tensors lie scattered over memory; the checks read a few lines of each and would wait for every one.
-// Asking for them some tensors ahead hides the wait: first for the tensors, then for what they point to. A stale hint is
-// harmless: a prefetch cannot fault.
-constexpr size_t kFarthest = 24, kFar = 16, kNear = 8;
-
-// Of a TensorImpl the first line points to the storage, the last holds numel, dtype and key set, the one between sizes.
-void prefetch_tensor(const void* impl, int stride) {
-  const char* line = static_cast<const char*>(impl);
-  for (int offset = 0; offset < 192; offset += stride) __builtin_prefetch(line + offset);
-}
-
-void prefetch_far(const Entry& entry) {
-  prefetch_tensor(entry.param().unsafeGetTensorImpl(), 64);
-  if (entry.last_grad != nullptr) prefetch_tensor(entry.last_grad, 64);
-  for (int k = 0; k < entry.states; ++k) prefetch_tensor(entry.state[k].unsafeGetTensorImpl(), 128);
-  if (entry.states > 0) __builtin_prefetch(entry.state_dict.get().ptr());
-  __builtin_prefetch(entry.shown_step);
-}
-
-void prefetch_storage(const at::TensorImpl* impl) { __builtin_prefetch(impl->unsafe_storage().unsafeGetStorageImpl()); }
-
-void prefetch_near(const Entry& entry) {
-  at::TensorImpl* param = entry.param().unsafeGetTensorImpl();
-  __builtin_prefetch(param->autograd_meta());
-  if (!entry.foreign) prefetch_storage(param);
-  for (int k = 0; k < entry.states; ++k) prefetch_storage(entry.state[k].unsafeGetTensorImpl());
+  set(entry.span.param, first_element(param));
+  set(entry.span.grad, first_element(grad));
+  for (int k = 0; k < states; ++k) set(entry.span.state[k], first_element(*entry.state[k].unsafeGetTensorImpl()));
 }
 
 }  // namespace
@@ -154,32 +132,28 @@ bool Plan::collect(Work& work) {
   int32_t last_group = -1;
   Rule rule = kAdamW;
   int states = 0;
-  const size_t n = entries_.size();
-  for (size_t i = 0; i < n; ++i) {
-    if (i + kFarthest < n) __builtin_prefetch(entries_[i + kFarthest].object.ptr());
-    if (i + kFar < n) prefetch_far(entries_[i + kFar]);
-    if (i + kNear < n) prefetch_near(entries_[i + kNear]);
-    Entry& entry = entries_[i];
+  for (Entry& entry : entries_) {
     if (entry.foreign) continue;
     const at::TensorImpl& param = *entry.param().unsafeGetTensorImpl();
     const at::Tensor& grad = gradient_of(param);
-    entry.last_grad = grad.unsafeGetTensorImpl();
     if (!grad.defined()) continue;
+    const at::TensorImpl& grad_impl = *grad.unsafeGetTensorImpl();
     if (entry.group != last_group) {
       last_group = entry.group;
       rule = rule_of(groups_[last_group]);
       states = states_of(rule);
     }
     if (entry.kind != nullptr && !entry.by_copy && entry.span.rule == rule &&
-        as_seen(entry, param, *entry.last_grad, states) && (states == 0 || state_unchanged(entry))) {
-      read_addresses(entry, param, *entry.last_grad, states);
+        as_seen(entry, param, grad_impl, states) && (states == 0 || state_unchanged(entry))) {
+      read_addresses(entry, param, grad_impl, states);
     } else {
       if (!inspect(entry, grad, rule, work)) return false;
       if (entry.kind == nullptr) continue;  // its state is missing
     }
     // The tensor that users see may have been written to: then it is the count.
-    if (entry.shown_step && static_cast<float>(entry.step) != *entry.shown_step) {
-      entry.step = static_cast<int64_t>(*entry.shown_step);
+    int64_t& step = beside_[entry.at].step;
+    if (entry.shown_step && static_cast<float>(step) != *entry.shown_step) {
+      step = static_cast<int64_t>(*entry.shown_step);
     }
     units += (entry.span.numel + kUnit - 1) / kUnit;
     work.unit_ends.push_back(units);

@@ -26,7 +26,10 @@ class WatchedDict {
     return true;
 #endif
   }
-  void looked() { seen_ = tag(); }
+  void looked() {
+    const uint64_t now = tag();
+    if (seen_ != now) seen_ = now;
+  }
 
   static bool trust_tags;  // false: behave as on CPython >= 3.12, for tests
 

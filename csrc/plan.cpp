@@ -82,6 +82,9 @@ bool Plan::same_state(const py::dict& state) {
 
 void Plan::add(Entry entry, PyObject* object) {
   entry.object = py::reinterpret_borrow<py::object>(object);
+  entry.at = static_cast<int32_t>(entries_.size());
+  beside_.emplace_back();
+  found_.emplace_back();
   const at::Tensor& p = entry.param();
   entry.foreign = !is_native(p);
   if (!entry.foreign) {
@@ -106,6 +109,7 @@ void Plan::add(Entry entry, PyObject* object) {
 
 void Plan::read_state(Entry& entry, PyObject* state) {
   entry.state_dict.watch(py::reinterpret_borrow<py::dict>(state));
+  Found& found = found_[entry.at];
   entry.states = -1;
   entry.kind = nullptr;
   const int wanted = states_of(rule_of(groups_[entry.group]));
@@ -113,7 +117,7 @@ void Plan::read_state(Entry& entry, PyObject* state) {
     PyObject* object = PyDict_GetItemWithError(state, state_key(adam_, k));
     if (object == nullptr || !THPVariable_Check(object)) return;
     entry.state[k] = THPVariable_Unpack(object);
-    entry.state_objects[k] = object;
+    found.state[k] = object;
     TORCH_CHECK(is_native(entry.state[k]) && entry.layout->matches(*entry.state[k].unsafeGetTensorImpl()),
                 "state['", py::str(py::handle(state_key(adam_, k))).cast<std::string>(), "'] of parameter ",
                 entry.index, " of group ", entry.group, " has shape ", entry.state[k].sizes(), ", strides ",
@@ -128,12 +132,13 @@ void Plan::read_state(Entry& entry, PyObject* state) {
     TORCH_CHECK(step.device().is_cpu() && step.scalar_type() == at::kFloat && step.numel() == 1,
                 "state['step'] of parameter ", entry.index, " of group ", entry.group,
                 " must be a float32 tensor with one element on the CPU.");
-    entry.state_objects[kMaxStates] = object;
-    entry.step_storage = step.storage();
+    found.state[kMaxStates] = object;
+    found.step_storage = step.storage();
     entry.shown_step = step.mutable_data_ptr<float>();
-    if (static_cast<float>(entry.step) != *entry.shown_step) entry.step = static_cast<int64_t>(*entry.shown_step);
+    int64_t& count = beside_[entry.at].step;
+    if (static_cast<float>(count) != *entry.shown_step) count = static_cast<int64_t>(*entry.shown_step);
   }
-  entry.states = wanted;
+  entry.states = static_cast<int8_t>(wanted);
 }
 
 bool Plan::state_unchanged(Entry& entry) {
@@ -141,9 +146,9 @@ bool Plan::state_unchanged(Entry& entry) {
   PyObject* dict = entry.state_dict.get().ptr();
   const int wanted = states_of(rule_of(groups_[entry.group]));
   for (int k = 0; k < wanted; ++k) {
-    if (PyDict_GetItemWithError(dict, state_key(adam_, k)) != entry.state_objects[k]) return false;
+    if (PyDict_GetItemWithError(dict, state_key(adam_, k)) != found_[entry.at].state[k]) return false;
   }
-  if (adam_ && PyDict_GetItemWithError(dict, step_key()) != entry.state_objects[kMaxStates]) return false;
+  if (adam_ && PyDict_GetItemWithError(dict, step_key()) != found_[entry.at].state[kMaxStates]) return false;
   entry.state_dict.looked();
   return true;
 }
@@ -240,7 +245,7 @@ void Plan::adopt(const std::vector<std::pair<int, int>>& which) {
     PyObject* param = PyList_GET_ITEM(groups_[e.group].params(), e.index);
     PyObject* state = PyDict_GetItemWithError(state_.get().ptr(), param);
     if (state != nullptr) read_state(e, state);
-    e.fresh = true;
+    beside_[e.at].fresh = true;
   }
   remember_state();
 }
@@ -248,7 +253,7 @@ void Plan::adopt(const std::vector<std::pair<int, int>>& which) {
 std::vector<std::pair<at::Tensor, int64_t>> Plan::large_counts() const {
   std::vector<std::pair<at::Tensor, int64_t>> out;
   for (const Entry& e : entries_) {
-    if (e.step > (int64_t{1} << 24)) out.emplace_back(e.param(), e.step);
+    if (beside_[e.at].step > (int64_t{1} << 24)) out.emplace_back(e.param(), beside_[e.at].step);
   }
   return out;
 }
@@ -259,7 +264,8 @@ void Plan::adopt_counts(const std::vector<std::pair<at::Tensor, int64_t>>& count
   for (Entry& e : entries_) {
     const auto found = known.find(e.param().unsafeGetTensorImpl());
     // The tensor that users see may have been written to; then it wins.
-    if (found != known.end() && e.shown_step && static_cast<float>(found->second) == *e.shown_step) e.step = found->second;
+    if (found == known.end() || !e.shown_step || static_cast<float>(found->second) != *e.shown_step) continue;
+    beside_[e.at].step = found->second;
   }
 }
 

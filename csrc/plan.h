@@ -66,28 +66,36 @@ struct Kind {
   }
 };
 
+// A parameter. Read at every step, and in the steady state only read: thousands of them pass through the cache each
+// time, and lines that were written would have to travel back. What changes or is rarely needed stands beside it.
 struct Entry {
-  // Held as Python's object, not as its tensor: torch.utils.swap_tensors, with which Module.to() moves FSDP models,
-  // refuses a tensor that anyone else holds, and puts another one into the same object.
-  py::object object;
-  const at::Tensor& param() const { return THPVariable_Unpack(object.ptr()); }
+  py::object object;               // held through Python: torch refuses to swap a tensor that C++ holds
   const Kind* kind = nullptr;      // null: nothing may be taken for granted, look at everything
   const Layout* layout = nullptr;  // of the state, and of a dense parameter
   at::Tensor state[kMaxStates];
   WatchedDict state_dict;
   float* shown_step = nullptr;
-  int64_t step = 0;                // exact, beyond 2**24 too
   fs_cpu::Span span{};             // as the kernel gets it
-  const at::TensorImpl* last_grad = nullptr;  // a hint where the next gradient may lie; never followed
   int32_t group = 0;
   int32_t index = 0;               // within its group
-  int states = -1;                 // how many of the state tensors are known; -1: none, not even the step
+  int32_t at = 0;                  // among all
+  int8_t states = -1;              // how many of the state tensors are known; -1: none, not even the step
   bool foreign = false;            // not for these kernels: another backend takes it
   bool gathered = false;           // has gaps or a lazy conjugate: updated in a dense copy
   bool by_copy = false;            // it, or its last gradient, went through a copy: look at everything again
-  bool fresh = false;              // its momentum buffer has not been filled yet
-  PyObject* state_objects[kMaxStates + 1] = {};  // as last seen in state_dict; the last one is the step
-  c10::Storage step_storage;       // keeps shown_step alive
+
+  const at::Tensor& param() const { return THPVariable_Unpack(object.ptr()); }
+};
+
+struct Beside {
+  int64_t step = 0;    // exact, beyond 2**24 too
+  bool fresh = false;  // its momentum buffer has not been filled yet
+};
+
+// Where an entry's state was found, to see whether it was replaced.
+struct Found {
+  PyObject* state[kMaxStates + 1] = {};  // as last seen in state_dict; the last one is the step
+  c10::Storage step_storage;             // keeps shown_step alive
 };
 
 // The one equal to `value` in `known`, which gets it if there is none.
@@ -151,6 +159,8 @@ class Plan {
   std::vector<PyObject*> group_objects_;
   std::vector<Group> groups_;
   std::vector<Entry> entries_;
+  std::vector<Beside> beside_;  // of each entry
+  std::vector<Found> found_;
   std::deque<Kind> kinds_;      // deques: what points into them stays valid
   std::deque<Layout> layouts_;
   at::Tensor clocks_;

@@ -17,10 +17,11 @@ void Plan::write_scalars(Work& work, double gain) {
   double bias_key[3] = {-1.0, -1.0, -1.0};
   for (size_t i = 0; i < work.entries.size(); ++i) {
     Entry& entry = *work.entries[i];
-    if (entry.group != group_index || entry.step != step || entry.fresh != fresh) {
+    const Beside& beside = beside_[entry.at];
+    if (entry.group != group_index || beside.step != step || beside.fresh != fresh) {
       group_index = entry.group;
-      step = entry.step;
-      fresh = entry.fresh;
+      step = beside.step;
+      fresh = beside.fresh;
       const Group& g = groups_[group_index];
       work.scalars.resize(work.scalars.size() + kMaxScalars);
       double* out = &work.scalars[work.scalars.size() - kMaxScalars];
@@ -41,7 +42,8 @@ void Plan::write_scalars(Work& work, double gain) {
         std::memcpy(out, &s, sizeof s);
       }
     }
-    entry.span.scalars = static_cast<int32_t>(work.scalars.size() / kMaxScalars) - 1;
+    const int32_t scalars = static_cast<int32_t>(work.scalars.size() / kMaxScalars) - 1;
+    if (entry.span.scalars != scalars) entry.span.scalars = scalars;
   }
 }
 
@@ -74,8 +76,9 @@ void Plan::finish(Work& work) {
     for (auto& [entry, dense] : work.gathered) entry->param().copy_(dense);
   }
   for (Entry* entry : work.entries) {
-    entry->fresh = false;
-    if (entry->shown_step) *entry->shown_step = static_cast<float>(++entry->step);
+    Beside& beside = beside_[entry->at];
+    beside.fresh = false;
+    if (entry->shown_step) *entry->shown_step = static_cast<float>(++beside.step);
     // Autograd has to know that what it saved of this parameter is no longer true.
     at::TensorImpl* impl = entry->param().unsafeGetTensorImpl();
     if (!entry->gathered && !impl->is_inference()) impl->bump_version();
