@@ -12,7 +12,9 @@ namespace {
 
 std::vector<double> evaluate_many(const py::buffer& program, const std::vector<double>& clocks) {
   const py::buffer_info info = program.request();
-  if (info.format != py::format_descriptor<double>::format()) throw py::type_error("program must hold float64 numbers.");
+  if (info.format != py::format_descriptor<double>::format()) {
+    throw py::type_error("program must hold float64 numbers.");
+  }
   std::vector<double> out;
   out.reserve(clocks.size());
   for (double clock : clocks) out.push_back(fs::evaluate(static_cast<const double*>(info.ptr), clock));

@@ -104,7 +104,8 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   for (int k = 0; k < states; ++k) {
     const at::Tensor& state = entry.state[k];
     const auto state_dtype = dtype_of(state.scalar_type());
-    if (!state_dtype || !state.device().is_cpu() || !entry.layout->same_order(*state.unsafeGetTensorImpl())) return false;
+    if (!state_dtype || !state.is_cpu()) return false;
+    if (!entry.layout->same_order(*state.unsafeGetTensorImpl())) return false;
     span.state_dtype[k] = *state_dtype;
     kind.state[k].note(*state.unsafeGetTensorImpl());
   }

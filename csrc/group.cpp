@@ -151,8 +151,8 @@ void Group::check_horizons(const int64_t* clocks) const {
     const double horizon = slot.program->table[2];
     if (horizon >= 0.0 && static_cast<double>(clocks[slot.program->unit]) > horizon) {
       throw std::runtime_error("The schedule of '" + slot.name + "' ends at step " +
-                               std::to_string(static_cast<int64_t>(horizon)) + " and past_end=\"error\" was asked for. " +
-                               "Give it more steps, or past_end=\"hold\".");
+                               std::to_string(static_cast<int64_t>(horizon)) +
+                               " and past_end=\"error\" was asked for. Give it more steps, or past_end=\"hold\".");
     }
   }
 }

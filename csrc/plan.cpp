@@ -65,8 +65,8 @@ void Plan::remember_state() {
   state_.looked();
 }
 
-// Whether each parameter's state is still the dictionary that it was. Walking the items is far cheaper than looking each
-// up: a lookup would call Tensor.__hash__.
+// Whether each parameter's state is still the dictionary that it was. Walking the items is far cheaper than looking
+// each up: a lookup would call Tensor.__hash__.
 bool Plan::same_state(const py::dict& state) {
   if (!state.is(state_.get())) return false;
   if (!state_.may_have_changed()) return true;

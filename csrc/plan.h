@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The plan: every parameter of every group, where its arrays lie and what was last known of them. Built once, checked at
-// each step by reading pointers, rebuilt when something moved. One call does a whole optimizer step.
+// The plan: every parameter of every group, where its arrays lie and what was last known of them. Built once, checked
+// at each step by reading pointers, rebuilt when something moved. One call does a whole optimizer step.
 #pragma once
 
 #include <c10/util/SmallVector.h>
@@ -42,8 +42,8 @@ struct Layout {
   }
 };
 
-// What was true of a tensor when it was last looked at in full. Its key set says device, layout, conjugation and whether
-// Python intercepts it; so few comparisons tell that the same kernel may read it again.
+// What was true of a tensor when it was last looked at in full. Its key set says device, layout, conjugation and
+// whether Python intercepts it; so few comparisons tell that the same kernel may read it again.
 struct Seen {
   c10::DispatchKeySet keys;
   caffe2::TypeMeta type;
@@ -69,7 +69,9 @@ struct Kind {
 // A parameter. Read at every step, and in the steady state only read: thousands of them pass through the cache each
 // time, and lines that were written would have to travel back. What changes or is rarely needed stands beside it.
 struct Entry {
-  py::object object;               // held through Python: torch refuses to swap a tensor that C++ holds
+  // Held as Python's object, not as its tensor: torch.utils.swap_tensors, with which Module.to() moves FSDP models,
+  // refuses a tensor that anyone else holds, and puts another one into the same object.
+  py::object object;
   const Kind* kind = nullptr;      // null: nothing may be taken for granted, look at everything
   const Layout* layout = nullptr;  // of the state, and of a dense parameter
   at::Tensor state[kMaxStates];
@@ -115,8 +117,8 @@ class Plan {
 
   // Reads and checks everything; changes nothing. kDone means: ready to apply.
   Outcome check(const py::list& param_groups, const py::dict& state);
-  // Does what check found. gain: the gradients are multiplied by it, for AMP. counts: another backend updated something,
-  // so this is an update even if these kernels have nothing to do.
+  // Does what check found. gain: the gradients are multiplied by it, for AMP. counts: another backend updated
+  // something, so this is an update even if these kernels have nothing to do.
   Outcome apply(double gain, bool counts);
   Outcome step(const py::list& param_groups, const py::dict& state, double gain);
   bool zero_grad(const py::list& param_groups, bool set_to_none);
