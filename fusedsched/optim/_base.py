@@ -131,9 +131,6 @@ class FusedOptimizer(Stepping):
         self._shown = Shown()
         self._show()
 
-    def _native_plan(self) -> bool:
-        return not isinstance(self._plan, EagerPlan)
-
     def _ready_plan(self) -> Any:
         if self._plan is None:
             self._plan = self._build_plan()

@@ -8,35 +8,43 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fusedsched.optim._placement import zeros_for
+
 if TYPE_CHECKING:
     from fusedsched.optim._base import FusedOptimizer
 
 
 def init_states(optimizer: FusedOptimizer, which: list[tuple[int, int]]) -> None:
-    """Makes the state of many parameters. Their steps are views of one buffer, so that a step reads them in a row."""
-    steps = (
-        torch.zeros(len(which), dtype=torch.float32, device="cpu").unbind() if optimizer._adam else [None] * len(which)
-    )
-    for (g, i), step in zip(which, steps, strict=True):
-        group = optimizer.param_groups[g]
-        init_state(optimizer, group, group["params"][i], step)
+    """Makes the state of many parameters for the compiled backend. Their steps are views of one buffer."""
+    groups = [optimizer.param_groups[g] for g, _ in which]
+    params = [group["params"][i] for group, (_, i) in zip(groups, which, strict=True)]
+    missing = [
+        [name for name in optimizer._state_names(group) if (optimizer.state.get(p) or {}).get(name) is None]
+        for group, p in zip(groups, params, strict=True)
+    ]
+    zeros = zeros_for(params, [len(names) for names in missing])
+    steps = torch.zeros(len(which), dtype=torch.float32, device="cpu").unbind()
+    for p, names, tensors, step in zip(params, missing, zeros, steps, strict=True):
+        if optimizer._adam:
+            _init_step(optimizer.state[p], step)
+        if names:
+            optimizer.state[p].update(zip(names, tensors, strict=True))
 
 
-def init_state(optimizer: FusedOptimizer, group: dict[str, Any], p: Tensor, step: Tensor | None = None) -> None:
-    """Adds what a parameter's state lacks; what is there stays."""
-    if optimizer._adam:
-        state = optimizer.state[p]
-        if not isinstance(state.get("step"), Tensor):
-            value = float(state.get("step") or 0.0)
-            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu") if step is None else step
-            state["step"].fill_(value)
-        for name in optimizer._state_names(group):
-            if name not in state:
-                state[name] = torch.zeros_like(p, memory_format=torch.preserve_format, requires_grad=False)
-    elif optimizer._native_plan():  # the reference rule stores the first gradient itself
-        for name in optimizer._state_names(group):
-            if optimizer.state[p].get(name) is None:
-                optimizer.state[p][name] = torch.zeros_like(p, memory_format=torch.preserve_format, requires_grad=False)
+def init_state(optimizer: FusedOptimizer, group: dict[str, Any], p: Tensor) -> None:
+    """Makes what the reference rules need. SGD's rule stores the first gradient itself."""
+    if not optimizer._adam:
+        return
+    state = optimizer.state[p]
+    _init_step(state, torch.zeros((), dtype=torch.float32, device="cpu"))
+    for name in optimizer._state_names(group):
+        if name not in state:
+            state[name] = torch.zeros_like(p, memory_format=torch.preserve_format, requires_grad=False)
+
+
+def _init_step(state: dict[str, Any], step: Tensor) -> None:
+    if not isinstance(state.get("step"), Tensor):
+        state["step"] = step.fill_(float(state.get("step") or 0.0))
 
 
 def tidy_states(optimizer: FusedOptimizer) -> None:
