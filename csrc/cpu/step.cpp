@@ -52,27 +52,75 @@ void close(void* array, DType dtype, int64_t begin, int64_t n, const A* block) {
   }
 }
 
+// One element, in the compute type.
+template <class R, class A>
+FS_HD void update_element(const typename R::template Scalars<A>& s, A g, A& p, A& first, A& second, A& third) {
+  if constexpr (R::kStates == 0) {
+    R::template update<A>(s, g, p, nullptr);
+  } else {
+    A state[R::kStates];
+    state[0] = first;
+    if constexpr (R::kStates > 1) state[1] = second;
+    if constexpr (R::kStates > 2) state[2] = third;
+    R::template update<A>(s, g, p, state);
+    first = state[0];
+    if constexpr (R::kStates > 1) second = state[1];
+    if constexpr (R::kStates > 2) third = state[2];
+  }
+}
+
 // The loop over elements. T: how they are stored; A: in what they are computed.
 template <class R, class A, class T>
 void update_block(const typename R::template Scalars<A>& scalars, int64_t n, const T* __restrict__ grad,
                   T* __restrict__ param, T* __restrict__ first, T* __restrict__ second, T* __restrict__ third) {
   const typename R::template Scalars<A> s = scalars;
   for (int64_t i = 0; i < n; ++i) {
-    A p = to_compute(param[i]);
-    if constexpr (R::kStates == 0) {
-      R::template update<A>(s, to_compute(grad[i]), p, nullptr);
-    } else {
-      A state[R::kStates];
-      state[0] = to_compute(first[i]);
-      if constexpr (R::kStates > 1) state[1] = to_compute(second[i]);
-      if constexpr (R::kStates > 2) state[2] = to_compute(third[i]);
-      R::template update<A>(s, to_compute(grad[i]), p, state);
-      from_compute(state[0], first[i]);
-      if constexpr (R::kStates > 1) from_compute(state[1], second[i]);
-      if constexpr (R::kStates > 2) from_compute(state[2], third[i]);
-    }
+    A p = to_compute(param[i]), a{}, b{}, c{};
+    if constexpr (R::kStates > 0) a = to_compute(first[i]);
+    if constexpr (R::kStates > 1) b = to_compute(second[i]);
+    if constexpr (R::kStates > 2) c = to_compute(third[i]);
+    update_element<R, A>(s, to_compute(grad[i]), p, a, b, c);
     from_compute(p, param[i]);
+    if constexpr (R::kStates > 0) from_compute(a, first[i]);
+    if constexpr (R::kStates > 1) from_compute(b, second[i]);
+    if constexpr (R::kStates > 2) from_compute(c, third[i]);
   }
+}
+
+FS_HD uint32_t load_pair(const BFloat16* array, int64_t i) {
+  uint32_t pair;
+  __builtin_memcpy(&pair, array + 2 * i, sizeof pair);
+  return pair;
+}
+
+FS_HD void store_pair(BFloat16* array, int64_t i, float low, float high) {
+  const uint32_t pair = pair_of(low, high);
+  __builtin_memcpy(array + 2 * i, &pair, sizeof pair);
+}
+
+// The same for bfloat16, two elements at a time; an odd last one takes the loop above.
+template <class R>
+void update_pairs(const typename R::template Scalars<float>& scalars, int64_t n, const BFloat16* __restrict__ grad,
+                  BFloat16* __restrict__ param, BFloat16* __restrict__ first, BFloat16* __restrict__ second,
+                  BFloat16* __restrict__ third) {
+  const typename R::template Scalars<float> s = scalars;
+  for (int64_t i = 0; i < n / 2; ++i) {
+    const uint32_t gw = load_pair(grad, i), pw = load_pair(param, i);
+    uint32_t aw = 0, bw = 0, cw = 0;
+    if constexpr (R::kStates > 0) aw = load_pair(first, i);
+    if constexpr (R::kStates > 1) bw = load_pair(second, i);
+    if constexpr (R::kStates > 2) cw = load_pair(third, i);
+    float p0 = low_of(pw), a0 = low_of(aw), b0 = low_of(bw), c0 = low_of(cw);
+    float p1 = high_of(pw), a1 = high_of(aw), b1 = high_of(bw), c1 = high_of(cw);
+    update_element<R, float>(s, low_of(gw), p0, a0, b0, c0);
+    update_element<R, float>(s, high_of(gw), p1, a1, b1, c1);
+    store_pair(param, i, p0, p1);
+    if constexpr (R::kStates > 0) store_pair(first, i, a0, a1);
+    if constexpr (R::kStates > 1) store_pair(second, i, b0, b1);
+    if constexpr (R::kStates > 2) store_pair(third, i, c0, c1);
+  }
+  const int64_t last = n / 2 * 2;
+  update_block<R, float, BFloat16>(s, n - last, grad + last, param + last, first + last, second + last, third + last);
 }
 
 template <class R, class A>
@@ -92,8 +140,14 @@ template <class R, class A, class T>
 void update_span(const Span& span, int64_t begin, int64_t end, const double* values) {
   T* state[kMaxStates] = {};
   for (int k = 0; k < R::kStates; ++k) state[k] = static_cast<T*>(span.state[k]) + begin;
-  update_block<R, A, T>(rounded<R, A>(values), end - begin, static_cast<const T*>(span.grad) + begin,
-                        static_cast<T*>(span.param) + begin, state[0], state[1], state[2]);
+  const T* grad = static_cast<const T*>(span.grad) + begin;
+  T* param = static_cast<T*>(span.param) + begin;
+  const typename R::template Scalars<A> scalars = rounded<R, A>(values);
+  if constexpr (kPairs<T>) {
+    update_pairs<R>(scalars, end - begin, grad, param, state[0], state[1], state[2]);
+  } else {
+    update_block<R, A, T>(scalars, end - begin, grad, param, state[0], state[1], state[2]);
+  }
 }
 
 // Arrays of several types.
