@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fusedsched.optim._scheduled import UNITS, Shown, scheduled_slots
+from fusedsched.optim._scheduled import UNITS, Shown, scheduled_slots, value_at
 from fusedsched.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ def recall_counts(optimizer: FusedOptimizer) -> None:
 
 
 def _edited(optimizer: FusedOptimizer, group: dict[str, Any], slot: Any, schedule: Schedule, unit_clock: int) -> bool:
-    from fusedsched.optim._scheduled import value_at
-
     return optimizer._shown.replaced(group, slot) or float(slot.read(group)) != value_at(schedule, unit_clock)
 
 

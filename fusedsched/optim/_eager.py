@@ -136,7 +136,9 @@ class EagerPlan:
         return [id(group) for group in groups] + [id(p) for group in groups for p in group["params"]]
 
     def scale_gradients(self, gain: float) -> None:
-        torch._foreach_mul_([p.grad for _, _, _, p in self.updates.members if p.grad is not None], gain)
+        grads = {id(p.grad): p.grad for _, _, _, p in self.updates.members if p.grad is not None}  # each once
+        if grads:
+            torch._foreach_mul_(list(grads.values()), gain)
 
     def current(self, optimizer: FusedOptimizer) -> bool:
         return self._roster == self._present(optimizer)

@@ -2,7 +2,7 @@
 """Where the state of the compiled backend lies in memory.
 
 Small tensors share one storage: a step over thousands of them is bound by the number of cache lines that it reads, and
-one storage is one object to check instead of thousands (2,000 tensors of 16 floats: 166 us a step instead of 200).
+one storage is one object to check instead of thousands.
 """
 
 from __future__ import annotations
