@@ -14,7 +14,12 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-BORDER = ["bindings", "group", "plan", "collect", "work", "track", "threads"]  # csrc/NAME.cpp: may include torch
+sys.path.insert(0, str(ROOT / "csrc" / "cuda"))
+import toolchain  # noqa: E402
+
+# csrc/NAME.cpp: may include torch
+BORDER = ["bindings", "group", "plan", "collect", "gradients", "cpu_plan", "track", "threads"]
+BORDER += ["cuda_plan", "cuda_tables", "cuda_runtime"]
 
 # (object, source, flags): one source makes several objects, one for each instruction set, under different names.
 # cpu/dispatch.cpp picks among them at run time. Contraction to fma is off wherever a schedule is evaluated, since all
@@ -40,6 +45,10 @@ rule compile
   command = $cxx $cflags $flags -MMD -MF $out.d -c $in -o $out
   depfile = $out.d
   description = compile $out
+rule compile_cuda
+  command = $nvcc -ccbin $cxx $cuda_flags $flags -I../../csrc -MMD -MF $out.d -c $in -o $out
+  depfile = $out.d
+  description = compile $out
 rule link
   command = $cxx -shared $in $ldflags -o $out
   description = link $out
@@ -58,7 +67,7 @@ def openmp_library():
     return found[0] if found else "-fopenmp"
 
 
-def build_file(cxx, output):
+def build_file(cxx, nvcc, archs, output):
     """The text of build.ninja. Paths in the project are relative: its folder may have any name, one with spaces too."""
     import torch
     from torch.utils import cpp_extension
@@ -66,14 +75,22 @@ def build_file(cxx, output):
     includes = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
     abi = int(torch.compiled_with_cxx11_abi())
     torch_flags = f"-DTORCH_EXTENSION_NAME=_C -DTORCH_API_INCLUDE_EXTENSION_H -D_GLIBCXX_USE_CXX11_ABI={abi}"
+    libraries = f"-L'{cpp_extension.library_paths()[0]}' -lc10 -ltorch_cpu -ltorch_python '{openmp_library()}'"
+    units = [("compile", *unit) for unit in UNITS]
+    if nvcc:
+        torch_flags += " " + toolchain.defines(nvcc)
+        libraries += " " + toolchain.link_flags(nvcc)
+        units = [("compile_cuda", *unit) for unit in toolchain.UNITS] + units  # the longest first
     lines = [
         f"cxx = {cxx}",
+        f"nvcc = {nvcc}",
+        f"cuda_flags = {toolchain.flags(nvcc, archs)}" if nvcc else "",
         f"cflags = {CFLAGS} -I../../csrc",
         f"torch = {torch_flags} " + " ".join(f"-isystem '{path}'" for path in includes),
-        f"ldflags = -L'{cpp_extension.library_paths()[0]}' -lc10 -ltorch_cpu -ltorch_python '{openmp_library()}'",
+        f"ldflags = {libraries}",
         RULES,
-        *(f"build {name}.o: compile ../../{source}\n  flags = {flags}" for name, source, flags in UNITS),
-        f"build {output}: link " + " ".join(f"{name}.o" for name, _, _ in UNITS),
+        *(f"build {name}.o: {rule} ../../{source}\n  flags = {flags}" for rule, name, source, flags in units),
+        f"build {output}: link " + " ".join(f"{name}.o" for _, name, _, _ in units),
     ]
     return "\n".join(lines) + "\n"
 
@@ -101,20 +118,23 @@ class NinjaBuild(build_ext):
             import torch
         except ImportError:
             raise SystemExit("fusedsched: install torch first, then: pip install --no-build-isolation .") from None
-        cxx, target = compiler(), Path(self.get_ext_fullpath(ext.name))
+        cxx, nvcc, target = compiler(), toolchain.find(), Path(self.get_ext_fullpath(ext.name))
         version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
         folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch-{torch.__version__}"
         for made in (folder, target.parent):
             made.mkdir(parents=True, exist_ok=True)
-        (folder / "build.ninja").write_text(build_file(cxx, target.name))
+        archs = toolchain.archs(nvcc) if nvcc else []
+        (folder / "build.ninja").write_text(build_file(cxx, nvcc, archs, target.name))
         ninja = [sys.executable, "-m", "ninja"] if shutil.which("ninja") is None else ["ninja"]
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         if subprocess.run([*ninja, "-C", folder, *jobs]).returncode:
-            raise SystemExit(FAILED)
+            raise SystemExit(FAILED + (toolchain.FAILED if nvcc else ""))
         shutil.copy(folder / target.name, target)
         self.info.update(torch=str(torch.__version__), compiler=version, flags=CFLAGS)
+        self.info.update(nvcc=toolchain.version(nvcc) if nvcc else None, archs=archs)
 
 
-HEADERS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("csrc/**/*.h"))]
+KINDS = (".h", ".cuh", ".cu", ".py")
+HEADERS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("csrc/**/*")) if path.suffix in KINDS]
 EXTENSION = Extension("fusedsched._C", sorted({source for _, source, _ in UNITS}), depends=HEADERS)
 setup(ext_modules=[EXTENSION], cmdclass={"build_ext": NinjaBuild})

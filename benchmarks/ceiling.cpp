@@ -6,7 +6,7 @@
 
 #include <omp.h>
 
-#include "cpu/convert.h"
+#include "core/convert.h"
 
 namespace {
 

@@ -16,7 +16,7 @@ from fusedsched import _native, info
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "benchmarks" / "ceiling.cpp"
-HEADERS = [ROOT / "csrc" / "cpu" / "convert.h", ROOT / "csrc" / "core" / "platform.h"]
+HEADERS = [ROOT / "csrc" / "core" / "convert.h", ROOT / "csrc" / "core" / "platform.h"]
 
 # What setup.py adds for each instruction set; the extension says which one it runs on this processor.
 MACHINE_FLAGS = {

@@ -4,7 +4,8 @@
 
 #include "core/schedule.h"
 #include "cpu/kernels.h"
-#include "plan.h"
+#include "cpu_plan.h"
+#include "cuda_plan.h"
 #include "threads.h"
 #include "track.h"
 
@@ -24,7 +25,7 @@ std::vector<double> evaluate_many(const py::buffer& program, const std::vector<d
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-  using fs::Plan;
+  using fs::OptionalTensor, fs::Plan;
   py::register_local_exception_translator([](std::exception_ptr p) {
     try {
       if (p) std::rethrow_exception(p);
@@ -43,20 +44,38 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .value("REBUILD", Plan::kRebuild)
       .value("STATE_MISSING", Plan::kStateMissing)
       .value("DONE_WITH_EDITS", Plan::kDoneWithEdits);
-  plan.def(py::init<bool, py::list, py::dict, at::Tensor>(), py::arg("adam"), py::arg("param_groups"),
-           py::arg("state"), py::arg("clocks"))
-      .def("check", [](Plan& p, const py::list& g, const py::dict& s) { return int(p.check(g, s)); })
-      .def("apply", [](Plan& p, double gain, bool counts) { return int(p.apply(gain, counts)); })
-      .def("step", [](Plan& p, const py::list& g, const py::dict& s, double gain) { return int(p.step(g, s, gain)); })
+  plan.def("check", [](Plan& p, const py::list& g, const py::dict& s) { return int(p.check(g, s)); })
+      .def("pending", &Plan::pending)
+      .def("apply", [](Plan& p, const OptionalTensor& scale, const OptionalTensor& found_inf,
+                       bool counts) { return int(p.apply(scale, found_inf, counts)); })
+      .def("step", [](Plan& p, const py::list& g, const py::dict& s, const OptionalTensor& scale,
+                      const OptionalTensor& found_inf) { return int(p.step(g, s, scale, found_inf)); })
       .def("zero_grad", &Plan::zero_grad)
-      .def("scale_gradients", &Plan::scale_gradients)
       .def("missing", &Plan::missing)
       .def("foreign", &Plan::foreign)
       .def("adopt", &Plan::adopt)
-      .def("large_counts", &Plan::large_counts)
+      .def("exact_counts", &Plan::exact_counts)
       .def("adopt_counts", &Plan::adopt_counts)
       .def("set_program", &Plan::set_program)
-      .def("advance", &Plan::advance);
+      .def("advance", &Plan::advance)
+      .def_property_readonly("device", &Plan::device)
+      .def_property_readonly("name", &Plan::name);
+  py::class_<fs::CpuPlan, Plan>(m, "CpuPlan")
+      .def(py::init<bool, py::list, py::dict, at::Tensor>(), py::arg("adam"), py::arg("param_groups"),
+           py::arg("state"), py::arg("clocks"));
+  py::class_<fs::CudaPlan, Plan>(m, "CudaPlan")
+      .def(py::init<bool, py::list, py::dict, at::Tensor, at::Tensor, py::object>(), py::arg("adam"),
+           py::arg("param_groups"), py::arg("state"), py::arg("clocks"), py::arg("past_horizon"), py::arg("stream_of"))
+      .def("follow", &fs::CudaPlan::follow)
+      .def("tick", &fs::CudaPlan::tick)
+      .def("sync_hparams", &fs::CudaPlan::sync_hparams)
+      .def("capturing", &fs::CudaPlan::capturing)
+      .def_property_readonly("captured", &fs::CudaPlan::captured);
+  m.def("emulate_cuda", &fs::emulate_cuda);
+  m.def("cuda_runtime", []() -> std::optional<std::string> {
+    const fs_cuda::Runtime* runtime = fs::cuda_runtime();
+    return runtime == nullptr ? std::nullopt : std::optional<std::string>(runtime->name);
+  });
 
   m.def("evaluate", &evaluate_many, py::arg("program"), py::arg("clocks"));
   m.def("isa", [] { return std::string(fs_cpu::kernels().isa); });

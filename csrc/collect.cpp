@@ -18,14 +18,15 @@ std::string where(const Entry& entry) {
 }
 
 int loop_of(const fs_cpu::Span& span, int states) {
+  using fs::DType;
   bool same = span.grad_dtype == span.param_dtype;
-  bool wide = span.param_dtype == fs_cpu::DType::kFloat64 || span.grad_dtype == fs_cpu::DType::kFloat64;
+  bool wide = span.param_dtype == DType::kFloat64 || span.grad_dtype == DType::kFloat64;
   for (int k = 0; k < states; ++k) {
     same &= span.state_dtype[k] == span.param_dtype;
-    wide |= span.state_dtype[k] == fs_cpu::DType::kFloat64;
+    wide |= span.state_dtype[k] == DType::kFloat64;
   }
   if (same) return static_cast<int>(span.param_dtype);
-  return wide ? fs_cpu::kMixedFloat64 : fs_cpu::kMixedFloat32;
+  return wide ? kMixedFloat64 : kMixedFloat32;
 }
 
 // The gradient's slot, without the virtual call; parameters that never saw autograd have none.
@@ -47,16 +48,22 @@ bool as_seen(const Entry& entry, const at::TensorImpl& param, const at::TensorIm
   return true;
 }
 
-// Writes only what differs.
+// Writes only what differs, and says whether it did.
 template <class T, class U>
-void set(T& place, U value) {
-  if (place != value) place = value;
+bool set(T& place, U value) {
+  if (place == value) return false;
+  place = value;
+  return true;
 }
 
-void read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
-  set(entry.span.param, first_element(param));
+// Whether another array than the gradient has moved: gradients may, at each step.
+bool read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
   set(entry.span.grad, first_element(grad));
-  for (int k = 0; k < states; ++k) set(entry.span.state[k], first_element(*entry.state[k].unsafeGetTensorImpl()));
+  bool moved = !entry.gathered && set(entry.span.param, first_element(param));
+  for (int k = 0; k < states; ++k) {
+    moved |= set(entry.span.state[k], first_element(*entry.state[k].unsafeGetTensorImpl()));
+  }
+  return moved;
 }
 
 }  // namespace
@@ -79,17 +86,17 @@ void Plan::inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work) {
   at::NoGradGuard no_grad;
   at::Tensor copy = at::empty_strided(entry.layout->sizes, entry.layout->strides, grad.options());
   copy.copy_(grad);
-  work.copies.push_back(std::move(copy));
+  work.copies.emplace_back(&entry, std::move(copy));
 }
 
 // Looks at everything and remembers what as_seen compares with. False: the plan is out of date.
 bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) {
-  entry.kind = nullptr;
+  const Kind* before = std::exchange(entry.kind, nullptr);
   Kind kind;
   const int states = states_of(rule);
   const at::TensorImpl& param = *entry.param().unsafeGetTensorImpl();
   const auto dtype = dtype_of(entry.param().scalar_type());
-  if (!is_native(entry.param()) || (!entry.gathered && !entry.layout->matches(param))) return false;
+  if (!is_native(entry.param(), device_) || (!entry.gathered && !entry.layout->matches(param))) return false;
   const size_t copies = work.copies.size();
   inspect_gradient(entry, grad, work);
   if (entry.states >= 0 && !state_unchanged(entry)) return false;
@@ -99,29 +106,34 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   }
   fs_cpu::Span& span = entry.span;
   span.param_dtype = *dtype;
-  span.rule = rule;
+  const uint8_t rule_before = std::exchange(span.rule, rule);
   span.numel = entry.layout->numel * (entry.param().is_complex() ? 2 : 1);
   for (int k = 0; k < states; ++k) {
     const at::Tensor& state = entry.state[k];
     const auto state_dtype = dtype_of(state.scalar_type());
-    if (!state_dtype || !state.is_cpu()) return false;
+    if (!state_dtype || state.device() != device_) return false;
     if (!entry.layout->same_order(*state.unsafeGetTensorImpl())) return false;
     span.state_dtype[k] = *state_dtype;
     kind.state[k].note(*state.unsafeGetTensorImpl());
   }
   kind.param.note(param);
   kind.grad.note(*grad.unsafeGetTensorImpl());
-  kind.kernel = fs_cpu::kernels().kernel[rule][loop_of(span, states)];
+  kind.loop = loop_of(span, states);
+  kind.kernel = on_host_ ? fs_cpu::kernels().kernel[rule][kind.loop] : nullptr;
   entry.kind = interned(kinds_, kind);
-  read_addresses(entry, param, *grad.unsafeGetTensorImpl(), states);
+  work.moved |= entry.kind != before || rule != rule_before;
+  work.moved |= read_addresses(entry, param, *grad.unsafeGetTensorImpl(), states);
   const bool copied = work.copies.size() > copies;
-  if (copied) span.grad = work.copies.back().const_data_ptr();
+  if (copied) span.grad = work.copies.back().second.data_ptr();
   if (entry.gathered) {
     at::NoGradGuard no_grad;
-    at::Tensor dense = at::empty_strided(entry.layout->sizes, entry.layout->strides, entry.param().options());
+    at::Tensor& dense = found_[entry.at].dense;  // kept, since a captured graph goes on writing to it
+    if (!dense.defined()) {
+      dense = at::empty_strided(entry.layout->sizes, entry.layout->strides, entry.param().options());
+    }
     dense.copy_(entry.param());
-    span.param = dense.mutable_data_ptr();
-    work.gathered.emplace_back(&entry, std::move(dense));
+    span.param = dense.data_ptr();
+    work.gathered.push_back(&entry);
   }
   entry.by_copy = copied || entry.gathered;
   return true;
@@ -146,15 +158,10 @@ bool Plan::collect(Work& work) {
     }
     if (entry.kind != nullptr && !entry.by_copy && entry.span.rule == rule &&
         as_seen(entry, param, grad_impl, states) && (states == 0 || state_unchanged(entry))) {
-      read_addresses(entry, param, grad_impl, states);
+      work.moved |= read_addresses(entry, param, grad_impl, states);
     } else {
       if (!inspect(entry, grad, rule, work)) return false;
       if (entry.kind == nullptr) continue;  // its state is missing
-    }
-    // The tensor that users see may have been written to: then it is the count.
-    int64_t& step = beside_[entry.at].step;
-    if (entry.shown_step && static_cast<float>(step) != *entry.shown_step) {
-      step = static_cast<int64_t>(*entry.shown_step);
     }
     units += (entry.span.numel + kUnit - 1) / kUnit;
     work.unit_ends.push_back(units);

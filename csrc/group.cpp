@@ -3,7 +3,10 @@
 
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <limits>
+
 #include "core/schedule.h"
+#include "tensors.h"
 
 namespace fs {
 
@@ -47,10 +50,10 @@ double number(const at::Tensor& tensor) {
 
 }  // namespace
 
-Group::Group(py::dict dict, bool adam) {
+Group::Group(py::dict dict, bool adam, std::optional<at::Device> device) : device_(device) {
   dict_.watch(std::move(dict));
   auto add = [this](const SlotName& n) {
-    slots_.push_back({n.name, PyUnicode_InternFromString(n.key), n.item, {}, {}, 0.0, nullptr});
+    slots_.push_back({n.name, PyUnicode_InternFromString(n.key), n.item});
   };
   if (adam) {
     for (const SlotName& n : kAdamSlots) add(n);
@@ -86,11 +89,15 @@ void Group::read_items() {
       continue;
     }
     slot.object = py::reinterpret_borrow<py::object>(object);
+    slot.on_device = false;
+    changed_ = true;
     if (THPVariable_Check(slot.object.ptr())) {
       slot.tensor = THPVariable_Unpack(slot.object.ptr());
       TORCH_CHECK_VALUE(slot.tensor.numel() == 1, "Tensor ", slot.name, " must be 1-element, got ",
                         slot.tensor.numel(), " elements.");
       has_tensors_ = true;
+      slot.on_device = device_ && slot.tensor.device() == *device_ && dtype_of(slot.tensor.scalar_type());
+      if (slot.on_device) slot.value = std::numeric_limits<double>::quiet_NaN();
     } else {
       slot.tensor.reset();
       slot.value = number(slot, slot.object.ptr());
@@ -101,21 +108,24 @@ void Group::read_items() {
 
 void Group::read_scheduled(Slot& slot) {
   Program& program = *slot.program;
-  const bool ours = slot.tensor.defined() && slot.tensor.const_data_ptr() == program.shown;
-  if (ours && !program.edited && *program.shown != program.written) {
+  const bool ours = slot.scheduled();
+  if (!ours && !program.edited) newly_edited_ = true;  // not kept: putting the tensor back resumes the schedule
+  if (ours && !device_ && program.here && !program.edited && *program.shown != program.written) {
     program.edited = newly_edited_ = true;
   }
-  if (!ours && !program.edited) newly_edited_ = true;  // not kept: putting the tensor back resumes the schedule
-  slot.value = slot.tensor.defined() ? number(slot.tensor) : slot.value;
+  if (ours && device_ && program.here) {
+    const uint32_t version = slot.tensor._version();
+    newly_edited_ |= std::exchange(program.version, version) != version;
+  }
 }
 
 void Group::read_values() {
   for (Slot& slot : slots_) {
-    if (slot.program) {
-      read_scheduled(slot);
-    } else if (slot.tensor.defined()) {
-      slot.value = number(slot.tensor);
-    }
+    if (slot.program) read_scheduled(slot);
+    if (!slot.tensor.defined() || slot.on_device || (slot.scheduled() && !slot.program->here)) continue;
+    const double value = number(slot.tensor);
+    changed_ |= value != slot.value;
+    slot.value = value;
   }
 }
 
@@ -130,16 +140,18 @@ bool Group::refresh() {
   return true;
 }
 
-void Group::set_program(const std::string& name, std::vector<double> table, int unit, double* shown,
+void Group::set_program(const std::string& name, std::vector<double> table, int unit, const at::Tensor& shown,
                         const int64_t* clocks) {
   for (Slot& slot : slots_) {
     if (slot.name != name) continue;
     slot.program = std::make_unique<Program>();
     slot.program->table = std::move(table);
     slot.program->unit = unit;
-    slot.program->shown = shown;
-    has_programs_ = true;
-    show(clocks);
+    slot.program->shown = static_cast<double*>(shown.mutable_data_ptr());
+    slot.program->version = shown._version();
+    slot.program->here = shown.device() == device_.value_or(at::kCPU);
+    has_programs_ = changed_ = true;
+    if (!device_) show(clocks);
     return;
   }
   throw py::value_error("'" + name + "' cannot be scheduled by this optimizer.");
@@ -165,14 +177,12 @@ void Group::show(const int64_t* clocks) {
     double clock = static_cast<double>(clocks[program.unit]);
     if (horizon >= 0.0 && clock > horizon) clock = horizon;  // check_horizons speaks at the next step
     program.written = evaluate(program.table.data(), clock);
-    *program.shown = program.written;
+    if (program.here) {
+      *program.shown = program.written;
+    } else {
+      slot.value = program.written;
+    }
   }
-}
-
-bool Group::take_edited() {
-  const bool edited = newly_edited_;
-  newly_edited_ = false;
-  return edited;
 }
 
 }  // namespace fs

@@ -4,8 +4,12 @@
 
 #include <torch/extension.h>
 
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "core/rules.h"
 
 namespace fs {
 
@@ -51,6 +55,8 @@ struct Program {
   int unit = 0;            // which of the optimizer's clocks it reads
   double* shown = nullptr;  // the number inside that tensor
   double written = 0.0;    // what was last stored there; anything else is an edit
+  uint32_t version = 0;    // of that tensor: on a device, where the number cannot be looked at, a new one is an edit
+  bool here = false;       // whether this plan writes there; if not, another device's plan does
   bool edited = false;     // an edit means "constant from here on"
 };
 
@@ -61,31 +67,41 @@ struct Slot {
   int item;              // index inside a tuple, -1 if the value is the number itself
   py::object object;     // what the dictionary held when last read
   at::Tensor tensor;     // the same, if it is a tensor
-  double value = 0.0;
+  double value = 0.0;    // NaN: a kernel reads it
+  bool on_device = false;
   std::unique_ptr<Program> program;
+
+  // Whether it is the tensor that its own program writes to, not something that a user put there.
+  bool scheduled() const { return program && tensor.defined() && tensor.const_data_ptr() == program->shown; }
 };
 
 class Group {
  public:
-  enum Adam { kLr, kBeta1, kBeta2, kEps, kWeightDecay, kAmsgrad, kMaximize, kDecoupled };
-  enum SGD { kSGDLr, kMomentum, kDampening, kSGDWeightDecay, kNesterov, kSGDMaximize };
-
-  Group(py::dict dict, bool adam);
+  // device: tensors there are left to the kernels to read; none: all numbers are read here.
+  Group(py::dict dict, bool adam, std::optional<at::Device> device);
 
   // Reads what changed. False if the list of parameters was replaced or edited: the plan is out of date.
   bool refresh();
+  // A number, by its place in AdamSlot or SGDSlot; all of them.
   double operator[](int slot) const { return slots_[slot].value; }
+  void read(double (&values)[kMaxSlots]) const {
+    for (size_t i = 0; i < slots_.size(); ++i) values[i] = slots_[i].value;
+  }
   PyObject* params() const { return params_.ptr(); }
   const py::dict& dict() const { return dict_.get(); }
 
-  void set_program(const std::string& name, std::vector<double> table, int unit, double* shown, const int64_t* clocks);
+  void set_program(const std::string& name, std::vector<double> table, int unit, const at::Tensor& shown,
+                   const int64_t* clocks);
   // Throws if a program ended before the present clock and was told not to hold its last value.
   void check_horizons(const int64_t* clocks) const;
   // Stores the values for the next update.
   void show(const int64_t* clocks);
   bool has_programs() const { return has_programs_; }
-  // Whether an edit of a scheduled value was found since the last call.
-  bool take_edited();
+  // Whether an edit of a scheduled value was found since the last call; whether anything was read anew.
+  bool take_edited() { return std::exchange(newly_edited_, false); }
+  bool take_changed() { return std::exchange(changed_, false); }
+  void touch() { changed_ = true; }
+  const std::vector<Slot>& slots() const { return slots_; }
 
  private:
   void read_items();
@@ -93,6 +109,7 @@ class Group {
   void read_scheduled(Slot& slot);
 
   WatchedDict dict_;
+  std::optional<at::Device> device_;
   py::object params_;
   std::vector<PyObject*> members_;  // the parameters of params_, borrowed: the plan owns them
   std::vector<Slot> slots_;
@@ -100,6 +117,7 @@ class Group {
   bool has_tensors_ = false;
   bool has_programs_ = false;
   bool newly_edited_ = false;
+  bool changed_ = true;
 };
 
 }  // namespace fs

@@ -31,16 +31,20 @@ PyObject* step_key() {
 
 }  // namespace
 
-Plan::Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks)
+Plan::~Plan() = default;
+
+Plan::Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, at::Device device, bool on_host)
     : adam_(adam),
+      device_(device),
+      on_host_(on_host),
       param_groups_(std::move(param_groups)),
       clocks_(std::move(clocks)),
-      clock_(clocks_.mutable_data_ptr<int64_t>()),
       work_(std::make_shared<Work>()) {
   state_.watch(std::move(state));
   for (py::handle handle : param_groups_) {
     const int32_t g = static_cast<int32_t>(groups_.size());
-    groups_.emplace_back(py::reinterpret_borrow<py::dict>(handle), adam_);
+    groups_.emplace_back(py::reinterpret_borrow<py::dict>(handle), adam_,
+                         on_host ? std::nullopt : std::optional<at::Device>(device));
     group_objects_.push_back(handle.ptr());
     PyObject* params = groups_.back().params();
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); ++i) {
@@ -86,7 +90,7 @@ void Plan::add(Entry entry, PyObject* object) {
   beside_.emplace_back();
   found_.emplace_back();
   const at::Tensor& p = entry.param();
-  entry.foreign = !is_native(p);
+  entry.foreign = !is_native(p, device_);
   if (!entry.foreign) {
     entry.gathered = !p.is_non_overlapping_and_dense() || p.is_conj() || p.is_neg();
     TORCH_CHECK(!entry.gathered || at::has_internal_overlap(p) != at::MemOverlap::Yes,
@@ -118,7 +122,7 @@ void Plan::read_state(Entry& entry, PyObject* state) {
     if (object == nullptr || !THPVariable_Check(object)) return;
     entry.state[k] = THPVariable_Unpack(object);
     found.state[k] = object;
-    TORCH_CHECK(is_native(entry.state[k]) && entry.layout->matches(*entry.state[k].unsafeGetTensorImpl()),
+    TORCH_CHECK(is_native(entry.state[k], device_) && entry.layout->matches(*entry.state[k].unsafeGetTensorImpl()),
                 "state['", py::str(py::handle(state_key(adam_, k))).cast<std::string>(), "'] of parameter ",
                 entry.index, " of group ", entry.group, " has shape ", entry.state[k].sizes(), ", strides ",
                 entry.state[k].strides(), " and dtype ", entry.state[k].scalar_type(), " on ",
@@ -129,14 +133,14 @@ void Plan::read_state(Entry& entry, PyObject* state) {
     PyObject* object = PyDict_GetItemWithError(state, step_key());
     if (object == nullptr || !THPVariable_Check(object)) return;
     const at::Tensor& step = THPVariable_Unpack(object);
-    TORCH_CHECK(step.device().is_cpu() && step.scalar_type() == at::kFloat && step.numel() == 1,
+    TORCH_CHECK(step.device() == device_ && step.scalar_type() == at::kFloat && step.numel() == 1,
                 "state['step'] of parameter ", entry.index, " of group ", entry.group,
-                " must be a float32 tensor with one element on the CPU.");
+                " must be a float32 tensor with one element on ", device_, ".");
     found.state[kMaxStates] = object;
     found.step_storage = step.storage();
     entry.shown_step = step.mutable_data_ptr<float>();
     int64_t& count = beside_[entry.at].step;
-    if (static_cast<float>(count) != *entry.shown_step) count = static_cast<int64_t>(*entry.shown_step);
+    if (on_host_ && static_cast<float>(count) != *entry.shown_step) count = static_cast<int64_t>(*entry.shown_step);
   }
   entry.states = static_cast<int8_t>(wanted);
 }
@@ -155,13 +159,13 @@ bool Plan::state_unchanged(Entry& entry) {
 
 Rule Plan::rule_of(const Group& group) const {
   if (adam_) {
-    const bool coupled = group[Group::kDecoupled] == 0.0 && group[Group::kWeightDecay] != 0.0;
-    const bool amsgrad = group[Group::kAmsgrad] != 0.0;
+    const bool coupled = group[AdamSlot::kDecoupled] == 0.0 && group[AdamSlot::kWeightDecay] != 0.0;
+    const bool amsgrad = group[AdamSlot::kAmsgrad] != 0.0;
     return coupled ? (amsgrad ? kAdamCoupledAmsgrad : kAdamCoupled) : (amsgrad ? kAdamWAmsgrad : kAdamW);
   }
-  const bool decay = group[Group::kSGDWeightDecay] != 0.0;
-  if (group[Group::kMomentum] == 0.0) return decay ? kSGDDecay : kSGD;
-  if (group[Group::kNesterov] != 0.0) return decay ? kSGDNesterovDecay : kSGDNesterov;
+  const bool decay = group[SGDSlot::kWeightDecay] != 0.0;
+  if (group[SGDSlot::kMomentum] == 0.0) return decay ? kSGDDecay : kSGD;
+  if (group[SGDSlot::kNesterov] != 0.0) return decay ? kSGDNesterovDecay : kSGDNesterov;
   return decay ? kSGDMomentumDecay : kSGDMomentum;
 }
 
@@ -184,19 +188,36 @@ bool Plan::same_structure(const py::list& param_groups) {
 
 Plan::Outcome Plan::check(const py::list& param_groups, const py::dict& state) {
   if (!same_state(state) || !same_structure(param_groups)) return kRebuild;
-  for (const Group& group : groups_) {
-    if (group.has_programs()) group.check_horizons(clock_);
-  }
+  check_horizons();
   missing_.clear();
   if (!collect(*work_)) return kRebuild;
   return missing_.empty() ? kDone : kStateMissing;
 }
 
-Plan::Outcome Plan::apply(double gain, bool counts) {
-  write_scalars(*work_, gain);
-  run(*work_);
-  finish(*work_);
-  if (counts || !work_->entries.empty()) advance(0, 1);
+bool Plan::pending() const { return !work_->entries.empty(); }
+
+Plan::Outcome Plan::step(const py::list& param_groups, const py::dict& state, const OptionalTensor& scale,
+                         const OptionalTensor& found_inf) {
+  if (on_host_ && found_inf && skips(*found_inf)) return kDone;
+  const Outcome outcome = check(param_groups, state);
+  return outcome == kDone ? apply(scale, found_inf, false) : outcome;
+}
+
+void Plan::finish(Work& work) {
+  {
+    at::NoGradGuard no_grad;
+    for (Entry* entry : work.gathered) entry->param().copy_(found_[entry->at].dense);
+  }
+  for (Entry* entry : work.entries) {
+    // Autograd has to know that what it saved of this parameter is no longer true.
+    at::TensorImpl* impl = entry->param().unsafeGetTensorImpl();
+    if (!entry->gathered && !impl->is_inference()) impl->bump_version();
+  }
+  work.copies.clear();
+  work.gathered.clear();
+}
+
+Plan::Outcome Plan::outcome() {
   bool edits = false;
   for (Group& group : groups_) {
     if (group.has_programs()) edits |= group.take_edited();
@@ -204,28 +225,9 @@ Plan::Outcome Plan::apply(double gain, bool counts) {
   return edits ? kDoneWithEdits : kDone;
 }
 
-Plan::Outcome Plan::step(const py::list& param_groups, const py::dict& state, double gain) {
-  const Outcome outcome = check(param_groups, state);
-  return outcome == kDone ? apply(gain, false) : outcome;
-}
-
-void Plan::advance(int unit, int64_t amount) {
-  clock_[unit] += amount;
-  for (Group& group : groups_) {
-    if (group.has_programs()) group.show(clock_);
-  }
-}
-
 void Plan::set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) {
-  groups_.at(group).set_program(name, std::move(table), unit, shown.mutable_data_ptr<double>(), clock_);
-}
-
-void Plan::scale_gradients(double gain) {
-  at::NoGradGuard no_grad;
-  for (Entry& e : entries_) {
-    at::Tensor& grad = e.param().mutable_grad();
-    if (grad.defined()) grad.mul_(gain);
-  }
+  groups_.at(group).set_program(name, std::move(table), unit, shown,
+                                on_host_ ? clocks_.const_data_ptr<int64_t>() : nullptr);
 }
 
 std::vector<std::pair<int, int>> Plan::foreign() const {
@@ -250,10 +252,11 @@ void Plan::adopt(const std::vector<std::pair<int, int>>& which) {
   remember_state();
 }
 
-std::vector<std::pair<at::Tensor, int64_t>> Plan::large_counts() const {
+std::vector<std::pair<at::Tensor, int64_t>> Plan::exact_counts() const {
   std::vector<std::pair<at::Tensor, int64_t>> out;
   for (const Entry& e : entries_) {
-    if (beside_[e.at].step > (int64_t{1} << 24)) out.emplace_back(e.param(), beside_[e.at].step);
+    const Beside& beside = beside_[e.at];
+    if (beside.step > (int64_t{1} << 24) || (!adam_ && beside.fresh)) out.emplace_back(e.param(), beside.step);
   }
   return out;
 }
@@ -264,8 +267,10 @@ void Plan::adopt_counts(const std::vector<std::pair<at::Tensor, int64_t>>& count
   for (Entry& e : entries_) {
     const auto found = known.find(e.param().unsafeGetTensorImpl());
     // The tensor that users see may have been written to; then it wins.
-    if (found == known.end() || !e.shown_step || static_cast<float>(found->second) != *e.shown_step) continue;
-    beside_[e.at].step = found->second;
+    if (found == known.end()) continue;
+    beside_[e.at].fresh = !adam_ && found->second == 0;
+    if (!e.shown_step) continue;
+    if (!on_host_ || static_cast<float>(found->second) == *e.shown_step) beside_[e.at].step = found->second;
   }
 }
 

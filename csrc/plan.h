@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The plan: every parameter of every group, where its arrays lie and what was last known of them. Built once, checked
-// at each step by reading pointers, rebuilt when something moved. One call does a whole optimizer step.
+// at each step by reading pointers, rebuilt when something moved. One call does a whole optimizer step for the
+// parameters of one device; CpuPlan (cpu_plan.h) and CudaPlan (cuda_plan.h) say how.
 #pragma once
 
 #include <c10/util/SmallVector.h>
@@ -9,12 +10,14 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/rules.h"
 #include "cpu/kernels.h"
 #include "group.h"
+#include "tensors.h"
 
 namespace fs {
 
@@ -59,10 +62,11 @@ struct Seen {
 // fit into the cache.
 struct Kind {
   Seen param, grad, state[kMaxStates];
+  int loop = -1;
   fs_cpu::Kernel kernel = nullptr;
   bool operator==(const Kind& other) const {
     return param == other.param && grad == other.grad && state[0] == other.state[0] && state[1] == other.state[1] &&
-           state[2] == other.state[2] && kernel == other.kernel;
+           state[2] == other.state[2] && loop == other.loop && kernel == other.kernel;
   }
 };
 
@@ -82,7 +86,7 @@ struct Entry {
   int32_t index = 0;               // within its group
   int32_t at = 0;                  // among all
   int8_t states = -1;              // how many of the state tensors are known; -1: none, not even the step
-  bool foreign = false;            // not for these kernels: another backend takes it
+  bool foreign = false;            // not for these kernels: another plan or the reference takes it
   bool gathered = false;           // has gaps or a lazy conjugate: updated in a dense copy
   bool by_copy = false;            // it, or its last gradient, went through a copy: look at everything again
 
@@ -98,6 +102,7 @@ struct Beside {
 struct Found {
   PyObject* state[kMaxStates + 1] = {};  // as last seen in state_dict; the last one is the step
   c10::Storage step_storage;             // keeps shown_step alive
+  at::Tensor dense;                      // what a parameter with gaps is updated in
 };
 
 // The one equal to `value` in `known`, which gets it if there is none.
@@ -109,34 +114,45 @@ const T* interned(std::deque<T>& known, const T& value) {
   return &known.emplace_back(value);
 }
 
+using OptionalTensor = std::optional<at::Tensor>;
+
 class Plan {
  public:
-  Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks);
+  // device: the one whose parameters it serves. on_host: whether this side may read and write what lies there.
+  Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, at::Device device, bool on_host);
+  virtual ~Plan();
+  at::Device device() const { return device_; }
+  virtual std::string name() const = 0;
 
   enum Outcome { kDone, kRebuild, kStateMissing, kDoneWithEdits };
 
   // Reads and checks everything; changes nothing. kDone means: ready to apply.
-  Outcome check(const py::list& param_groups, const py::dict& state);
-  // Does what check found. gain: the gradients are multiplied by it, for AMP. counts: another backend updated
-  // something, so this is an update even if these kernels have nothing to do.
-  Outcome apply(double gain, bool counts);
-  Outcome step(const py::list& param_groups, const py::dict& state, double gain);
+  virtual Outcome check(const py::list& param_groups, const py::dict& state);
+  // Whether the last check found something to update.
+  bool pending() const;
+  // Does what check found. scale: the gradients are divided by it. found_inf: if not zero, nothing happens but that the
+  // step is counted as skipped. counts: another plan updated something, so this is an update even if there is nothing
+  // to do here.
+  virtual Outcome apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) = 0;
+  Outcome step(const py::list& param_groups, const py::dict& state, const OptionalTensor& scale,
+               const OptionalTensor& found_inf);
   bool zero_grad(const py::list& param_groups, bool set_to_none);
-  void scale_gradients(double gain);
 
   // Groups and indices of parameters that have a gradient but no state; of those that another backend takes.
   std::vector<std::pair<int, int>> missing() const { return missing_; }
   std::vector<std::pair<int, int>> foreign() const;
   // Takes in state that was made for these since.
   void adopt(const std::vector<std::pair<int, int>>& which);
-  // Counts that float32 cannot hold, to be carried to the next plan and into checkpoints.
-  std::vector<std::pair<at::Tensor, int64_t>> large_counts() const;
+  // Counts that the state cannot tell, to be carried to the next plan and into checkpoints: those that float32 cannot
+  // hold, and the zero of a momentum buffer that is still to be filled.
+  virtual std::vector<std::pair<at::Tensor, int64_t>> exact_counts() const;
   void adopt_counts(const std::vector<std::pair<at::Tensor, int64_t>>& counts);
 
   void set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown);
-  void advance(int unit, int64_t amount);
+  // Moves a clock on and shows the values of the programs at the present clocks.
+  virtual void advance(int unit, int64_t amount) = 0;
 
- private:
+ protected:
   struct Work;  // what one step updates
 
   void add(Entry entry, PyObject* param);
@@ -145,16 +161,20 @@ class Plan {
   bool same_structure(const py::list& param_groups);
   bool same_state(const py::dict& state);
   void remember_state();
+  // Whether found_inf says so; then the step is counted as skipped, before state is made for it.
+  virtual bool skips(const at::Tensor& found_inf) { return false; }
+  virtual void check_horizons() = 0;
   bool collect(Work& work);
   bool inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work);
   void inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work);
-  void write_scalars(Work& work, double gain);
-  void run(Work& work);
   void finish(Work& work);
+  Outcome outcome();
   Rule rule_of(const Group& group) const;
   int states_of(Rule rule) const;
 
   bool adam_;
+  at::Device device_;
+  bool on_host_;
   py::list param_groups_;
   WatchedDict state_;
   std::vector<std::pair<PyObject*, PyObject*>> state_items_;  // as last seen, to be compared and nothing else
@@ -165,8 +185,7 @@ class Plan {
   std::vector<Found> found_;
   std::deque<Kind> kinds_;      // deques: what points into them stays valid
   std::deque<Layout> layouts_;
-  at::Tensor clocks_;
-  int64_t* clock_;
+  at::Tensor clocks_;  // kClocks numbers
   std::vector<std::pair<int, int>> missing_;
   std::shared_ptr<Work> work_;
 };

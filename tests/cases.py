@@ -11,12 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+import emulation
 import fusedsched
-from fusedsched import reference
+from fusedsched import _native, reference
 from fusedsched.optim import backends
 from fusedsched.verify.table import OPTIMIZERS as OPTIMIZERS
 from fusedsched.verify.updates import torch_twin as torch_twin
 
+if _native.module() is not None and backends()["cuda"] is not None:
+    # No GPU here: the same kernels, run by the CPU (tests/emulation), behind the same plan.
+    _native.module().emulate_cuda(str(emulation.build()))
 BACKENDS = tuple(name for name, missing in backends().items() if missing is None)
 REFERENCE_CLASSES = "reference-classes"  # fusedsched.reference, judged like a backend
 

@@ -40,7 +40,7 @@ def _everything(scene):
             "n_states": len(optimizer.state),
             "groups": groups,
             "members": [len(group["params"]) for group in optimizer.param_groups],
-            "clocks": getattr(optimizer, "_clocks", None),
+            "clocks": optimizer._clocks.read() if hasattr(optimizer, "_clocks") else None,
         }
     )
 

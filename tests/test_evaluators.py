@@ -130,7 +130,7 @@ def test_cuda_compiler_accepts_the_header(tmp_path):
 
 MUTANT_HEADERS = {
     "linear": ("r.stop * t) / r.span", "r.stop * (t + 1.0)) / r.span"),
-    "last-bit": ("1.5707963267948966", "1.5707963267948968"),
+    "last-bit": ("sin_quarter(part / whole)", "sin_quarter(part * (1.0 / whole))"),
     "boundary": ("rows[i + 1].begin > clock", "rows[i + 1].begin >= clock"),
     "tracks": ("product *= row_value", "product = row_value"),
     "period": ("fmod(clock, header.period)", "fmod(clock, header.period + 1.0)"),

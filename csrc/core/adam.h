@@ -6,9 +6,13 @@
 
 FS_NAMESPACE_BEGIN
 
-struct AdamHyper {
-  double lr, beta1, beta2, eps, weight_decay;
-  double gain;  // the gradient is multiplied by this: -1 to maximize, 1/scale to unscale
+// The numbers of a group, in this order. The last three are flags.
+struct AdamSlot {
+  enum : int { kLr, kBeta1, kBeta2, kEps, kWeightDecay, kAmsgrad, kMaximize, kDecoupled };
+};
+
+struct AdamBias {
+  double first, second_inv_sqrt;
 };
 
 template <class A>
@@ -19,12 +23,41 @@ struct AdamScalars {
 // 1 - beta ** step without the cancellation of the plain form. beta = 0 gives 1.
 FS_HD double bias_correction(double beta, double step) { return -expm1(step * log(beta)); }
 
+// step: the number of this update of the parameter, 1 for its first.
+FS_HD AdamBias adam_bias(double beta1, double beta2, double step) {
+  return {bias_correction(beta1, step), 1.0 / sqrt(bias_correction(beta2, step))};
+}
+
+// gain: the gradient is multiplied by it, 1/scale to unscale. The differences from 1 are taken here, in double: in
+// float32, 1 - beta2 has lost the digits that matter.
+FS_HD AdamScalars<double> adam_scalars(const double* slots, double gain, const AdamBias& bias) {
+  const double lr = slots[AdamSlot::kLr], beta1 = slots[AdamSlot::kBeta1], beta2 = slots[AdamSlot::kBeta2];
+  const double weight_decay = slots[AdamSlot::kWeightDecay];
+  const bool decoupled = slots[AdamSlot::kDecoupled] != 0.0;
+  AdamScalars<double> s;
+  s.gain = slots[AdamSlot::kMaximize] != 0.0 ? -gain : gain;
+  s.keep = decoupled ? 1.0 - lr * weight_decay : 1.0;
+  s.weight_decay = decoupled ? 0.0 : weight_decay;
+  s.step_size = lr / bias.first;
+  s.inv_sqrt_bc2 = bias.second_inv_sqrt;
+  s.from_grad = beta1 < 0.5 ? 1.0 : 0.0;
+  s.towards_grad = beta1 < 0.5 ? -beta1 : 1.0 - beta1;
+  s.beta2 = beta2;
+  s.one_minus_beta2 = 1.0 - beta2;
+  s.eps = slots[AdamSlot::kEps];
+  return s;
+}
+
 // kCoupled: the weight decay is added to the gradient (Adam); otherwise it shrinks the parameter first (AdamW).
 template <bool kCoupled, bool kAmsgrad>
 struct AdamRule {
   static constexpr int kStates = kAmsgrad ? 3 : 2;  // exp_avg, exp_avg_sq, max_exp_avg_sq
   template <class A>
   using Scalars = AdamScalars<A>;
+
+  FS_HD static AdamScalars<double> prepare(const double* slots, double gain, double step) {
+    return adam_scalars(slots, gain, adam_bias(slots[AdamSlot::kBeta1], slots[AdamSlot::kBeta2], step));
+  }
 
   template <class A>
   FS_HD static void update(const Scalars<A>& s, A g, A& p, A (&state)[kStates]) {
@@ -47,30 +80,5 @@ struct AdamRule {
     p -= s.step_size * m / (sqrt(second) * s.inv_sqrt_bc2 + s.eps);
   }
 };
-
-struct AdamBias {
-  double first, second_inv_sqrt;
-};
-
-// step: the number of this update of the parameter, 1 for its first.
-FS_HD AdamBias adam_bias(double beta1, double beta2, double step) {
-  return {bias_correction(beta1, step), 1.0 / sqrt(bias_correction(beta2, step))};
-}
-
-// The differences from 1 are taken here, in double: in float32, 1 - beta2 has lost the digits that matter.
-FS_HD AdamScalars<double> prepare(const AdamHyper& h, bool decoupled, const AdamBias& bias) {
-  AdamScalars<double> s;
-  s.gain = h.gain;
-  s.keep = decoupled ? 1.0 - h.lr * h.weight_decay : 1.0;
-  s.weight_decay = decoupled ? 0.0 : h.weight_decay;
-  s.step_size = h.lr / bias.first;
-  s.inv_sqrt_bc2 = bias.second_inv_sqrt;
-  s.from_grad = h.beta1 < 0.5 ? 1.0 : 0.0;
-  s.towards_grad = h.beta1 < 0.5 ? -h.beta1 : 1.0 - h.beta1;
-  s.beta2 = h.beta2;
-  s.one_minus_beta2 = 1.0 - h.beta2;
-  s.eps = h.eps;
-  return s;
-}
 
 FS_NAMESPACE_END

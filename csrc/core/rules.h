@@ -29,6 +29,10 @@ enum Rule : uint8_t {
 
 // Scalars travel as doubles, named by the rule that prepared them.
 constexpr int kMaxScalars = 10;
+constexpr int kMaxSlots = 8;
+
+// The counters of an optimizer.
+enum Clock : int { kUpdates, kSamples, kTokens, kSkipped, kClocks };
 constexpr int kMaxStates = 3;
 
 FS_NAMESPACE_END

@@ -51,7 +51,7 @@ static_assert(sizeof(Row) == kRowWidth * sizeof(double) && sizeof(Header) == siz
 // sin(pi/2 * part/whole) squared: the half-angle form of (1 - cos(pi * part/whole)) / 2. It keeps all its digits near
 // zero, where the cosine form has none left. 0 <= part <= whole.
 FS_HD double half_wave(double part, double whole) {
-  const double s = sin(1.5707963267948966 * (part / whole));
+  const double s = sin_quarter(part / whole);
   return s * s;
 }
 
@@ -61,20 +61,37 @@ FS_HD double one_minus_power(double x, double rest, double y) {
   return -expm1(y * (x < 0.5 ? log(x) : log1p(-rest)));
 }
 
-// near * x ** y + far * (1 - x ** y)
-FS_HD double power_mix(double near, double far, double x, double rest, double y) {
-  return near * pow(x, y) + far * one_minus_power(x, rest, y);
-}
-
 FS_HD double triangle(const Row& r, double t, double scale) {
   const double down = r.cycle - r.span;
   const double height = t < r.span ? t / r.span : (r.cycle - t) / down;
   return r.start + (r.stop - r.start) * height * scale;
 }
 
+// The shapes that hold a power; it is taken at one place, since on a device its code is long.
+FS_HD double power_value(const Row& r, int32_t shape, double t, double whole, double turns) {
+  const bool falls = shape == kPolynomial, mixes = falls || shape == kPower;
+  double base = r.param, exponent = r.param;
+  switch (shape) {
+    case kPolynomial: base = (r.span - t) / r.span; break;
+    case kPower: base = t / r.span; break;
+    case kExponential: exponent = t; break;
+    case kStaircase: exponent = floor(t / r.span); break;
+    case kTriangle: exponent = turns; break;
+    case kTriangleDecay: exponent = whole; break;
+    case kInversePower: base = (r.span + t) / r.span; break;
+    default: return 0.0 / 0.0;  // not a shape: the value shows it
+  }
+  const double power = pow(base, exponent);
+  if (shape == kTriangle || shape == kTriangleDecay) return triangle(r, t, power);
+  if (!mixes) return r.start * power;
+  const double rest = (falls ? t : r.span - t) / r.span;
+  return (falls ? r.start : r.stop) * power + (falls ? r.stop : r.start) * one_minus_power(base, rest, exponent);
+}
+
 // t: local time, reduced by the cycle; whole: local time before that; turns: cycles completed.
 FS_HD double shape_value(const Row& r, const double* values, double t, double whole, double turns) {
-  switch (static_cast<int32_t>(r.shape)) {
+  const int32_t shape = static_cast<int32_t>(r.shape);
+  switch (shape) {
     case kConstant:
       return r.start;
     case kLinear:
@@ -83,31 +100,17 @@ FS_HD double shape_value(const Row& r, const double* values, double t, double wh
       const double u = t <= r.span ? t : 2.0 * r.span - t;  // the way back of a wave that is not cut off
       return r.start * half_wave(r.span - u, r.span) + r.stop * half_wave(u, r.span);
     }
-    case kPolynomial:
-      return power_mix(r.start, r.stop, (r.span - t) / r.span, t / r.span, r.param);
-    case kPower:
-      return power_mix(r.stop, r.start, t / r.span, (r.span - t) / r.span, r.param);
-    case kExponential:
-      return r.start * pow(r.param, t);
-    case kStaircase:
-      return r.start * pow(r.param, floor(t / r.span));
-    case kTriangle:
-      return triangle(r, t, pow(r.param, turns));
-    case kTriangleDecay:
-      return triangle(r, t, pow(r.param, whole));
-    case kInversePower:
-      return r.start * pow((r.span + t) / r.span, r.param);
     case kTable:
       return values[static_cast<int64_t>(r.start) + static_cast<int64_t>(t < r.span ? t : r.span - 1.0)];
   }
-  return 0.0 / 0.0;  // not a shape: the value shows it
+  return power_value(r, shape, t, whole, turns);
 }
 
 FS_HD double row_value(const Row& r, const double* values, double clock) {
   const double whole = clock - r.begin;
-  if (r.cycle <= 0.0) return shape_value(r, values, whole, whole, 0.0);
-  const double t = fmod(whole, r.cycle);
-  return shape_value(r, values, t, whole, (whole - t) / r.cycle);
+  const bool cyclic = r.cycle > 0.0;
+  const double t = cyclic ? fmod(whole, r.cycle) : whole;
+  return shape_value(r, values, t, whole, cyclic ? (whole - t) / r.cycle : 0.0);
 }
 
 // Rows are sorted by (track, begin). The value is the product over tracks of the last row begun.

@@ -6,15 +6,28 @@
 
 FS_NAMESPACE_BEGIN
 
-struct SGDHyper {
-  double lr, momentum, dampening, weight_decay;
-  double gain;  // the gradient is multiplied by this: -1 to maximize, 1/scale to unscale
+// The numbers of a group, in this order. The last two are flags.
+struct SGDSlot {
+  enum : int { kLr, kMomentum, kDampening, kWeightDecay, kNesterov, kMaximize };
 };
 
 template <class A>
 struct SGDScalars {
   A gain, weight_decay, keep, intake, look_ahead, lr;
 };
+
+// gain: the gradient is multiplied by it, 1/scale to unscale. first: the buffer is new (zeros). torch then stores the
+// gradient itself, without dampening; as it does while a schedule has the momentum at zero.
+FS_HD SGDScalars<double> sgd_scalars(const double* slots, double gain, bool first) {
+  SGDScalars<double> s;
+  s.gain = slots[SGDSlot::kMaximize] != 0.0 ? -gain : gain;
+  s.weight_decay = slots[SGDSlot::kWeightDecay];
+  s.keep = first ? 0.0 : slots[SGDSlot::kMomentum];
+  s.intake = first || slots[SGDSlot::kMomentum] == 0.0 ? 1.0 : 1.0 - slots[SGDSlot::kDampening];
+  s.look_ahead = slots[SGDSlot::kMomentum];
+  s.lr = slots[SGDSlot::kLr];
+  return s;
+}
 
 enum class Momentum { kNone, kPlain, kNesterov };
 
@@ -23,6 +36,11 @@ struct SGDRule {
   static constexpr int kStates = kMomentum == Momentum::kNone ? 0 : 1;  // momentum_buffer
   template <class A>
   using Scalars = SGDScalars<A>;
+
+  // step: the number of this update of the parameter, 1 for its first.
+  FS_HD static SGDScalars<double> prepare(const double* slots, double gain, double step) {
+    return sgd_scalars(slots, gain, step == 1.0);
+  }
 
   template <class A>
   FS_HD static void update(const Scalars<A>& s, A g, A& p, A* state) {
@@ -36,17 +54,5 @@ struct SGDRule {
     p -= s.lr * g;
   }
 };
-
-// first: the buffer is new (zeros). torch then stores the gradient itself, without dampening.
-FS_HD SGDScalars<double> prepare(const SGDHyper& h, bool first) {
-  SGDScalars<double> s;
-  s.gain = h.gain;
-  s.weight_decay = h.weight_decay;
-  s.keep = first ? 0.0 : h.momentum;
-  s.intake = first ? 1.0 : 1.0 - h.dampening;
-  s.look_ahead = h.momentum;
-  s.lr = h.lr;
-  return s;
-}
 
 FS_NAMESPACE_END

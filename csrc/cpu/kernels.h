@@ -4,9 +4,11 @@
 
 #include <cstdint>
 
+#include "../core/dtype.h"
+
 namespace fs_cpu {
 
-enum class DType : uint8_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
+using fs::DType, fs::kLoops, fs::kMixedFloat32, fs::kMixedFloat64;
 
 // One parameter in one step. All arrays have the same element order.
 struct Span {
@@ -23,9 +25,6 @@ struct Span {
 using Kernel = void (*)(const Span& span, int64_t begin, int64_t end, const double* scalars);
 
 constexpr int kMaxRules = 16;
-
-// Columns of the table: all arrays of one DType (its number), or mixed and computed in float32 or float64.
-constexpr int kMixedFloat32 = 4, kMixedFloat64 = 5, kLoops = 6;
 
 struct Kernels {
   const char* isa;

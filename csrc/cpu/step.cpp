@@ -7,8 +7,8 @@
 // update rounds each result once less, and no two evaluators have to agree on it bit by bit.
 #include "kernels.h"
 
+#include "../core/convert.h"
 #include "../core/rules.h"
-#include "convert.h"
 
 FS_NAMESPACE_BEGIN
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedsched import _native
 from fusedsched.optim import _checkpoint, backends
-from fusedsched.optim._eager import EagerPlan, EagerUpdates
+from fusedsched.optim._clocks import Clocks
 from fusedsched.optim._hyperparameters import Slot
-from fusedsched.optim._scheduled import UNITS, Shown, check_schedule, scheduled_slots, take_schedules
-from fusedsched.optim._state import init_state, tidy_states
+from fusedsched.optim._plans import build_plan
+from fusedsched.optim._scheduled import Shown, check_schedule, take_schedules
+from fusedsched.optim._state import init_state
 from fusedsched.optim._stepping import Stepping
 from fusedsched.schedules import Schedule
 
@@ -32,13 +32,11 @@ class FusedOptimizer(Stepping):
 
     def _construct(self, params: Any, scalars: dict[str, Any], options: dict[str, Any], backend: str) -> None:
         self._backend = backends.check(backend)
-        self._plan = self._eager = None
+        self._plan = None
         self._constructed = False
         self._shown = Shown()
-        self._clocks = torch.zeros(len(UNITS), dtype=torch.int64, device="cpu")  # updates, samples, tokens
-        self._skipped = 0
+        self._clocks = Clocks()
         self._counts: dict[Tensor, int] = {}
-        self._fast = not options["differentiable"]
         self._default_schedules = take_schedules(scalars, self._slots)
         super().__init__(params, **scalars, **options)
         self._constructed = True
@@ -98,72 +96,40 @@ class FusedOptimizer(Stepping):
         """
         if samples < 0 or tokens < 0:
             raise ValueError(f"advance() got samples={samples}, tokens={tokens}. Neither may be negative.")
-        self._clocks[1] += samples
-        self._clocks[2] += tokens
+        self._clocks.add("samples", samples)
+        self._clocks.add("tokens", tokens)
         self._show()
 
     def _show(self) -> None:
         # The values of schedules, between steps; a step shows them itself.
         if self._constructed and any("schedules" in group for group in self.param_groups):
-            plan = self._ready_plan()
-            plan.show(self) if isinstance(plan, EagerPlan) else plan.advance(0, 0)
+            self._ready_plan().advance(0, 0)
 
     @property
     def backend(self) -> str:
-        """What updates the parameters: "cpu" or "reference", or "cpu+reference" if some parameters need the latter."""
-        plan = self._ready_plan()
-        if isinstance(plan, EagerPlan):
-            return "reference"
-        return "cpu" if self._eager is None else "cpu+reference"
+        """What updates the parameters: "cpu", "cuda", "triton", "reference"; several are joined by "+"."""
+        return self._ready_plan().name
 
     @property
     def skipped_steps(self) -> int:
         """How many calls of `step()` a GradScaler made without effect."""
-        return self._skipped
+        return self._clocks.read()[3]
 
     def _invalidate(self) -> None:
         if self._plan is not None:
             _checkpoint.remember_counts(self)
-        self._plan = self._eager = None
+        self._plan = None
 
     def _invalidate_loaded(self) -> None:
-        self._plan = self._eager = None  # what the plan counted belongs to the state before
+        self._plan = None  # what the plan counted belongs to the state before
         self._shown = Shown()
         self._show()
 
     def _ready_plan(self) -> Any:
         if self._plan is None:
-            self._plan = self._build_plan()
+            self._plan = build_plan(self)
             _checkpoint.recall_counts(self)
         return self._plan
-
-    def _build_plan(self) -> Any:
-        eager = self._backend == "reference" or self.defaults["differentiable"]
-        module = None if eager else _native.module_or_warn()
-        self._eager = None
-        if module is None:
-            self._fast = False
-            plan = EagerPlan(self)
-            plan.show(self)
-            return plan
-        tidy_states(self)
-        plan = module.Plan(self._adam, self.param_groups, self.state, self._clocks)
-        for index, group, slot, schedule in scheduled_slots(self.param_groups, self._slots):
-            tensor = self._shown.install(group, slot)
-            plan.set_program(index, slot.name, schedule.program.table.tolist(), UNITS.index(schedule.unit), tensor)
-        foreign = plan.foreign()
-        if foreign:
-            if self._backend == "cpu":
-                g, i = foreign[0]
-                p = self.param_groups[g]["params"][i]
-                raise RuntimeError(
-                    f'backend="cpu" cannot update parameter {i} of group {g} (shape {tuple(p.shape)}, {p.dtype}, '
-                    f"{p.layout}, on {p.device}): it takes strided floating point tensors on the CPU. "
-                    'Use backend="auto".'
-                )
-            self._eager = EagerUpdates(self, foreign)
-        self._fast = not foreign
-        return plan
 
     def _init_state(self, group: dict[str, Any], p: Tensor) -> None:
         init_state(self, group, p)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fusedsched.optim._scheduled import UNITS, Shown, scheduled_slots, value_at
+from fusedsched.optim._clocks import Clocks
+from fusedsched.optim._scheduled import Shown, scheduled_slots, value_at
 from fusedsched.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -19,29 +20,17 @@ if TYPE_CHECKING:
 
 KEY = "fusedsched"
 _OVERRIDES = ("checkpoint", "present", "error")
-_EXACT = 2**24  # float32 counts exactly up to here
 
 
 def remember_counts(optimizer: FusedOptimizer) -> None:
     """Keeps the exact counts of a plan that is about to go."""
-    plan = optimizer._plan
-    if plan is None:
-        return
-    updates = getattr(plan, "updates", optimizer._eager)
-    counts = dict(plan.large_counts()) if hasattr(plan, "large_counts") else {}
-    if updates is not None:
-        counts.update({p: n for p, n in updates.counts().items() if n > _EXACT})
-    optimizer._counts = counts
+    if optimizer._plan is not None:
+        optimizer._counts = dict(optimizer._plan.exact_counts())
 
 
 def recall_counts(optimizer: FusedOptimizer) -> None:
     if optimizer._counts:
-        plan = optimizer._plan
-        updates = getattr(plan, "updates", optimizer._eager)
-        if hasattr(plan, "adopt_counts"):
-            plan.adopt_counts(list(optimizer._counts.items()))
-        if updates is not None:
-            updates.adopt(optimizer._counts)
+        optimizer._plan.adopt_counts(list(optimizer._counts.items()))
 
 
 def _edited(optimizer: FusedOptimizer, group: dict[str, Any], slot: Any, schedule: Schedule, unit_clock: int) -> bool:
@@ -51,7 +40,7 @@ def _edited(optimizer: FusedOptimizer, group: dict[str, Any], slot: Any, schedul
 def settle_edits(optimizer: FusedOptimizer) -> None:
     """Drops the schedules that an edit has replaced, so that what is saved is what runs."""
     for _, group, slot, schedule in list(scheduled_slots(optimizer.param_groups, optimizer._slots)):
-        if _edited(optimizer, group, slot, schedule, int(optimizer._clocks[UNITS.index(schedule.unit)])):
+        if _edited(optimizer, group, slot, schedule, optimizer._clocks.unit(schedule.unit)):
             group["schedules"] = {k: v for k, v in group["schedules"].items() if k != slot.name}
             optimizer._shown.forget(group, slot.name)
             optimizer._invalidate()
@@ -60,7 +49,7 @@ def settle_edits(optimizer: FusedOptimizer) -> None:
 def settled(optimizer: FusedOptimizer) -> dict[str, Any]:
     """The attributes that go with a copy or a pickle, beside torch's."""
     settle_edits(optimizer)
-    names = ("_backend", "_clocks", "_skipped", "_default_schedules", "_counts", "_step_supports_amp_scaling")
+    names = ("_backend", "_clocks", "_default_schedules", "_counts", "_step_supports_amp_scaling")
     return {name: optimizer.__dict__[name] for name in names}
 
 
@@ -68,13 +57,12 @@ def fresh_attributes(optimizer: FusedOptimizer) -> dict[str, Any]:
     """What an optimizer has that comes out of a pickle, or whose groups were replaced by a load."""
     defaults = {
         "_backend": "auto",
-        "_clocks": torch.zeros(3, dtype=torch.int64, device="cpu"),
-        "_skipped": 0,
+        "_clocks": Clocks(),
         "_counts": {},
     }
     defaults.update(_default_schedules={}, _step_supports_amp_scaling=True)
     kept = {name: optimizer.__dict__.get(name, value) for name, value in defaults.items()}
-    return kept | {"_plan": None, "_eager": None, "_fast": True, "_constructed": True, "_shown": Shown()}
+    return kept | {"_plan": None, "_constructed": True, "_shown": Shown()}
 
 
 def state_dict(optimizer: FusedOptimizer, torch_state_dict: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -90,6 +78,7 @@ def state_dict(optimizer: FusedOptimizer, torch_state_dict: Callable[[], dict[st
 
 
 def _pack(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
+    clocks = optimizer._clocks.read()
     for group, saved in zip(optimizer.param_groups, packed["param_groups"], strict=True):
         extra: dict[str, Any] = {}
         for _, _, slot, schedule in scheduled_slots([group], optimizer._slots):
@@ -101,7 +90,7 @@ def _pack(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
         if exact:
             extra["steps"] = exact
         if extra:
-            saved[KEY] = {**extra, "clocks": optimizer._clocks.tolist()}
+            saved[KEY] = {**extra, "clocks": clocks}
         if "schedules" in extra:  # flattened checkpoints of torch.distributed look for the keys of the live group
             saved["schedules"] = saved[KEY]
 
@@ -145,7 +134,8 @@ def load_state_dict(
         for i, count in extra.get("steps", {}).items():
             optimizer._counts[group["params"][int(i)]] = count
         clocks = extra.get("clocks", clocks)
-    optimizer._clocks.copy_(torch.tensor(clocks or [_largest_step(optimizer), 0, 0], device="cpu"))
+    clocks = clocks or [_largest_step(optimizer)]
+    optimizer._clocks.set(clocks + [0] * (4 - len(clocks)))
     optimizer._invalidate_loaded()
 
 

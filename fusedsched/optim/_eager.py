@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fusedsched.optim._hyperparameters import Slot
-from fusedsched.optim._scheduled import UNITS, check_horizon, scheduled_slots, value_at
+from fusedsched.optim._scheduled import check_horizon, scheduled_slots, value_at
 
 if TYPE_CHECKING:
     from fusedsched.optim._base import FusedOptimizer
@@ -93,77 +93,90 @@ class EagerUpdates:
                 found = True
         return found
 
-    def run(self, optimizer: FusedOptimizer, gain: float) -> None:
+    @torch.no_grad()
+    def run(self, scale: Tensor | None) -> None:
+        optimizer = self._optimizer()
+        if scale is not None:  # users find unscaled gradients after the step, as with torch's fused optimizers
+            grads = {id(p.grad): p.grad for _, _, _, p in self.members if p.grad is not None}  # each once
+            torch._foreach_mul_(list(grads.values()), 1.0 / float(scale))
         for group, _, _, p in self.members:
-            if p.grad is None:
-                continue
-            optimizer._init_state(group, p)
-            grad = p.grad if gain == 1.0 else p.grad * gain
-            optimizer._reference_update(group, p, grad, self._count(optimizer, p))
+            if p.grad is not None:
+                optimizer._init_state(group, p)
+                optimizer._reference_update(group, p, p.grad, self._count(optimizer, p))
 
     def _count(self, optimizer: FusedOptimizer, p: Tensor) -> int:
         if not optimizer._adam:
             return 0
         shown = optimizer.state[p]["step"]
         count = self._counts.get(p, 0)
-        if (
-            torch.tensor(float(count), dtype=torch.float32, device="cpu") != shown
-        ):  # somebody wrote to it: then it is the count
-            count = int(shown)
+        if float(torch.tensor(float(count), dtype=torch.float32, device="cpu")) != float(shown):
+            count = int(shown)  # somebody wrote to it: then it is the count
         self._counts[p] = count + 1
         shown.fill_(float(count + 1))
         return count + 1
 
-    def counts(self) -> dict[Tensor, int]:
-        return self._counts
+    def exact_counts(self) -> list[tuple[Tensor, int]]:
+        return [(p, n) for p, n in self._counts.items() if n > 2**24]  # float32 counts exactly up to there
 
-    def adopt(self, counts: dict[Tensor, int]) -> None:
+    def adopt_counts(self, counts: list[tuple[Tensor, int]]) -> None:
         self._counts.update(counts)
 
 
 class EagerPlan:
     """As `fusedsched._C.Plan`, for all parameters of an optimizer. Does not hold it: the optimizer holds the plan."""
 
-    def __init__(self, optimizer: FusedOptimizer) -> None:
-        self._roster = self._present(optimizer)
-        members = [(g, i) for g, group in enumerate(optimizer.param_groups) for i in range(len(group["params"]))]
-        self.updates = EagerUpdates(optimizer, members)
-        self._written: dict[tuple[int, str], float] = {}
+    name = "reference"
 
-    @staticmethod
-    def _present(optimizer: FusedOptimizer) -> list[int]:
-        groups = optimizer.param_groups
+    def __init__(self, optimizer: FusedOptimizer) -> None:
+        self._optimizer = ref(optimizer)
+        self._roster = self._present()
+        members = [(g, i) for g, group in enumerate(optimizer.param_groups) for i in range(len(group["params"]))]
+        self._updates = EagerUpdates(optimizer, members)
+        self.exact_counts, self.adopt_counts = self._updates.exact_counts, self._updates.adopt_counts
+        self._clocks = optimizer._clocks.on("cpu")
+        self._written: dict[tuple[int, str], float] = {}
+        self.advance(0, 0)
+
+    def _present(self) -> list[int]:
+        groups = self._optimizer().param_groups
         return [id(group) for group in groups] + [id(p) for group in groups for p in group["params"]]
 
-    def scale_gradients(self, gain: float) -> None:
-        grads = {id(p.grad): p.grad for _, _, _, p in self.updates.members if p.grad is not None}  # each once
-        if grads:
-            torch._foreach_mul_(list(grads.values()), gain)
+    def _scheduled(self) -> Any:
+        opt = self._optimizer()
+        return scheduled_slots(opt.param_groups, opt._slots)
 
-    def current(self, optimizer: FusedOptimizer) -> bool:
-        return self._roster == self._present(optimizer)
-
-    def edited(self, opt: FusedOptimizer) -> str | None:
-        """The name of a scheduled slot that the user wrote to."""
-        for g, group, slot, _ in scheduled_slots(opt.param_groups, opt._slots):
-            replaced = opt._shown.replaced(group, slot)
+    def _edited(self) -> bool:
+        """Whether the user wrote to a scheduled slot."""
+        for g, group, slot, _ in self._scheduled():
+            replaced = self._optimizer()._shown.replaced(group, slot)
             if replaced or float(slot.read(group)) != self._written.get((g, slot.name)):
-                return slot.name
-        return None
+                return True
+        return False
 
-    def step(self, opt: FusedOptimizer, gain: float) -> None:
-        for _, group, slot, schedule in scheduled_slots(opt.param_groups, opt._slots):
-            if not opt._shown.replaced(group, slot):
-                check_horizon(slot, schedule, int(opt._clocks[UNITS.index(schedule.unit)]))
-        if self.updates.check():
-            self.updates.run(opt, gain)
-            opt._clocks[0] += 1
-            self.show(opt)
+    def step(self, param_groups: Any, state: Any, scale: Tensor | None, found_inf: Tensor | None) -> int:
+        if self._roster != self._present():
+            return 1  # Plan::Outcome: rebuild
+        if found_inf is not None and float(found_inf) != 0.0:
+            self._clocks[3] += 1
+            return 0
+        edited = self._edited()
+        for _, group, slot, schedule in self._scheduled():
+            if not self._optimizer()._shown.replaced(group, slot):
+                check_horizon(slot, schedule, self._optimizer()._clocks.unit(schedule.unit))
+        if self._updates.check():
+            self._updates.run(scale)
+            self.advance(0, 1)
+        return 3 if edited else 0
 
-    def show(self, opt: FusedOptimizer) -> None:
-        for g, group, slot, schedule in scheduled_slots(opt.param_groups, opt._slots):
+    def zero_grad(self, param_groups: Any, set_to_none: bool) -> bool:
+        return False  # torch's own
+
+    def advance(self, unit: int, amount: int) -> None:
+        self._clocks[unit] += amount
+        opt = self._optimizer()
+        for g, group, slot, schedule in self._scheduled():
             tensor, key = opt._shown.install(group, slot), (g, slot.name)
             if key in self._written and float(tensor) != self._written[key]:
                 continue  # written to: constant from there on
-            self._written[key] = value_at(schedule, int(opt._clocks[UNITS.index(schedule.unit)]))
+            self._written[key] = value_at(schedule, opt._clocks.unit(schedule.unit))
             tensor.fill_(self._written[key])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the state of the compiled backend lies in memory.
+"""Where the state that kernels read lies in memory.
 
 Small tensors share one storage: a step over thousands of them is bound by the number of cache lines that it reads, and
-one storage is one object to check instead of thousands. A large one begins at the page offset of its parameter: where
+one storage is one object to check instead of thousands. A large one on the CPU begins at the page offset of its parameter: where
 the four arrays that are walked side by side lie at different offsets, a store is mistaken for one to the address of a
 later load (the processor compares the lowest 12 bits first), and 16-bit steps take up to a tenth longer.
 """
@@ -24,11 +24,14 @@ def zeros_for(params: list[Tensor], counts: list[int]) -> list[list[Tensor]]:
     >>> [(z.shape, z.stride(), z.sum().item()) for z in zeros_for([p], [2])[0]]
     [(torch.Size([3, 2]), (1, 3), 0.0), (torch.Size([3, 2]), (1, 3), 0.0)]
     """
-    lengths: dict[torch.dtype, int] = {}
+    lengths: dict[tuple[torch.dtype, torch.device], int] = {}
     for p, count in zip(params, counts, strict=True):
         if _bytes(p) <= _SMALL:
-            lengths[p.dtype] = lengths.get(p.dtype, 0) + count * _padded(p)
-    shared = {dtype: torch.zeros(n, dtype=dtype, device="cpu").untyped_storage() for dtype, n in lengths.items()}
+            lengths[p.dtype, p.device] = lengths.get((p.dtype, p.device), 0) + count * _padded(p)
+    shared = {
+        (dtype, device): torch.zeros(n, dtype=dtype, device=device).untyped_storage()
+        for (dtype, device), n in lengths.items()
+    }
     used = dict.fromkeys(shared, 0)
     placed = []
     for p, count in zip(params, counts, strict=True):
@@ -37,8 +40,9 @@ def zeros_for(params: list[Tensor], counts: list[int]) -> list[list[Tensor]]:
             if _bytes(p) > _SMALL:
                 tensors.append(_at_offset_of(p))
             else:
-                tensors.append(_view(shared[p.dtype], used[p.dtype], p))
-                used[p.dtype] += _padded(p)
+                key = p.dtype, p.device
+                tensors.append(_view(shared[key], used[key], p))
+                used[key] += _padded(p)
         placed.append(tensors)
     return placed
 
@@ -54,6 +58,8 @@ def _padded(p: Tensor) -> int:
 
 def _at_offset_of(p: Tensor) -> Tensor:
     """Zeros like p, in a storage of their own, at p's place within a page."""
+    if p.device.type != "cpu":
+        return torch.zeros_like(p, memory_format=torch.preserve_format, requires_grad=False)
     size = p.element_size()
     room = torch.zeros(p.numel() + _PAGE // size, dtype=p.dtype, device="cpu")
     return _view(room.untyped_storage(), (p.data_ptr() - room.data_ptr()) % _PAGE // size, p)
@@ -62,4 +68,4 @@ def _at_offset_of(p: Tensor) -> Tensor:
 def _view(storage: torch.UntypedStorage, offset: int, p: Tensor) -> Tensor:
     """Not a view to autograd: each has a version counter of its own."""
     strides = p.stride() if p.is_contiguous() else torch.empty_like(p, device="meta").stride()
-    return torch.empty(0, dtype=p.dtype, device="cpu").set_(storage, offset, p.size(), strides)
+    return torch.empty(0, dtype=p.dtype, device=p.device).set_(storage, offset, p.size(), strides)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def init_states(optimizer: FusedOptimizer, which: list[tuple[int, int]]) -> None:
-    """Makes the state of many parameters for the compiled backend. Their steps are views of one buffer."""
+    """Makes the state of many parameters of one device for its kernels. Their steps are views of one buffer."""
     groups = [optimizer.param_groups[g] for g, _ in which]
     params = [group["params"][i] for group, (_, i) in zip(groups, which, strict=True)]
     missing = [
@@ -23,7 +23,7 @@ def init_states(optimizer: FusedOptimizer, which: list[tuple[int, int]]) -> None
         for group, p in zip(groups, params, strict=True)
     ]
     zeros = zeros_for(params, [len(names) for names in missing])
-    steps = torch.zeros(len(which), dtype=torch.float32, device="cpu").unbind()
+    steps = torch.zeros(len(which), dtype=torch.float32, device=params[0].device).unbind()
     for p, names, tensors, step in zip(params, missing, zeros, steps, strict=True):
         if optimizer._adam:
             _init_step(optimizer.state[p], step)
@@ -47,17 +47,17 @@ def _init_step(state: dict[str, Any], step: Tensor) -> None:
         state["step"] = step.fill_(float(state.get("step") or 0.0))
 
 
-def tidy_states(optimizer: FusedOptimizer) -> None:
-    """Brings state that somebody else wrote into the form that the kernels read: the step as a 0-dim float32 tensor on
-    the CPU, the moments strided like their parameter. Values do not change."""
+def tidy_states(optimizer: FusedOptimizer, device: torch.device) -> None:
+    """Brings state that somebody else wrote into the form that a device's kernels read: the step as a 0-dim float32
+    tensor beside the parameter, the moments strided like it. Values do not change."""
     for group in optimizer.param_groups:
         for p in group["params"]:
             state = optimizer.state.get(p)
-            if not state or p.layout != torch.strided or not p.is_cpu or type(p).__torch_dispatch__ is not _PLAIN:
+            if not state or p.device != device or p.layout != torch.strided or _intercepted(p):
                 continue
             step = state.get("step")
-            if step is not None and not _is_plain_step(step):
-                state["step"] = torch.tensor(float(step), dtype=torch.float32, device="cpu")
+            if step is not None and not _is_plain_step(step, device):
+                state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
             for name in optimizer._state_names(group):
                 moment = state.get(name)
                 if isinstance(moment, Tensor) and moment.shape == p.shape:
@@ -66,8 +66,9 @@ def tidy_states(optimizer: FusedOptimizer) -> None:
                         state[name] = torch.empty_like(p, dtype=moment.dtype).copy_(moment)
 
 
-_PLAIN = Tensor.__torch_dispatch__
+def _intercepted(p: Tensor) -> bool:
+    return type(p).__torch_dispatch__ is not Tensor.__torch_dispatch__
 
 
-def _is_plain_step(step: Any) -> bool:
-    return isinstance(step, Tensor) and step.dtype == torch.float32 and step.is_cpu and step.numel() == 1
+def _is_plain_step(step: Any, device: torch.device) -> bool:
+    return isinstance(step, Tensor) and step.dtype == torch.float32 and step.device == device and step.numel() == 1

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import profiler
 from torch.optim import Optimizer, optimizer as torch_optimizer
 
-from fusedsched.optim._eager import EagerPlan
+from fusedsched.optim._plans import DONE, DONE_WITH_EDITS, STATE_MISSING
 from fusedsched.optim._state import init_states
-
-_DONE, _REBUILD, _STATE_MISSING, _DONE_WITH_EDITS = range(4)  # Plan::Outcome
 
 
 class Stepping(Optimizer):
@@ -33,7 +32,6 @@ class Stepping(Optimizer):
         plan = attributes["_plan"]
         if (
             closure is None
-            and attributes["_fast"]
             and plan is not None
             and not profiler._is_profiler_enabled
             and "found_inf" not in attributes
@@ -42,8 +40,8 @@ class Stepping(Optimizer):
             and not torch_optimizer._global_optimizer_pre_hooks
             and not torch_optimizer._global_optimizer_post_hooks
         ):
-            outcome = plan.step(self.param_groups, self.state, 1.0)
-            if outcome != _DONE:
+            outcome = plan.step(self.param_groups, self.state, None, None)
+            if outcome != DONE:
                 self._resume(outcome)
             return None
         # A subclass with a step of its own was wrapped by torch, hooks and all.
@@ -53,60 +51,39 @@ class Stepping(Optimizer):
     step.hooked = True  # torch's wrapper is _watched_step: entered only when somebody watches
     step._wrapped_by_lr_sched = True
 
-    def _resume(self, outcome: int, gain: float = 1.0) -> None:
+    def _resume(self, outcome: int, scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
         """Finishes a step that the plan could not do at once."""
         with torch.no_grad():
-            outcome = self._settle(outcome, gain)
-        if outcome == _DONE_WITH_EDITS:
-            self._shown.warn("lr")
-
-    def _settle(self, outcome: int, gain: float) -> int:
-        for _ in range(5):  # rebuild, then state: more than that and somebody changes things as fast as we read them
-            if outcome in (_DONE, _DONE_WITH_EDITS):
-                return outcome
-            if outcome == _STATE_MISSING:
-                which = self._plan.missing()
-                init_states(self, which)
-                self._plan.adopt(which)
+            for _ in range(5):  # rebuild, then state: more than that and somebody changes things as fast as we read
+                if outcome in (DONE, DONE_WITH_EDITS):
+                    break
+                if outcome == STATE_MISSING:
+                    which = self._plan.missing()
+                    init_states(self, which)
+                    self._plan.adopt(which)
+                else:
+                    self._invalidate()
+                outcome = self._ready_plan().step(self.param_groups, self.state, scale, found_inf)
             else:
-                self._invalidate()
-            outcome = self._attempt(gain)
-        raise RuntimeError("The parameters or the state of this optimizer change while a step reads them.")
-
-    def _attempt(self, gain: float) -> int:
-        plan = self._ready_plan()
-        if isinstance(plan, EagerPlan):
-            if not plan.current(self):
-                return _REBUILD
-            edited = plan.edited(self)
-            plan.step(self, gain)
-            return _DONE if edited is None else _DONE_WITH_EDITS
-        if self._eager is None:
-            return plan.step(self.param_groups, self.state, gain)
-        outcome = plan.check(self.param_groups, self.state)
-        if outcome == _DONE:
-            updated = self._eager.check()
-            if updated:
-                self._eager.run(self, gain)
-            outcome = plan.apply(gain, updated)
-        return outcome
+                raise RuntimeError("The parameters or the state of this optimizer change while a step reads them.")
+        if outcome == DONE_WITH_EDITS:
+            self._shown.warn("lr")
 
     def _differentiable_step(self, closure: Callable[[], Any] | None) -> Any:
         step = torch.optim.Adam.step if self._adam else torch.optim.SGD.step
         if getattr(step, "hooked", False):  # torch wraps its class when the first optimizer of it is made
             step = step.__wrapped__
         loss = step(self, closure)
-        self._clocks[0] += 1
+        self._clocks.add("updates", 1)
         self._show()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Resets the gradients of all parameters, as torch's does."""
         plan = self._plan
-        if profiler._is_profiler_enabled or plan is None or isinstance(plan, EagerPlan):
+        if profiler._is_profiler_enabled or plan is None:
             super().zero_grad(set_to_none)
         elif not plan.zero_grad(self.param_groups, set_to_none):
-            self._invalidate()
             super().zero_grad(set_to_none)
 
 
@@ -117,16 +94,10 @@ def _plain_step(self: Stepping, closure: Callable[[], Any] | None = None) -> Any
     if closure is not None:
         with torch.enable_grad():
             loss = closure()
-    found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-    if found_inf is not None and float(found_inf) != 0.0:
-        self._skipped += 1
-        return loss
-    gain = 1.0 if scale is None else 1.0 / float(scale)
-    outcome = self._attempt(gain)
-    if outcome != _DONE:
-        self._resume(outcome, gain)
-    if scale is not None:  # users find unscaled gradients after the step, as with torch's fused optimizers
-        self._plan.scale_gradients(gain)
+    scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+    outcome = self._ready_plan().step(self.param_groups, self.state, scale, found_inf)
+    if outcome != DONE:
+        self._resume(outcome, scale, found_inf)
     return loss
 
 

@@ -76,7 +76,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return self._tensor_states if group["momentum"] != 0 else ()
+        momentum = group["momentum"]
+        return self._tensor_states if isinstance(momentum, Tensor) or momentum != 0 else ()
 
     def _reference_update(self, group: dict[str, Any], p: Tensor, grad: Tensor, step: int) -> None:
         scalars = {k: group[k] for k in ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")}

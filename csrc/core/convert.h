@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "../core/platform.h"
+#include "platform.h"
 
 FS_NAMESPACE_BEGIN
 

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the plan hands to the CUDA kernels: tables in device memory, and the arguments of one launch. Free of torch and
+// of CUDA's headers; the one header that both sides of the border include.
+//
+// Three lifetimes. Arrays and groups stay until something moves, in device memory. The addresses of the gradients come
+// by value in the launch arguments: they may change at each step without a copy, and a captured graph keeps its own.
+// Clocks and counts are advanced by the kernel itself.
+#pragma once
+
+#include <cstdint>
+
+#include "../core/dtype.h"
+#include "../core/rules.h"
+
+namespace fs_cuda {
+
+using fs::DType, fs::kClocks, fs::kSamples, fs::kSkipped, fs::kTokens, fs::kUpdates, fs::kLoops, fs::kMaxSlots, fs::kMaxStates;
+
+// One parameter. All arrays have the same element order.
+struct Array {
+  void* param;
+  void* state[kMaxStates];
+  float* shown_step;  // state["step"], float32; null for rules without one
+  int64_t numel;      // real numbers: a complex one is two
+  int64_t* count;     // updates so far, exact. If shown_step says otherwise, somebody wrote to it: then that counts
+  int32_t group;
+  DType param_dtype, grad_dtype, state_dtype[kMaxStates];
+  bool aligned;       // param and state begin on 16 bytes
+};
+
+// One hyperparameter of a group. Exactly one of `program` and `tensor` is set, or neither: then it is the number in
+// Header::values.
+struct Slot {
+  const double* program;  // a schedule program (core/schedule.h)
+  const int64_t* clock;   // what the program is evaluated at
+  const void* tensor;     // a tensor with one element that the user may write to at any time
+  double* shown;          // of a program: what users see, the value for the next update; null if nobody looks
+  double written;         // what was last stored there. If `shown` is another number, it was edited: it stays
+  DType tensor_dtype;
+  bool edited;
+};
+
+struct Group {
+  Slot slots[kMaxSlots];  // in the order of AdamSlot or SGDSlot
+};
+
+// A number that changed since Header::values was written. It stands before the one there, where the last block of the
+// step's last launch stores it.
+struct Edit {
+  int32_t at;  // group * kMaxSlots + slot
+  int32_t reserved;
+  double value;
+};
+
+// Where a block begins: block b works from starts[b] up to starts[b + 1], tile after tile.
+struct Start {
+  int32_t array, tile;
+};
+
+#if defined(FS_SMALL_ARGUMENTS)  // CUDA before 12.1
+constexpr int kArgumentBytes = 4096, kMaxBlocks = 256, kMaxEdits = 16;
+#else
+constexpr int kArgumentBytes = 32764, kMaxBlocks = 640, kMaxEdits = 64;
+#endif
+
+struct Header {
+  const Array* arrays;
+  Group* groups;
+  double* values;           // kMaxSlots of each group
+  int64_t* clocks;          // kClocks of them
+  uint32_t* ticket;         // zero between launches
+  int32_t* past_horizon;    // set to 1 when a program has ended that must not go on; memory that the host can read
+  const float* grad_scale;  // the gradients are divided by it, in memory too; or null
+  const float* found_inf;   // not zero: change nothing; or null
+  int32_t n_arrays, n_groups, n_edits;
+  bool last;                // of this step's launches: it advances the clocks
+  Edit edits[kMaxEdits];
+  Start starts[kMaxBlocks + 1];
+};
+
+constexpr int kMaxGrads = (kArgumentBytes - sizeof(Header)) / sizeof(void*);
+
+// Arguments of a launch, passed by value. grads[i] belongs to arrays[i]; null: no gradient, nothing happens to it.
+struct Launch : Header {
+  void* grads[kMaxGrads];
+};
+static_assert(sizeof(Launch) <= kArgumentBytes, "CUDA refuses more");
+
+// Elements per tile: a block takes them one at a time.
+constexpr int64_t kTile = 4096;
+
+// What a device can do for the plan. `rule` is fs::Rule, `loop` one of fs::kLoops. Functions return null or CUDA's words
+// for what went wrong. Streams are cudaStream_t as numbers.
+struct Runtime {
+  const char* name;                                     // "cuda", or what stands in for it
+  const char* (*blocks)(int device, int rule, int loop, int* blocks);  // as many as run at once, at most kMaxBlocks
+  const char* (*step)(int device, uint64_t stream, int rule, int loop, int blocks, const Launch& launch);
+  // Adds `by` to *clock unless `held` points to a number other than zero.
+  const char* (*advance)(int device, uint64_t stream, int64_t* clock, int64_t by, const int32_t* held);
+  // Shows the present values of all programs of the groups, edited ones excepted.
+  const char* (*show)(int device, uint64_t stream, Group* groups, int n_groups, int32_t* past_horizon);
+  const char* (*capturing)(uint64_t stream, bool* capturing);
+  // Copies from the host at once and waits for it, also while a stream is being captured: on a stream of its own, in
+  // relaxed capture mode. Nothing of it becomes part of a graph.
+  const char* (*write)(int device, void* to, const void* from, uint64_t bytes);
+};
+
+}  // namespace fs_cuda
+
+// csrc/cuda/runtime.cu; the tests' emulation has one of its own.
+extern "C" const fs_cuda::Runtime* fs_cuda_runtime();

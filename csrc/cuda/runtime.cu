@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// Launches, and the little else that the plan wants of a device: launch.h has the list.
+#include <cuda_runtime.h>
+
+#include "kernels.cuh"
+#include "slots.cuh"
+#include "tuning.h"
+
+#ifndef FS_RUNTIME_NAME
+#define FS_RUNTIME_NAME "cuda"
+#endif
+
+namespace fs_cuda {
+
+namespace {
+
+__global__ void advance_kernel(int64_t* clock, int64_t by, const int32_t* held) {
+  if (held == nullptr || *held == 0) *clock += by;
+}
+
+__global__ void __launch_bounds__(kShowThreads) show_kernel(Group* groups, int32_t n_groups, int32_t* past_horizon) {
+  show_programs(groups, n_groups, past_horizon, blockIdx.x * kShowThreads + threadIdx.x, gridDim.x * kShowThreads);
+}
+
+const StepKernels& kernels_of(int loop) {
+  static const StepKernels* const tables[kLoops] = {&step_kernels_0, &step_kernels_1, &step_kernels_2,
+                                                    &step_kernels_3, &step_kernels_4, &step_kernels_5};
+  return *tables[loop];
+}
+
+const char* words(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
+
+// The device of a launch, and the caller's again afterwards.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    error = cudaGetDevice(&before_);
+    if (error == cudaSuccess && before_ != device) {
+      error = cudaSetDevice(device);
+      changed_ = error == cudaSuccess;
+    }
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+
+  cudaError_t error;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+cudaStream_t stream_of(uint64_t number) { return reinterpret_cast<cudaStream_t>(static_cast<uintptr_t>(number)); }
+
+template <class Kernel>
+const char* launch_on(int device, uint64_t stream, Kernel kernel, int blocks, int threads, void** arguments,
+                      int shared_bytes) {
+  const OnDevice on(device);
+  if (on.error != cudaSuccess) return words(on.error);
+  return words(cudaLaunchKernel(kernel, dim3(blocks), dim3(threads), arguments, shared_bytes, stream_of(stream)));
+}
+
+const char* blocks(int device, int rule, int loop, int* result) {
+  const OnDevice on(device);
+  cudaError_t error = on.error;
+  int multiprocessors = 0, resident = 0;
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  if (error == cudaSuccess) {
+    const StepKernels& kernels = kernels_of(loop);
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernels.kernel[rule], kThreads,
+                                                          kernels.shared_bytes[rule]);
+  }
+  const int64_t most = static_cast<int64_t>(multiprocessors) * resident;
+  *result = static_cast<int>(most < 1 ? 1 : most > kMaxBlocks ? kMaxBlocks : most);
+  return words(error);
+}
+
+const char* step(int device, uint64_t stream, int rule, int loop, int blocks, const Launch& launch) {
+  const StepKernels& kernels = kernels_of(loop);
+  void* arguments[] = {const_cast<Launch*>(&launch)};
+  return launch_on(device, stream, kernels.kernel[rule], blocks, kThreads, arguments, kernels.shared_bytes[rule]);
+}
+
+const char* advance(int device, uint64_t stream, int64_t* clock, int64_t by, const int32_t* held) {
+  void* arguments[] = {&clock, &by, &held};
+  return launch_on(device, stream, advance_kernel, 1, 1, arguments, 0);
+}
+
+const char* show(int device, uint64_t stream, Group* groups, int n_groups, int32_t* past_horizon) {
+  const int blocks = (n_groups * kMaxSlots + kShowThreads - 1) / kShowThreads;
+  void* arguments[] = {&groups, &n_groups, &past_horizon};
+  return blocks == 0 ? nullptr : launch_on(device, stream, show_kernel, blocks, kShowThreads, arguments, 0);
+}
+
+const char* capturing(uint64_t stream, bool* result) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t error = cudaStreamIsCapturing(stream_of(stream), &status);
+  *result = status != cudaStreamCaptureStatusNone;
+  return words(error);
+}
+
+// A stream of its own that waits for no other, and that no capture sees.
+const char* write(int device, void* to, const void* from, uint64_t bytes) {
+  const OnDevice on(device);
+  cudaError_t error = on.error;
+  if (error != cudaSuccess) return words(error);
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  error = cudaThreadExchangeStreamCaptureMode(&mode);
+  if (error != cudaSuccess) return words(error);
+  cudaStream_t stream = nullptr;
+  error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  if (error == cudaSuccess) {
+    error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream);
+    const cudaError_t waited = cudaStreamSynchronize(stream);
+    if (error == cudaSuccess) error = waited;
+    cudaStreamDestroy(stream);
+  }
+  cudaThreadExchangeStreamCaptureMode(&mode);
+  return words(error);
+}
+
+constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks, step, advance, show, capturing, write};
+
+}  // namespace
+
+}  // namespace fs_cuda
+
+extern "C" const fs_cuda::Runtime* fs_cuda_runtime() { return &fs_cuda::kRuntime; }

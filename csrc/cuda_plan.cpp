@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda_plan.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "cuda_part.h"
+#include "work.h"
+
+namespace fs {
+
+namespace {
+
+// An empty tensor has no address; to the kernel, none means no gradient.
+void* const kNoElements = reinterpret_cast<void*>(16);
+
+const fs_cuda::Runtime& present_runtime() {
+  const fs_cuda::Runtime* runtime = cuda_runtime();
+  TORCH_CHECK(runtime != nullptr, "fusedsched was built without CUDA.");
+  return *runtime;
+}
+
+}  // namespace
+
+CudaPlan::CudaPlan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor past_horizon,
+                   py::object stream_of)
+    : Plan(adam, std::move(param_groups), std::move(state), clocks, clocks.device(), false),
+      runtime_(present_runtime()),
+      stream_of_(std::move(stream_of)),
+      past_horizon_(std::move(past_horizon)),
+      ticket_(at::zeros({1}, clocks.options().dtype(at::kInt))),
+      idle_(std::make_unique<Part>()) {}
+
+CudaPlan::~CudaPlan() = default;
+
+uint64_t CudaPlan::stream() const { return stream_of_(index()).cast<uint64_t>(); }
+
+bool CudaPlan::capturing() const {
+  bool answer = false;
+  check_cuda(runtime_.capturing(stream(), &answer));
+  return answer;
+}
+
+void CudaPlan::check_horizons() {
+  if (*past_horizon_.const_data_ptr<int32_t>() == 0) return;
+  const at::Tensor clocks = clocks_.cpu();
+  for (const Group& group : groups_) {
+    if (group.has_programs()) group.check_horizons(clocks.const_data_ptr<int64_t>());
+  }
+}
+
+Plan::Outcome CudaPlan::check(const py::list& param_groups, const py::dict& state) {
+  const Outcome found = Plan::check(param_groups, state);
+  if (found != kDone) return found;
+  const bool ready = groups_table_.defined();
+  if (ready && !read_numbers()) return kRebuild;
+  const bool moved = work_->moved && pending();
+  if (ready && !moved) return kDone;
+  TORCH_CHECK(!capturing(), "This CUDA graph cannot hold optimizer.step(): ",
+              ready ? "a parameter or its state moved, or has its first gradient," : "it is the optimizer's first step,",
+              " and the tables that the kernel reads have to be written before the capture. Call step() once with the "
+              "same gradients, outside of the graph, and capture then.");
+  if (!ready) build_groups();
+  if (moved) build_parts();
+  return kDone;
+}
+
+// Puts the gradients' addresses into the launch arguments.
+void CudaPlan::address_gradients() {
+  const bool same = present_ == work_->entries;
+  if (!same) {
+    for (auto& part : parts_) std::fill(std::begin(part->launch.grads), std::end(part->launch.grads), nullptr);
+  }
+  for (const Entry* entry : work_->entries) {
+    void* grad = entry->span.numel == 0 ? kNoElements : const_cast<void*>(entry->span.grad);
+    part_of_[entry->at]->launch.grads[place_of_[entry->at]] = grad;
+  }
+  if (same) return;
+  for (auto& part : parts_) share_out(*part);
+  present_ = work_->entries;
+}
+
+void CudaPlan::launch(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last) {
+  fs_cuda::Launch& args = part.launch;
+  args.arrays = part.arrays.defined() ? static_cast<const fs_cuda::Array*>(part.arrays.const_data_ptr()) : nullptr;
+  args.groups = static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr());
+  args.values = static_cast<double*>(numbers_.mutable_data_ptr());
+  args.clocks = static_cast<int64_t*>(clocks_.mutable_data_ptr());
+  args.ticket = static_cast<uint32_t*>(ticket_.mutable_data_ptr());
+  args.past_horizon = static_cast<int32_t*>(past_horizon_.mutable_data_ptr());
+  args.grad_scale = scale ? scale->const_data_ptr<float>() : nullptr;
+  args.found_inf = found_inf ? found_inf->const_data_ptr<float>() : nullptr;
+  args.n_arrays = static_cast<int32_t>(part.members.size());
+  args.n_groups = static_cast<int32_t>(groups_.size());
+  args.n_edits = static_cast<int32_t>(edits_.size());
+  args.last = last;
+  std::copy(edits_.begin(), edits_.end(), args.edits);
+  check_cuda(runtime_.step(index(), stream(), part.rule, part.loop, part.blocks, args));
+}
+
+Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
+  if (!pending() && !counts) return outcome();
+  const auto here = [this](const OptionalTensor& t) {
+    return t ? OptionalTensor(t->to(device_, at::kFloat, /*non_blocking=*/true)) : std::nullopt;
+  };
+  const OptionalTensor scale_here = here(scale), found_inf_here = here(found_inf);
+  const bool in_capture = capturing();
+  captured_ |= in_capture;
+  if (!edits_.empty() && (in_capture || edits_.size() > fs_cuda::kMaxEdits)) flush_numbers(in_capture);
+  address_gradients();
+  std::vector<Part*> chosen;
+  for (auto& part : parts_) {
+    if (part->present > 0) chosen.push_back(part.get());
+  }
+  if (chosen.empty()) chosen.push_back(idle_.get());
+  for (Part* part : chosen) launch(*part, scale_here, found_inf_here, part == chosen.back());
+  edits_.clear();
+  if (scale) {
+    at::NoGradGuard no_grad;
+    for (auto& [entry, copy] : work_->copies) entry->param().mutable_grad().copy_(copy);
+  }
+  finish(*work_);
+  return outcome();
+}
+
+void CudaPlan::advance(int unit, int64_t amount) {
+  if (!groups_table_.defined()) return build_groups();  // which comes back here if there is something to show
+  auto* clocks = static_cast<int64_t*>(clocks_.mutable_data_ptr());
+  if (amount != 0) check_cuda(runtime_.advance(index(), stream(), clocks + unit, amount, nullptr));
+  check_cuda(runtime_.show(index(), stream(), static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr()),
+                           static_cast<int>(groups_.size()),
+                           static_cast<int32_t*>(past_horizon_.mutable_data_ptr())));
+}
+
+std::vector<std::pair<at::Tensor, int64_t>> CudaPlan::exact_counts() const {
+  std::vector<std::pair<at::Tensor, int64_t>> out;
+  if (!counts_.defined()) return out;
+  const at::Tensor counts = counts_.cpu();
+  const auto* count = static_cast<const int64_t*>(counts.const_data_ptr());
+  for (const Entry& e : entries_) {
+    const int64_t n = count[e.at];
+    if (adam_ ? n > (int64_t{1} << 24) : n == 0 && e.states > 0) out.emplace_back(e.param(), n);
+  }
+  return out;
+}
+
+void CudaPlan::follow(int group, const std::string& name, const OptionalTensor& program, const OptionalTensor& clock) {
+  const auto& slots = groups_.at(group).slots();
+  const auto found = std::find_if(slots.begin(), slots.end(), [&](const Slot& s) { return s.name == name; });
+  TORCH_CHECK_VALUE(found != slots.end(), "'", name, "' cannot be scheduled by this optimizer.");
+  const size_t slot = found - slots.begin(), at = group * kMaxSlots + slot;
+  fs_cuda::Slot& out = slots_.at(group).slots[slot];
+  out = {};
+  out.written = std::numeric_limits<double>::quiet_NaN();
+  if (program) {
+    followed_[static_cast<int64_t>(at)] = {*program, *clock};
+    out.program = program->const_data_ptr<double>();
+    out.clock = clock->const_data_ptr<int64_t>();
+  } else {
+    followed_.erase(static_cast<int64_t>(at));
+    known_[at] = std::numeric_limits<double>::quiet_NaN();  // to be sent again
+    groups_[group].touch();
+  }
+  kinds_of_slots_[at] = kind_of(group, slot);
+  auto* table = static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr());
+  check_cuda(runtime_.write(index(), &table[group].slots[slot], &out, sizeof out));
+}
+
+void CudaPlan::tick(const at::Tensor& clock) {
+  check_cuda(runtime_.advance(index(), stream(), clock.mutable_data_ptr<int64_t>(), 1, nullptr));
+}
+
+bool CudaPlan::sync_hparams(const py::list& param_groups) {
+  if (!same_structure(param_groups)) return false;
+  if (!groups_table_.defined()) return true;
+  if (!read_numbers()) return false;
+  if (!edits_.empty()) flush_numbers(capturing());
+  return true;
+}
+
+}  // namespace fs

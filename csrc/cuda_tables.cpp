@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tables of a CudaPlan: built when something moved, and the numbers of the groups, brought along when they change.
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <map>
+
+#include "cuda_part.h"
+#include "work.h"
+
+namespace fs {
+
+using fs_cuda::kMaxBlocks, fs_cuda::kMaxEdits, fs_cuda::kMaxGrads, fs_cuda::kTile;
+
+// From memory that the device can read while this thread goes on; torch keeps that memory until it has.
+at::Tensor CudaPlan::upload(const void* data, size_t bytes) {
+  const auto options = at::TensorOptions().dtype(at::kByte).pinned_memory(device_.is_cuda());
+  at::Tensor host = at::empty({static_cast<int64_t>(bytes)}, options);
+  std::memcpy(host.mutable_data_ptr(), data, bytes);
+  return host.to(device_, /*non_blocking=*/true);
+}
+
+CudaPlan::SlotKind CudaPlan::kind_of(size_t group, size_t slot) const {
+  if (followed_.count(static_cast<int64_t>(group * kMaxSlots + slot)) > 0) return kFollowing;
+  const Slot& s = groups_[group].slots()[slot];
+  if (s.scheduled()) return kProgram;
+  return s.on_device ? kTensor : kNumber;
+}
+
+void CudaPlan::build_groups() {
+  const size_t n = groups_.size();
+  fs_cuda::Group unseen{};
+  for (fs_cuda::Slot& slot : unseen.slots) slot.written = std::numeric_limits<double>::quiet_NaN();  // nothing shown yet
+  slots_.assign(n, unseen);
+  kinds_of_slots_.assign(n * kMaxSlots, kNumber);
+  known_.assign(n * kMaxSlots, 0.0);
+  const auto* clock = static_cast<const int64_t*>(clocks_.const_data_ptr());
+  bool shown = false;
+  for (size_t g = 0; g < n; ++g) {
+    groups_[g].refresh();  // the tensors of its programs were put there a moment ago
+    const auto& slots = groups_[g].slots();
+    for (size_t s = 0; s < slots.size(); ++s) {
+      fs_cuda::Slot& out = slots_[g].slots[s];
+      const SlotKind kind = kinds_of_slots_[g * kMaxSlots + s] = kind_of(g, s);
+      known_[g * kMaxSlots + s] = slots[s].value;
+      if (kind == kTensor) {
+        out.tensor = slots[s].tensor.const_data_ptr();
+        out.tensor_dtype = *dtype_of(slots[s].tensor.scalar_type());
+      } else if (kind == kProgram) {
+        const Program& program = *slots[s].program;
+        programs_.push_back(upload(program.table.data(), program.table.size() * sizeof(double)));
+        out.program = static_cast<const double*>(programs_.back().const_data_ptr());
+        out.clock = clock + program.unit;
+        out.shown = program.here ? program.shown : nullptr;
+        shown = true;
+      }
+    }
+    groups_[g].take_changed();
+  }
+  groups_table_ = upload(slots_.data(), n * sizeof(fs_cuda::Group));
+  numbers_ = upload(known_.data(), known_.size() * sizeof(double));
+  if (shown) advance(kUpdates, 0);
+}
+
+// Reads what changed in the groups. False: a number became a tensor or the like, and the tables are out of date.
+bool CudaPlan::read_numbers() {
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    if (!groups_[g].take_changed()) continue;
+    const auto& slots = groups_[g].slots();
+    for (size_t s = 0; s < slots.size(); ++s) {
+      const size_t at = g * kMaxSlots + s;
+      const SlotKind kind = kind_of(g, s);
+      if (kind != kinds_of_slots_[at]) return false;
+      if (kind == kTensor && slots[s].tensor.const_data_ptr() != slots_[g].slots[s].tensor) return false;
+      if (kind != kNumber || std::memcmp(&known_[at], &slots[s].value, sizeof(double)) == 0) continue;
+      known_[at] = slots[s].value;
+      const auto same = [at](const fs_cuda::Edit& edit) { return edit.at == static_cast<int32_t>(at); };
+      const auto found = std::find_if(edits_.begin(), edits_.end(), same);
+      if (found != edits_.end()) {
+        found->value = known_[at];
+      } else if (edits_.size() <= kMaxEdits) {  // one more than fits says: all of them
+        edits_.push_back({static_cast<int32_t>(at), 0, known_[at]});
+      }
+    }
+  }
+  return true;
+}
+
+// All numbers at once, where there are more edits than a launch takes along, or where one may not take any.
+void CudaPlan::flush_numbers(bool now) {
+  const size_t bytes = known_.size() * sizeof(double);
+  if (now) {
+    check_cuda(runtime_.write(index(), numbers_.mutable_data_ptr(), known_.data(), bytes));
+  } else {
+    const at::Tensor fresh = upload(known_.data(), bytes);
+    numbers_.copy_(fresh, /*non_blocking=*/true);  // in its place: captured graphs hold the address
+  }
+  edits_.clear();
+}
+
+// Counts start from what is known here; the kernel corrects those whose shown step says otherwise.
+void CudaPlan::count_entries() {
+  std::vector<int64_t> counts(entries_.size() + 1);
+  for (const Entry& e : entries_) {
+    const Beside& beside = beside_[e.at];
+    counts[e.at] = adam_ ? beside.step : (e.states > 0 && !beside.fresh ? 1 : 0);
+  }
+  counts_ = upload(counts.data(), counts.size() * sizeof(int64_t));
+}
+
+void CudaPlan::build_parts() {
+  if (!counts_.defined()) count_entries();
+  auto* counts = static_cast<int64_t*>(counts_.mutable_data_ptr());
+  std::map<std::pair<int, int>, std::vector<Entry*>> sorted;
+  for (Entry& e : entries_) {
+    if (e.kind != nullptr) sorted[{e.span.rule, e.kind->loop}].push_back(&e);
+  }
+  parts_.clear();
+  part_of_.assign(entries_.size(), nullptr);
+  place_of_.assign(entries_.size(), 0);
+  for (const auto& [key, members] : sorted) {
+    for (size_t begin = 0; begin < members.size(); begin += kMaxGrads) {
+      Part& part = *parts_.emplace_back(std::make_unique<Part>());
+      part.rule = static_cast<Rule>(key.first);
+      part.loop = key.second;
+      const size_t end = std::min(members.size(), begin + kMaxGrads);
+      std::vector<fs_cuda::Array> arrays;
+      for (size_t i = begin; i < end; ++i) {
+        const Entry& e = *members[i];
+        part_of_[e.at] = &part;
+        place_of_[e.at] = static_cast<int32_t>(i - begin);
+        part.members.push_back(members[i]);
+        fs_cuda::Array a{};
+        uintptr_t bits = reinterpret_cast<uintptr_t>(a.param = e.span.param);
+        for (int k = 0; k < states_of(part.rule); ++k) {
+          bits |= reinterpret_cast<uintptr_t>(a.state[k] = e.span.state[k]);
+          a.state_dtype[k] = e.span.state_dtype[k];
+        }
+        a.aligned = bits % 16 == 0;
+        a.shown_step = e.shown_step;
+        a.numel = e.span.numel;
+        a.count = counts + e.at;
+        a.group = e.group;
+        a.param_dtype = e.span.param_dtype;
+        a.grad_dtype = e.span.grad_dtype;
+        arrays.push_back(a);
+      }
+      part.arrays = upload(arrays.data(), arrays.size() * sizeof(fs_cuda::Array));
+    }
+  }
+  present_.clear();
+  work_->moved = false;
+}
+
+// Gives each block the same number of tiles, of those arrays that have a gradient.
+void CudaPlan::share_out(Part& part) {
+  int64_t tiles = 0;
+  part.present = 0;
+  const auto tiles_of = [&part](size_t i) {
+    return part.launch.grads[i] == nullptr ? 0 : (part.members[i]->span.numel + kTile - 1) / kTile;
+  };
+  for (size_t i = 0; i < part.members.size(); ++i) {
+    tiles += tiles_of(i);
+    part.present += part.launch.grads[i] != nullptr;
+  }
+  int resident = 1;
+  check_cuda(runtime_.blocks(index(), part.rule, part.loop, &resident));
+  part.blocks = static_cast<int>(std::clamp<int64_t>(tiles, 1, std::min(resident, kMaxBlocks)));
+  int64_t before = 0;  // tiles of the arrays before i
+  size_t i = 0;
+  for (int b = 0; b <= part.blocks; ++b) {
+    const int64_t first = tiles * b / part.blocks;
+    while (i < part.members.size() && before + tiles_of(i) <= first) before += tiles_of(i++);
+    part.launch.starts[b] = {static_cast<int32_t>(i), static_cast<int32_t>(first - before)};
+  }
+}
+
+}  // namespace fs

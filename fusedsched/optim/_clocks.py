@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The counters of an optimizer: applied updates, samples, tokens, skipped steps. One int64 tensor on each device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NAMES = ("updates", "samples", "tokens", "skipped")  # fs_cuda::Clock; programs may run on the first three
+UNITS = ("update", "sample", "token")
+
+
+class Clocks:
+    """Kernels advance their own device's tensor, all of them alike.
+
+    >>> clocks = Clocks([5, 0, 0, 1])
+    >>> clocks.on("cpu")
+    tensor([5, 0, 0, 1])
+    >>> clocks.add("tokens", 7)
+    >>> clocks.read()
+    [5, 0, 7, 1]
+    """
+
+    def __init__(self, counts: list[int] | None = None) -> None:
+        self._start = counts or [0] * len(NAMES)
+        self._tensors: dict[torch.device, Tensor] = {}
+
+    def on(self, device: torch.device | str) -> Tensor:
+        """The tensor on a device. Kernels and captured graphs hold its address: it stays the same one."""
+        device = torch.device(device)
+        if device not in self._tensors:
+            self._tensors[device] = torch.tensor(self.read(), dtype=torch.int64, device=device)
+        return self._tensors[device]
+
+    def read(self) -> list[int]:
+        """The present counts, in the order of NAMES. Waits for the device."""
+        for tensor in self._tensors.values():
+            return tensor.tolist()
+        return list(self._start)
+
+    def unit(self, name: str) -> int:
+        """The clock of schedules with this unit."""
+        return self.read()[UNITS.index(name)]
+
+    def set(self, counts: list[int]) -> None:
+        self._start = list(counts)
+        for tensor in self._tensors.values():
+            tensor.copy_(torch.tensor(counts, dtype=torch.int64, device="cpu"))
+
+    def add(self, name: str, amount: int | Tensor) -> None:
+        index = NAMES.index(name)
+        if not self._tensors:
+            self._start[index] += int(amount)
+        for tensor in self._tensors.values():
+            tensor[index] += amount if not isinstance(amount, Tensor) else amount.to(tensor.device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Clocks, (self.read(),)

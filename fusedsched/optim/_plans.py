@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which plans serve the parameters of an optimizer: one for each device that has kernels, the reference for the rest.
+
+What a plan is: `csrc/plan.h`. All have the same methods, in C++ and in Python: `check` reads and checks everything and
+changes nothing, `apply` does what was found, `step` is both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fusedsched import _native
+from fusedsched.optim import backends
+from fusedsched.optim._clocks import UNITS
+from fusedsched.optim._eager import EagerPlan, EagerUpdates
+from fusedsched.optim._scheduled import scheduled_slots
+from fusedsched.optim._state import tidy_states
+
+if TYPE_CHECKING:
+    from fusedsched.optim._base import FusedOptimizer
+
+DONE, REBUILD, STATE_MISSING, DONE_WITH_EDITS = range(4)  # Plan::Outcome
+
+
+def build_plan(optimizer: FusedOptimizer) -> Any:
+    """The plan for the parameters as they are now. Raises RuntimeError if a named backend cannot take one of them."""
+    chosen = optimizer._backend
+    if chosen == "reference" or optimizer.defaults["differentiable"]:
+        return EagerPlan(optimizer)
+    if chosen == "auto":
+        _native.module_or_warn()
+    plans = []
+    for device in dict.fromkeys(p.device for group in optimizer.param_groups for p in group["params"]):
+        name = backends.for_device(chosen, device)
+        if name is not None:
+            tidy_states(optimizer, device)
+            plans.append(_MAKERS[name](optimizer, device))
+    if not plans and chosen == "auto":
+        return EagerPlan(optimizer)
+    unserved = [set(plan.foreign()) for plan in plans]
+    left = sorted(set.intersection(*unserved)) if plans else _everything(optimizer)
+    if left and chosen != "auto":
+        raise RuntimeError(_refusal(optimizer, chosen, *left[0]))
+    _install_schedules(optimizer, plans)
+    return plans[0] if len(plans) == 1 and not left else Together(optimizer, plans, left)
+
+
+def _everything(optimizer: FusedOptimizer) -> list[tuple[int, int]]:
+    return [(g, i) for g, group in enumerate(optimizer.param_groups) for i in range(len(group["params"]))]
+
+
+def _refusal(optimizer: FusedOptimizer, chosen: str, g: int, i: int) -> str:
+    p = optimizer.param_groups[g]["params"][i]
+    where = "the CPU" if chosen == "cpu" else "a GPU"
+    return (
+        f'backend="{chosen}" cannot update parameter {i} of group {g} (shape {tuple(p.shape)}, {p.dtype}, {p.layout}, '
+        f'on {p.device}): it takes strided floating point tensors on {where}. Use backend="auto".'
+    )
+
+
+def _install_schedules(optimizer: FusedOptimizer, plans: list[Any]) -> None:
+    for index, group, slot, schedule in scheduled_slots(optimizer.param_groups, optimizer._slots):
+        tensor = optimizer._shown.install(group, slot, _device_of(group, plans))
+        for plan in plans:
+            plan.set_program(index, slot.name, schedule.program.table.tolist(), UNITS.index(schedule.unit), tensor)
+
+
+def _device_of(group: dict[str, Any], plans: list[Any]) -> torch.device:
+    """Where the value of a schedule is shown: beside the parameters, if a kernel there writes it."""
+    served = [plan.device for plan in plans]
+    devices = [p.device for p in group["params"] if p.device in served]
+    return devices[0] if devices else torch.device("cpu")
+
+
+def _cpu_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
+    clocks = optimizer._clocks.on(device)
+    return _native.module().CpuPlan(optimizer._adam, optimizer.param_groups, optimizer.state, clocks)
+
+
+def _cuda_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
+    clocks = optimizer._clocks.on(device)
+    past_horizon = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
+    stream_of = torch._C._cuda_getCurrentRawStream if device.type == "cuda" else _no_stream
+    return _native.module().CudaPlan(
+        optimizer._adam, optimizer.param_groups, optimizer.state, clocks, past_horizon, stream_of
+    )
+
+
+def _no_stream(index: int) -> int:
+    return 0
+
+
+def _triton_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
+    from fusedsched.optim._triton import TritonPlan
+
+    clocks = optimizer._clocks.on(device)
+    return TritonPlan(optimizer._adam, optimizer.param_groups, optimizer.state, clocks, optimizer._slots)
+
+
+_MAKERS = {"cpu": _cpu_plan, "cuda": _cuda_plan, "triton": _triton_plan}
+
+
+class Together:
+    """Several plans, and the reference for parameters that none of them takes, as one. All check before any applies."""
+
+    def __init__(self, optimizer: FusedOptimizer, plans: list[Any], left: list[tuple[int, int]]) -> None:
+        self._plans, self._clocks = plans, optimizer._clocks
+        self._updates = EagerUpdates(optimizer, left) if left else None
+        self._waiting: Any = None  # the plan that lacks state
+        self.name = "+".join([*dict.fromkeys(plan.name for plan in plans), *(["reference"] if left else [])])
+
+    def step(self, param_groups: Any, state: Any, scale: Tensor | None, found_inf: Tensor | None) -> int:
+        if found_inf is not None and (self._updates is not None or found_inf.device.type == "cpu"):
+            # The reference has to wait for the device anyway, to know.
+            if float(found_inf) != 0.0:
+                self._clocks.add("skipped", 1)
+                return DONE
+            found_inf = None
+        outcome = self.check(param_groups, state)
+        return self.apply(scale, found_inf) if outcome == DONE else outcome
+
+    def check(self, param_groups: Any, state: Any) -> int:
+        for plan in self._plans:
+            outcome = plan.check(param_groups, state)
+            if outcome != DONE:
+                self._waiting = plan
+                return outcome
+        self._eager_pending = self._updates is not None and self._updates.check()
+        return DONE
+
+    def apply(self, scale: Tensor | None, found_inf: Tensor | None) -> int:
+        counts = self._eager_pending or any(plan.pending() for plan in self._plans)
+        if self._eager_pending:
+            self._updates.run(scale)
+        return max(plan.apply(scale, found_inf, counts) for plan in self._plans)
+
+    def missing(self) -> list[tuple[int, int]]:
+        return self._waiting.missing()
+
+    def adopt(self, which: list[tuple[int, int]]) -> None:
+        self._waiting.adopt(which)
+
+    def zero_grad(self, param_groups: Any, set_to_none: bool) -> bool:
+        return self._plans[0].zero_grad(param_groups, set_to_none)  # a plan resets those of others too
+
+    def advance(self, unit: int, amount: int) -> None:
+        for plan in self._plans:
+            plan.advance(unit, amount)
+
+    def exact_counts(self) -> list[tuple[Tensor, int]]:
+        own = [] if self._updates is None else self._updates.exact_counts()
+        return own + [pair for plan in self._plans for pair in plan.exact_counts()]
+
+    def adopt_counts(self, counts: list[tuple[Tensor, int]]) -> None:
+        for plan in [*self._plans, *([] if self._updates is None else [self._updates])]:
+            plan.adopt_counts(counts)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""csrc/cuda/launch.h for ctypes, and a small plan: enough of one to put the kernels through their paces."""
+
+import ctypes
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_bool,
+    c_char_p,
+    c_double,
+    c_int,
+    c_int32,
+    c_int64,
+    c_uint8,
+    c_uint64,
+    c_void_p,
+)
+from typing import NamedTuple
+
+import torch
+
+MAX_SLOTS, MAX_STATES, MAX_BLOCKS, MAX_EDITS, ARGUMENT_BYTES, TILE = 8, 3, 640, 64, 32764, 4096
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # fs::DType
+UPDATES, SAMPLES, TOKENS, SKIPPED = range(4)
+
+
+class Array(Structure):
+    _fields_ = [
+        ("param", c_void_p),
+        ("state", c_void_p * MAX_STATES),
+        ("shown_step", c_void_p),
+        ("numel", c_int64),
+        ("count", c_void_p),
+        ("group", c_int32),
+        ("param_dtype", c_uint8),
+        ("grad_dtype", c_uint8),
+        ("state_dtype", c_uint8 * MAX_STATES),
+        ("aligned", c_bool),
+    ]
+
+
+class Slot(Structure):
+    _fields_ = [
+        ("program", c_void_p),
+        ("clock", c_void_p),
+        ("tensor", c_void_p),
+        ("shown", c_void_p),
+        ("written", c_double),
+        ("tensor_dtype", c_uint8),
+        ("edited", c_bool),
+    ]
+
+
+class Group(Structure):
+    _fields_ = [("slots", Slot * MAX_SLOTS)]
+
+
+class Edit(Structure):
+    _fields_ = [("at", c_int32), ("reserved", c_int32), ("value", c_double)]
+
+
+class Start(Structure):
+    _fields_ = [("array", c_int32), ("tile", c_int32)]
+
+
+class Header(Structure):
+    _fields_ = [
+        ("arrays", c_void_p),
+        ("groups", c_void_p),
+        ("values", c_void_p),
+        ("clocks", c_void_p),
+        ("ticket", c_void_p),
+        ("past_horizon", c_void_p),
+        ("grad_scale", c_void_p),
+        ("found_inf", c_void_p),
+        ("n_arrays", c_int32),
+        ("n_groups", c_int32),
+        ("n_edits", c_int32),
+        ("last", c_bool),
+        ("edits", Edit * MAX_EDITS),
+        ("starts", Start * (MAX_BLOCKS + 1)),
+    ]
+
+
+MAX_GRADS = (ARGUMENT_BYTES - ctypes.sizeof(Header)) // 8
+
+
+class Launch(Structure):
+    _fields_ = [("header", Header), ("grads", c_void_p * MAX_GRADS)]
+
+
+class Runtime(Structure):
+    _fields_ = [
+        ("name", c_char_p),
+        ("blocks", ctypes.CFUNCTYPE(c_char_p, c_int, c_int, c_int, POINTER(c_int))),
+        ("step", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_int, c_int, c_int, POINTER(Launch))),
+        ("advance", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_int64, c_void_p)),
+        ("show", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_int, c_void_p)),
+        ("capturing", ctypes.CFUNCTYPE(c_char_p, c_uint64, POINTER(c_bool))),
+        ("write", ctypes.CFUNCTYPE(c_char_p, c_int, c_void_p, c_void_p, c_uint64)),
+    ]
+
+
+class Emulation:
+    """A built library: `runtime` is what the plan gets, the methods are what only tests want."""
+
+    def __init__(self, path):
+        self.library = ctypes.CDLL(str(path))
+        self.library.fs_cuda_runtime.restype = POINTER(Runtime)
+        for name in ("end", "launches", "nodes", "size_of_launch"):
+            getattr(self.library, f"fs_emulation_{name}").restype = c_int64
+        self.runtime = self.library.fs_cuda_runtime().contents
+        assert self.library.fs_emulation_size_of_launch() == ctypes.sizeof(Launch), "driver.py is not launch.h"
+
+    def configure(self, multiprocessors=3, seed=1):
+        self.library.fs_emulation_configure(multiprocessors, seed)
+
+    def launches(self):
+        return self.library.fs_emulation_launches()
+
+    def record(self, call, stream=0):
+        """What `call` launches on the stream, as the number of a graph."""
+        assert self.library.fs_emulation_begin(c_uint64(stream)) == 0
+        try:
+            call()
+        finally:
+            graph = self.library.fs_emulation_end(c_uint64(stream))
+        return graph
+
+    def replay(self, graph):
+        assert self.library.fs_emulation_replay(c_int64(graph)) == 0
+
+
+class Tensors(NamedTuple):
+    """One parameter's arrays. `grad` may be None. `count`: int64, one element. `shown_step`: float32, one, or None."""
+
+    param: torch.Tensor
+    grad: torch.Tensor | None
+    state: list
+    count: torch.Tensor
+    shown_step: torch.Tensor | None
+    group: int = 0
+
+
+def check(words):
+    if words is not None:
+        raise RuntimeError(words.decode())
+
+
+class Plan:
+    """Tables of some tensors and groups.
+
+    Args:
+        emulation: an `Emulation`.
+        rule, loop: fs::Rule, and one of fs::kLoops.
+        tensors: of each parameter.
+        values: the slots of each group, as numbers.
+    """
+
+    def __init__(self, emulation, rule, loop, tensors, values):
+        self.emulation, self.rule, self.loop, self.tensors = emulation, rule, loop, tensors
+        self.values = torch.zeros(len(values), MAX_SLOTS, dtype=torch.float64)
+        for row, numbers in zip(self.values, values, strict=True):
+            row[: len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
+        self.groups = (Group * max(len(values), 1))()
+        self.n_groups = len(values)
+        self.clocks = torch.zeros(4, dtype=torch.int64)
+        self.ticket = torch.zeros(1, dtype=torch.int32)
+        self.past_horizon = torch.zeros(1, dtype=torch.int32)
+        self.kept = []  # alive as long as the tables
+        self.arrays = (Array * max(len(tensors), 1))(*(self._array(t) for t in tensors))
+
+    def _array(self, t):
+        pointers = [s.data_ptr() for s in t.state]
+        dtypes = [DTYPES.index(s.dtype) for s in t.state]
+        return Array(
+            t.param.data_ptr(),
+            (c_void_p * MAX_STATES)(*pointers),
+            None if t.shown_step is None else t.shown_step.data_ptr(),
+            t.param.numel(),
+            t.count.data_ptr(),
+            t.group,
+            DTYPES.index(t.param.dtype),
+            DTYPES.index((t.param if t.grad is None else t.grad).dtype),
+            (c_uint8 * MAX_STATES)(*dtypes),
+            all(pointer % 16 == 0 for pointer in (t.param.data_ptr(), *pointers)),
+        )
+
+    def schedule(self, group, slot, program, clock=UPDATES, shown=None):
+        """Puts a program (float64 table) in a slot; `shown`: a float64 tensor for its value."""
+        self.kept += [program, shown]
+        self.groups[group].slots[slot] = Slot(
+            program.data_ptr(),
+            self.clocks[clock:].data_ptr(),
+            None,
+            None if shown is None else shown.data_ptr(),
+            float("nan"),
+        )
+
+    def read_from(self, group, slot, tensor):
+        """Lets a slot be what a tensor with one element holds."""
+        self.kept.append(tensor)
+        self.groups[group].slots[slot] = Slot(None, None, tensor.data_ptr(), None, 0.0, DTYPES.index(tensor.dtype))
+
+    def blocks(self):
+        result = c_int()
+        check(self.emulation.runtime.blocks(0, self.rule, self.loop, byref(result)))
+        return result.value
+
+    def launch(self, first=0, n=None, last=True, edits=(), grad_scale=None, found_inf=None, blocks=None):
+        """The arguments of a launch for `n` parameters from number `first` on, and the number of its blocks."""
+        tensors = self.tensors[first:] if n is None else self.tensors[first : first + n]
+        launch = Launch()
+        h = launch.header
+        h.arrays = ctypes.addressof(self.arrays) + first * ctypes.sizeof(Array)
+        h.groups, h.values = ctypes.addressof(self.groups), self.values.data_ptr()
+        h.clocks, h.ticket, h.past_horizon = (t.data_ptr() for t in (self.clocks, self.ticket, self.past_horizon))
+        h.grad_scale = None if grad_scale is None else grad_scale.data_ptr()
+        h.found_inf = None if found_inf is None else found_inf.data_ptr()
+        h.n_arrays, h.n_groups, h.n_edits, h.last = len(tensors), self.n_groups, len(edits), last
+        for e, (group, slot, value) in enumerate(edits):
+            h.edits[e] = Edit(group * MAX_SLOTS + slot, 0, value)
+        tiles = [(i, k) for i, t in enumerate(tensors) for k in range(-(-t.param.numel() // TILE))]
+        blocks = blocks or max(1, min(len(tiles), self.blocks()))
+        for b in range(blocks + 1):
+            at = len(tiles) * b // blocks
+            h.starts[b] = Start(*(tiles[at] if at < len(tiles) else (len(tensors), 0)))
+        for i, t in enumerate(tensors):
+            launch.grads[i] = None if t.grad is None else t.grad.data_ptr()
+        return launch, blocks
+
+    def step(self, stream=0, **options):
+        launch, blocks = self.launch(**options)
+        check(self.emulation.runtime.step(0, stream, self.rule, self.loop, blocks, byref(launch)))
+
+    def show(self, stream=0):
+        groups, past = ctypes.addressof(self.groups), self.past_horizon.data_ptr()
+        check(self.emulation.runtime.show(0, stream, groups, self.n_groups, past))
+
+    def advance(self, clock, by, held=None, stream=0):
+        pointer = None if held is None else held.data_ptr()
+        check(self.emulation.runtime.advance(0, stream, self.clocks[clock:].data_ptr(), by, pointer))
