@@ -7,25 +7,33 @@ Native: a schedule of `fusedsched.schedules` in the place of a number (`lr=sched
 Importing this package imports nothing else; torch comes in when a name that needs it is first used.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fusedsched import lr_scheduler, optim, reference, schedules
     from fusedsched.optim import SGD, Adam, AdamW
+    from fusedsched.range_test import lr_range_test
+
+# In a source tree the Triton kernels lie beside this folder; an installed package has them inside (see pyproject.toml).
+_BESIDE = os.path.dirname(__path__[0])
+if not os.path.isdir(os.path.join(__path__[0], "triton_kernels")) and os.path.isdir(f"{_BESIDE}/triton_kernels"):
+    __path__.append(_BESIDE)
 
 __version__ = "0.1.0"
-__all__ = ["SGD", "Adam", "AdamW", "lr_scheduler", "optim", "reference", "schedules"]
+__all__ = ["SGD", "Adam", "AdamW", "lr_range_test", "lr_scheduler", "optim", "reference", "schedules"]
 
 _MODULES = ("lr_scheduler", "optim", "reference", "schedules")
-_OPTIMIZERS = ("AdamW", "Adam", "SGD")
+# name -> the module that it comes from
+_NAMES = {"AdamW": "optim", "Adam": "optim", "SGD": "optim", "lr_range_test": "range_test"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
-    if name in _OPTIMIZERS:
-        value = globals()[name] = getattr(import_module(f"{__name__}.optim"), name)
+    if name in _NAMES:
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -2,6 +2,7 @@
 """The command line: `python -m fusedsched COMMAND`. Each command lives in a module of its own with a `main(argv)`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,6 +15,11 @@ COMMANDS = {
     "verify": (
         "fusedsched.verify",
         "compare every backend on this machine with a float64 reference; --quick: a minute",
+    ),
+    "plot": ("fusedsched.plotting.command", "draw schedules, in the terminal or as PNG or SVG"),
+    "lr-find": (
+        "fusedsched.range_test.command",
+        "try out rising learning rates on your model for a hundred steps and suggest one",
     ),
     "demo": ("fusedsched.demo", "train a small language model with fusedsched and with torch.optim, side by side"),
 }
@@ -47,3 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough; Python would complain once more at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -19,6 +19,8 @@ FORBIDDEN = {
     "reference": ("optim", "lr_scheduler", "_native", "verify"),
     "optim": ("lr_scheduler", "verify"),
     "lr_scheduler": ("optim", "reference", "verify"),
+    "plotting": ("optim", "reference", "_native", "verify", "range_test"),
+    "range_test": ("reference", "_native", "verify", "lr_scheduler"),
 }
 
 

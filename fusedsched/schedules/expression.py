@@ -18,6 +18,7 @@ from .evaluate import Shape
 from .saved import from_plain, to_plain
 
 if TYPE_CHECKING:
+    from ..plotting import Picture
     from .program import Program
 
 # The columns that each shape reads besides `start`. Others go back to their default: equal schedules compare equal.
@@ -133,6 +134,18 @@ class Schedule:
     def describe(self) -> str:
         """The rows as a table for a person."""
         return self.program.describe()
+
+    def plot(self, steps: int | None = None, *, log: bool = False, title: str = "lr") -> Picture:
+        """A picture: `print` it, `save("lr.svg")` it, or leave it to a notebook. See `fusedsched.plotting.Picture`.
+
+        `steps`: how many updates (None: all of it). `log`: a logarithmic scale.
+        """
+        from ..plotting import of_schedules  # plotting imports this module
+
+        return of_schedules([(title, [("", self)])], steps, log)
+
+    def _repr_html_(self) -> str:
+        return self.plot(title="value")._repr_html_()
 
     def check(self, what: str) -> Schedule:
         """Itself, or a ValueError naming `what` if the schedule is negative or not finite where it is defined.

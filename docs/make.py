@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the pictures and the outputs in the documents: `python docs/make.py`. Nothing of them is written by hand.
+
+In a document, `<!-- output of: ARGUMENTS -->` is followed by what `python -m fusedsched ARGUMENTS` prints, and
+`<!-- gallery -->` by all named schedules with their pictures, up to `<!-- end -->`.
+"""
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from fusedsched import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ("README.md", "docs/schedules.md", "docs/range-test.md")
+PLACE = re.compile(r"^(<!-- (output of: |gallery)(.*?) ?-->\n).*?^(<!-- end -->)$", re.M | re.S)
+
+# name -> the arguments of `python -m fusedsched plot`. Every named schedule has its entry.
+GALLERY = {
+    "constant": ["constant(0.1)"],
+    "linear": ["linear(0.1, 0.0, steps=1000)"],
+    "cosine": ["cosine(0.1, 0.0, steps=1000)", "cosine(0.1, 0.01, steps=1000)"],
+    "polynomial": ["polynomial(0.1, 0.0, steps=1000, power=2)", "polynomial(0.1, 0.0, steps=1000, power=0.5)"],
+    "exponential": ["exponential(0.1, gamma=0.995)", "exponential(0.1, gamma=0.997, steps=500)"],
+    "step": ["step(0.1, step_size=300, gamma=0.3)"],
+    "multistep": ["multistep(0.1, milestones=[300, 600, 800], gamma=0.3)"],
+    "inverse_time": ["inverse_time(0.1, alpha=0.01)"],
+    "inverse_sqrt": ["inverse_sqrt(0.1, warmup_steps=100)"],
+    "noam": ["noam(d_model=512, warmup_steps=400)", "noam(d_model=1024, warmup_steps=400)"],
+    "cyclic": [
+        "cyclic(0.01, 0.1, up=200)",
+        "cyclic(0.01, 0.1, up=200, mode='triangular2')",
+        "cyclic(0.01, 0.1, up=200, mode='exp_range', gamma=0.999)",
+    ],
+    "cosine_restarts": ["cosine_restarts(0.1, 0.0, t_0=200)", "cosine_restarts(0.1, 0.0, t_0=200, t_mult=2)"],
+    "one_cycle": ["one_cycle(0.1, total_steps=1000)", "--momentum", "one_cycle_momentum(1000)"],
+    "one_cycle_momentum": ["--momentum", "one_cycle_momentum(1000, three_phase=True)", "one_cycle(0.1, 1000)"],
+    "warmup": ["warmup(200) >> constant(0.1)", "warmup(200) * step(0.1, step_size=100, gamma=0.8)"],
+    "warmup_cosine": ["warmup_cosine(0.1, warmup_steps=100, total_steps=1000, final=0.01)"],
+    "warmup_linear": ["warmup_linear(0.1, warmup_steps=100, total_steps=1000)"],
+    "warmup_stable_decay": [
+        "warmup_stable_decay(0.1, 100, 600, 300)",
+        "warmup_stable_decay(0.1, 100, 600, 300, decay='cosine')",
+        "warmup_stable_decay(0.1, 100, 600, 300, decay='1-sqrt')",
+    ],
+    "join": ["join([0.1, linear(0.1, 0.0, steps=500)], boundaries=[500])"],
+    "product": ["product(cosine(0.1, 0.0, steps=1000), step(1.0, step_size=250, gamma=0.5))"],
+}
+STEPS = {"cosine_restarts": 1400, "constant": 1000, "inverse_sqrt": 1001, "inverse_time": 1001, "noam": 2000}
+
+
+def arguments(name: str) -> list[str]:
+    """The command line behind one picture, without `plot` and `--out`."""
+    return GALLERY[name] + (["--steps", str(STEPS[name])] if name in STEPS else [])
+
+
+def picture_of(name: str) -> Path:
+    return ROOT / "docs" / "gallery" / f"{name}.svg"
+
+
+def summary(name: str) -> str:
+    """The first sentence of a schedule's docstring."""
+    from fusedsched.plotting.parsing import names
+
+    first = " ".join(names()[name].__doc__.split("\n\n")[0].split())
+    return re.split(r"(?<=[.:])\s", first + " ")[0].rstrip(":.") + "."
+
+
+def gallery() -> str:
+    """The section of each schedule."""
+    sections = []
+    for name in GALLERY:
+        command = " ".join(shlex.quote(arg) for arg in arguments(name))
+        sections.append(
+            f"### `{name}`\n\n{summary(name)}\n\n```\npython -m fusedsched plot {command}\n```\n\n"
+            f"![{name}](gallery/{name}.svg)\n"
+        )
+    return "\n".join(sections)
+
+
+def output_of(command: str) -> str:
+    """What a command prints, in a fence."""
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with contextlib.redirect_stdout(printed):
+        code = cli.main(shlex.split(command))
+    if code:
+        raise RuntimeError(f"{command} ended with exit code {code}.")
+    printed.flush()
+    lines = [line.rstrip() for line in printed.buffer.getvalue().decode().rstrip("\n").splitlines()]
+    return "\n".join(["```", f"$ python -m fusedsched {command}", *lines, "```", ""])
+
+
+def rendered(text: str, commands: str = "") -> str:
+    """A document with its places filled; `commands`: only outputs of commands that begin with this."""
+
+    def fill(place: re.Match[str]) -> str:
+        begin, kind, command, end = place.groups()
+        if kind == "gallery":
+            return f"{begin}\n{gallery()}\n{end}"
+        return f"{begin}{output_of(command)}{end}" if command.startswith(commands) else place.group(0)
+
+    return PLACE.sub(fill, text)
+
+
+def main() -> None:
+    sys.path.insert(0, str(ROOT / "docs"))  # the example of the range test
+    for name in GALLERY:
+        cli.main(["plot", *arguments(name), "--out", str(picture_of(name))])
+    for name in DOCUMENTS:
+        path = ROOT / name
+        text = path.read_text()
+        if (made := rendered(text)) != text:
+            path.write_text(made)
+    cli.main(
+        ["lr-find", "range_test_example:trial", "--out", str(ROOT / "docs" / "gallery" / "range_test.svg"), "--json"]
+    )
+
+
+if __name__ == "__main__":
+    main()

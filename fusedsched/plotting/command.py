@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m fusedsched plot`."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import figure, objects
+from .objects import Curves
+from .parsing import names, parse
+from .picture import Picture, of_schedules
+
+EXAMPLES = """\
+examples:
+  python -m fusedsched plot "warmup_cosine(peak=3e-4, warmup_steps=2000, total_steps=100000)"
+  python -m fusedsched plot "one_cycle(0.1, 1000)" --momentum "one_cycle_momentum(1000)" --out one_cycle.svg
+  python -m fusedsched plot "cosine(1, 0, steps=100)" "polynomial(1, 0, steps=100, power=2)" --log
+  python -m fusedsched plot "warmup(500) >> exponential(3e-4, 0.9999)" --steps 20000
+  python -m fusedsched plot train:scheduler
+
+An expression is read, not run. It may name: {names}.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="python -m fusedsched plot",
+        description="Draws schedules: in the terminal, or as a PNG or SVG file (with matplotlib).",
+        epilog=EXAMPLES.format(names=", ".join(names())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument(
+        "schedules",
+        nargs="+",
+        metavar="SCHEDULE",
+        help="an expression such as 'cosine(0.1, 0, steps=100)', or module:object: a schedule, a scheduler of torch or "
+        "fusedsched, an optimizer with native schedules, or a function without arguments that returns one",
+    )
+    found.add_argument("--momentum", metavar="EXPR", help="a schedule for momentum or beta1, drawn below")
+    found.add_argument("--weight-decay", metavar="EXPR", help="a schedule for the weight decay, drawn below")
+    found.add_argument("--steps", type=int, metavar="N", help="updates to draw (default: until all has been seen)")
+    found.add_argument("--log", action="store_true", help="a logarithmic scale for the learning rate")
+    found.add_argument("--out", type=Path, metavar="FILE", help="write FILE.png or FILE.svg instead")
+    return found
+
+
+def _picture(args: argparse.Namespace) -> Picture:
+    panels: Curves = {"lr": []}
+    for text in args.schedules:
+        for name, curves in objects.schedules_of(text, args.steps).items():
+            panels.setdefault(name, []).extend(curves)
+    for name, text in (("momentum", args.momentum), ("weight_decay", args.weight_decay)):
+        if text is not None:
+            panels.setdefault(name, []).append((text, parse(text)))
+    return of_schedules([(name, curves) for name, curves in panels.items() if curves], args.steps, args.log)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws; exit code 1 if a module or a file fails, 2 if the command line was not understood."""
+    command = parser()
+    args = command.parse_args(argv)
+    if args.steps is not None and args.steps < 1:
+        command.error(f"--steps is {args.steps}; a picture needs at least one update")
+    if args.out is not None and args.out.suffix[1:].lower() not in figure.KINDS:
+        command.error(f"--out is {str(args.out)!r}; it must end in .png or .svg")
+    try:
+        picture = _picture(args)
+    except (TypeError, ValueError) as error:
+        if objects.from_user_code(error):
+            traceback.print_exc()
+            return 1
+        command.error(str(error))
+    except Exception:  # the user's module, whatever it raised: the trace shows them where
+        traceback.print_exc()
+        return 1
+    if args.out is None:
+        picture.show()
+        return 0
+    try:
+        print(picture.save(args.out))
+    except (OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m fusedsched lr-find`."""
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusedsched.plotting import figure, objects
+from fusedsched.plotting.picture import check_target
+
+EXAMPLE = """\
+train.py:
+  def trial():
+      model = Net()
+      return model, make_loader(), torch.nn.functional.cross_entropy, torch.optim.SGD(model.parameters(), lr=0.1)
+
+  python -m fusedsched lr-find train:trial --out lr.png
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="python -m fusedsched lr-find",
+        description="The learning rate range test: trains your model for some steps with a rising learning rate and "
+        "suggests one. Nothing of the model is kept.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument(
+        "object",
+        metavar="MODULE:OBJECT",
+        help="a function without arguments that returns (model, loader, loss_fn), with an optimizer after these if you "
+        "like, or a dict of arguments of fusedsched.lr_range_test; or the tuple or dict itself",
+    )
+    found.add_argument("--start", type=float, help="the first learning rate (default: 1e-7)")
+    found.add_argument("--stop", type=float, help="the last learning rate (default: 10)")
+    found.add_argument("--steps", type=int, metavar="N", help="updates (default: 100)")
+    found.add_argument("--mode", choices=("exponential", "linear"), help="how the rate rises (default: exponential)")
+    found.add_argument("--out", type=Path, metavar="FILE", help="write the picture to FILE.png or FILE.svg")
+    found.add_argument("--json", action="store_true", help="print JSON instead of the table and the picture")
+    return found
+
+
+def _arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of the test, from the object and the command line; the latter wins.
+
+    Raises ValueError, TypeError for an object of another kind.
+    """
+    value = objects.load(args.object)
+    if callable(value):
+        value = value()
+    if isinstance(value, Mapping):
+        found = dict(value)
+    elif isinstance(value, (tuple, list)) and len(value) in (2, 3, 4):
+        found = dict(zip(("model", "loader_or_step", "loss_fn", "optimizer"), value, strict=False))
+    else:
+        raise TypeError(
+            f"{args.object} gave a {type(value).__name__}. It must give (model, loader, loss_fn), with an optimizer "
+            "after these or not, or a dict of arguments."
+        )
+    if "loader" in found:
+        found["loader_or_step"] = found.pop("loader")
+    given = {name: getattr(args, name) for name in ("start", "stop", "steps", "mode")}
+    return found | {name: value for name, value in given.items() if value is not None}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the test; exit code 1 if it fails or shows no rate, 2 if the command line was not understood."""
+    command = parser()
+    args = command.parse_args(argv)
+    if not objects.is_reference(args.object):
+        command.error(f"{args.object!r} is not of the form module:object, such as train:trial")
+    if args.out is not None and args.out.suffix[1:].lower() not in figure.KINDS:
+        command.error(f"--out is {str(args.out)!r}; it must end in .png or .svg")
+    try:
+        if args.out is not None:
+            check_target(args.out)  # rather than after all the work
+        result = _run(args)
+        where = None if args.out is None else result.plot().save(args.out)
+        if args.json:
+            print(json.dumps(result.to_json(), indent=1))
+        else:
+            print(f"{result}\n")
+            result.plot().show()
+        if where is not None:
+            print(f"picture: {where}", file=sys.stderr if args.json else sys.stdout)
+    except BrokenPipeError:  # a reader that has seen enough is no failure of ours; see the outer command
+        raise
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        if objects.from_user_code(error):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception:  # the user's module, whatever it raised: the trace shows them where
+        traceback.print_exc()
+        return 1
+    if result.suggestion is None:
+        print("no learning rate can be suggested", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(args: argparse.Namespace) -> Any:
+    from fusedsched.demo.progress import progress
+    from fusedsched.range_test import lr_range_test
+
+    found = _arguments(args)
+    if not sys.stdout.isatty() or args.json:
+        return lr_range_test(**found)
+    with progress(int(found.get("steps", 100))) as show:
+        return lr_range_test(**found, progress=lambda done: show(done, "steps"))

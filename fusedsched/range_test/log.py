@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses on their way to the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class LossLog:
+    """One row of losses on the device of the first one. `record` launches one copy there and never waits.
+
+    On the CPU every loss is known at once. On a CUDA device `new()` gives those that have arrived: a copy to the host
+    is started now and then, and looked at when its event says that it is over. `rest()` waits, once.
+
+    >>> log = LossLog(3)
+    >>> log.record(0, torch.tensor(2.0)); log.new()
+    [2.0]
+    >>> log.record(1, torch.tensor(1.0)); log.rest(2)
+    [1.0]
+    """
+
+    def __init__(self, steps: int, every: int = 8) -> None:
+        self._steps, self._every = steps, every
+        self._losses: Tensor | None = None
+        self._given = self._recorded = 0
+        self._copy: tuple[Tensor, Any, int] | None = None  # on the host, its event, how many of it are losses
+
+    def record(self, i: int, loss: Tensor) -> None:
+        if self._losses is None:
+            dtype = torch.float64 if loss.dtype == torch.float64 else torch.float32
+            self._losses = torch.full((self._steps,), torch.nan, dtype=dtype, device=loss.device)
+        self._losses[i].copy_(loss.detach().reshape(()))
+        self._recorded = i + 1
+
+    def new(self) -> list[float]:
+        """The losses that are known by now and were not given before."""
+        if self._losses.device.type == "cpu":
+            return self._give(self._losses, self._recorded)
+        if self._copy is None:
+            if self._recorded - self._given >= self._every:
+                self._copy = (*self._start_copy(self._losses), self._recorded)
+            return []
+        host, event, count = self._copy
+        if event is None or not event.query():
+            return []
+        self._copy = None
+        return self._give(host, count)
+
+    def rest(self, count: int) -> list[float]:
+        """The first `count` losses without those given before. The one place that waits for the device."""
+        return self._give(self._losses.cpu(), count)
+
+    def _give(self, losses: Tensor, count: int) -> list[float]:
+        found = losses[self._given : count].tolist()
+        self._given = count
+        return found
+
+    @staticmethod
+    def _start_copy(losses: Tensor) -> tuple[Tensor, Any]:
+        if losses.device.type != "cuda":
+            return losses, None  # no event to ask: all is read at the end
+        host = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
+        host.copy_(losses, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return host, event
