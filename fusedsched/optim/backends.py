@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
-from fusedsched import _native
+from fusedsched import _native, triton_kernels
 
 NAMES = ("auto", "cpu", "cuda", "triton", "reference")
 
@@ -16,12 +18,7 @@ def backends() -> dict[str, str | None]:
     >>> backends()["reference"] is None
     True
     """
-    return {
-        "cpu": _native.reason(),
-        "cuda": _cuda_reason(),
-        "triton": _triton_reason(),
-        "reference": None,
-    }
+    return {name: why() for name, why in _REASONS.items()}
 
 
 def _cuda_reason() -> str | None:
@@ -36,8 +33,13 @@ def _cuda_reason() -> str | None:
     return None
 
 
-def _triton_reason() -> str | None:
-    return "this version has no Triton kernels yet"
+# Functions, since looking for Triton imports it.
+_REASONS = {
+    "cpu": _native.reason,
+    "cuda": _cuda_reason,
+    "triton": triton_kernels.reason,
+    "reference": lambda: None,
+}
 
 
 def for_device(chosen: str, device: torch.device) -> str | None:
@@ -48,9 +50,13 @@ def for_device(chosen: str, device: torch.device) -> str | None:
     """
     if chosen == "auto":
         names = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(device.type, ())
-        return next((name for name in names if backends()[name] is None), None)
-    emulated = chosen == "cuda" and _native.module().cuda_runtime() != "cuda"
-    return chosen if device.type == ("cpu" if chosen == "cpu" or emulated else "cuda") else None
+        return next((name for name in names if _REASONS[name]() is None), None)
+    emulated = {
+        "cuda": lambda: _native.module().cuda_runtime() != "cuda",
+        "triton": lambda: os.environ.get("TRITON_INTERPRET") == "1",
+    }
+    on_host = chosen == "cpu" or (chosen in emulated and emulated[chosen]())
+    return chosen if device.type == ("cpu" if on_host else "cuda") else None
 
 
 def check(name: str) -> str:
@@ -63,7 +69,7 @@ def check(name: str) -> str:
     """
     if name not in NAMES:
         raise ValueError(f"Invalid backend: {name!r}. Choose one of {', '.join(map(repr, NAMES))}.")
-    reason = None if name == "auto" else backends()[name]
+    reason = None if name == "auto" else _REASONS[name]()
     if reason is not None:
         present = ", ".join(repr(n) for n, why in backends().items() if why is None)
         raise RuntimeError(f'backend="{name}" is not available: {reason}. Available here: {present}.')

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Device memory of a Triton plan, and its launches. Tables are written anew only when something in them moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fusedsched.triton_kernels import rules, step, tuning
+
+Key = tuple[int, tuple[torch.dtype, ...], bool]  # (rule, types, aligned): what a kernel is compiled for
+
+# Tables that a captured graph reads, and plans that own some. Nobody says when a graph is gone, so they stay.
+_captured: list[Any] = []
+_WORD = 8  # bytes of an int64, of a float64 and of an address
+_EVEN = 2  # words in 128 bits: a slice of a table that begins there keeps its alignment
+
+
+class Job(NamedTuple):
+    """One parameter's update: where everything is. `entry`: which row of scalars is its own."""
+
+    entry: int
+    key: Key
+    param: int
+    states: tuple[int, ...]
+    numel: int
+
+
+class Launch(NamedTuple):
+    key: Key
+    jobs: list[int]  # which of the step's jobs, in the order of `arrays`
+    first: int  # of them in the table of gradients
+    arrays: Tensor
+    chunks: Tensor
+
+
+class Memory:
+    """Copies of host numbers on one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._spare: Tensor | None = None
+
+    def capturing(self) -> bool:
+        return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+    def keep_for_graph(self, owner: Any) -> None:
+        if not any(owner is kept for kept in _captured):
+            _captured.append(owner)
+
+    def table(self, numbers: list[int]) -> Tensor:
+        return self._copy(numbers, torch.int64)
+
+    def values(self, numbers: list[float]) -> Tensor:
+        return self._copy(numbers, torch.float64)
+
+    def _copy(self, numbers: list[Any], dtype: torch.dtype) -> Tensor:
+        if self.device.type == "cpu":
+            return torch.tensor(numbers, dtype=dtype, device="cpu")
+        if self.capturing():
+            return self._copy_captured(numbers, dtype)
+        self.reserve(len(numbers))
+        return torch.tensor(numbers, dtype=dtype, device="cpu", pin_memory=True).to(self.device, non_blocking=True)
+
+    def reserve(self, words: int) -> None:
+        """Pinned memory for a later capture, in which none may be allocated."""
+        if self.device.type != "cpu" and (self._spare is None or self._spare.numel() < 4 * words):
+            self._spare = torch.empty(8 * words, dtype=torch.int64, device="cpu", pin_memory=True)
+
+    def _copy_captured(self, numbers: list[Any], dtype: torch.dtype) -> Tensor:
+        # The copy is replayed with the graph: its source must stay as it is, and belongs to this graph alone.
+        n = len(numbers)
+        if self._spare is None or self._spare.numel() < n:
+            raise RuntimeError(
+                "Run a step outside of the capture first: a captured step needs memory set aside by one."
+            )
+        source, self._spare = self._spare[:n].view(dtype), self._spare[n:]
+        source.copy_(torch.tensor(numbers, dtype=dtype, device="cpu"))
+        table = torch.empty(n, dtype=dtype, device=self.device)
+        table.copy_(source, non_blocking=True)
+        _captured.extend((source, table))
+        return table
+
+
+class Table:
+    """Numbers on the device that stay at one address: captured graphs read what was last written there."""
+
+    def __init__(self, memory: Memory, dtype: torch.dtype) -> None:
+        self._memory, self._dtype = memory, dtype
+        self._numbers: list[Any] | None = None
+        self.tensor: Tensor | None = None
+
+    def write(self, numbers: list[Any]) -> None:
+        """Copies them to the device if they are not there yet."""
+        if numbers == self._numbers:
+            return
+        new = self._memory.table(numbers) if self._dtype == torch.int64 else self._memory.values(numbers)
+        self.tensor = new if self.tensor is None else self.tensor.copy_(new)
+        # What is copied in a capture is there when the graph runs, and only then.
+        self._numbers = None if self._memory.capturing() else numbers
+
+
+class Launches:
+    """The update launches of a step: built when a job changes, reused while none does."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._jobs: list[Job] | None = None
+        self._addresses: list[int] | None = None
+        self._launches: list[Launch] = []
+        self._grads: Tensor | None = None
+        self.active: Tensor | None = None  # rows of scalars that this step fills
+
+    def update(self, jobs: list[Job], grads: list[int]) -> None:
+        """Brings the tables up to date. `grads`: where the gradient of each job lies."""
+        memory = self._memory
+        if jobs != self._jobs or memory.capturing():
+            self._build(jobs)
+        order = [i for launch in self._launches for i in _padded(launch.jobs)]
+        addresses = [grads[i] for i in order]
+        if addresses != self._addresses or memory.capturing():
+            self._grads = memory.table(addresses)
+            self._addresses = None if memory.capturing() else addresses
+
+    def _build(self, jobs: list[Job]) -> None:
+        memory = self._memory
+        together: dict[Key, list[int]] = {}
+        for i, job in enumerate(jobs):
+            if job.numel:
+                together.setdefault(job.key, []).append(i)
+        first, self._launches = 0, []
+        for key, members in together.items():
+            rows: list[int] = []
+            for i in members:
+                job = jobs[i]
+                rows += (job.param, 0, *job.states, *(0,) * (3 - len(job.states)), job.numel, job.entry)
+            arrays, chunks = memory.table(rows), self._chunks([jobs[i].numel for i in members])
+            self._launches.append(Launch(key, members, first, arrays, chunks))
+            first += len(_padded(members))
+        self.active = memory.table([job.entry for job in jobs] or [0])
+        self._jobs, self._addresses = (None if memory.capturing() else jobs), None
+
+    def _chunks(self, lengths: list[int]) -> Tensor:
+        """Pairs (row, tile), made on the device: there may be millions."""
+        tiles = self._memory.table([-(-n // tuning.BLOCK) for n in lengths])
+        total = sum(-(-n // tuning.BLOCK) for n in lengths)
+        rows = torch.arange(len(lengths), device=tiles.device)
+        rows = torch.repeat_interleave(rows, tiles, output_size=total)
+        starts = tiles.cumsum(0) - tiles
+        chunks = torch.stack((rows, torch.arange(total, device=tiles.device) - starts[rows]), dim=1)
+        if self._memory.capturing():
+            _captured.append(chunks)
+        return chunks
+
+    def run(self, control: Tensor, doubles: Tensor, singles: Tensor, write_grads: bool) -> None:
+        most = _programs(self._memory.device)
+        for launch in self._launches:
+            rule, types, aligned = launch.key
+            n_chunks = launch.chunks.shape[0]
+            scalars = doubles if types[-1] == torch.float64 else singles
+            step.update_kernel[(min(n_chunks, most),)](
+                control, launch.arrays, self._grads[launch.first :], launch.chunks, n_chunks, scalars,
+                RULE=rule, **types_of_kernel(types), ALIGNED=aligned, WRITE_GRAD=write_grads, BLOCK=tuning.BLOCK,
+                num_warps=tuning.WARPS, enable_fp_fusion=False,
+            )  # fmt: skip
+
+
+def types_of_kernel(types: tuple[torch.dtype, ...]) -> dict[str, Any]:
+    """The types as the kernel's constants."""
+    return {name: step.TYPES[str(t)] for name, t in zip(("P", "G", "S0", "S1", "S2", "A"), types, strict=True)}
+
+
+def _padded(members: list[int]) -> list[int]:
+    return members + members[:1] * (len(members) % _EVEN)
+
+
+def _programs(device: torch.device) -> int:
+    if device.type == "cpu":
+        return tuning.INTERPRETED_PROGRAMS
+    return torch.cuda.get_device_properties(device).multi_processor_count * tuning.PROGRAMS_PER_PROCESSOR
+
+
+class Prepared:
+    """What the first launch writes for the second, and the counts that outlive a step."""
+
+    def __init__(self, n_entries: int, n_slots: int, device: torch.device) -> None:
+        self.control = torch.zeros(1, dtype=torch.int32, device=device)
+        self.resolved = torch.zeros(n_slots, dtype=torch.float64, device=device)
+        self.doubles = torch.zeros(max(n_entries, 1) * rules.MAX_SCALARS.value, dtype=torch.float64, device=device)
+        self.singles = torch.zeros_like(self.doubles, dtype=torch.float32)
+        self.counts = torch.zeros(max(n_entries, 1), dtype=torch.int64, device=device)
+
+
+class Programs:
+    """The scheduled slots of all groups in device memory."""
+
+    def __init__(self, memory: Memory, clocks: Tensor) -> None:
+        self._memory, self._clocks = memory, clocks
+        self._rows: list[int] = []
+        self._tables: list[Tensor] = []
+        self.shown: list[Tensor] = []
+        self.horizons: list[float] = []
+        self._grow()
+
+    def __len__(self) -> int:
+        return len(self.shown)
+
+    def add(self, table: list[float], unit: int, shown: Tensor) -> None:
+        self._tables.append(self._memory.values(table))
+        self.shown.append(shown)
+        self.horizons.append(table[2])
+        self._rows += (self._tables[-1].data_ptr(), unit, shown.data_ptr())
+        self._grow()
+
+    def _grow(self) -> None:
+        n, device = max(len(self.shown), 1), self._memory.device
+        self._table = self._memory.table(self._rows or [0] * step.PROGRAM_WIDTH.value)
+        self._written = torch.zeros(n, dtype=torch.float64, device=device)
+        self._edited = torch.zeros(n, dtype=torch.int32, device=device)
+        # The host looks at it without waiting, so it is the host's memory; the device writes there.
+        self.past_horizon = torch.zeros(n, dtype=torch.int32, device="cpu", pin_memory=device.type != "cpu")
+        for i, shown in enumerate(self.shown):
+            self._written[i].copy_(shown)  # nothing has been edited yet
+
+    def arguments(self) -> tuple[Any, ...]:
+        return self._table, self._written, self._edited
+
+    def advance(self, unit: int, amount: int) -> None:
+        with launching(self._memory.device):
+            step.advance_kernel[(1,)](
+                *self.arguments(), self._clocks, self.past_horizon, len(self), unit, amount, num_warps=1,
+                enable_fp_fusion=False,
+            )  # fmt: skip
+
+
+@contextmanager
+def launching(device: torch.device) -> Iterator[None]:
+    """Launches go to this device; under the interpreter, numpy is not to speak of infinities in lanes left unused."""
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+        else:
+            import numpy
+
+            stack.enter_context(numpy.errstate(all="ignore"))
+        yield

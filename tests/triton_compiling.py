@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles kernels of the Triton backend for a GPU that need not be here, and prints what became of them as JSON.
+
+python tests/triton_compiling.py ARCH, in a process without TRITON_INTERPRET.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+import triton
+from fusedsched.triton_kernels import rules, step, tuning
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+F32, F64, BF16, F16 = (f"torch.{name}" for name in ("float32", "float64", "bfloat16", "float16"))
+# (parameter, gradient, states, computed in)
+TYPES = {
+    "float32": (F32, F32, F32, F32),
+    "float64": (F64, F64, F64, F64),
+    "bfloat16": (BF16, BF16, BF16, F32),
+    "float16": (F16, F16, F16, F32),
+    "bfloat16, state in float32": (BF16, BF16, F32, F32),
+    "bfloat16, the rest in float32": (BF16, F32, F32, F32),
+    "float32, state in float64": (F32, F32, F64, F64),
+}
+MOST = "AdamCoupledAmsgrad"  # the rule with the most arrays and the longest update
+POINTERS = {"i32": ("control", "edited", "past_horizon"), "fp32": ("singles", "grad_scale", "found_inf")}
+POINTERS["fp64"] = ("values", "resolved", "doubles", "written")
+NUMBERS = ("n_slots", "n_active", "n_programs", "n_chunks", "unit", "amount")
+
+
+def compiled(kernel, constants, arch, warps, types=None, **options):
+    """The kernel for one architecture. Pointers are tables of int64 unless named above, aligned as torch's are."""
+    types = {**{name: f"*{t}" for t, names in POINTERS.items() for name in names}, **(types or {})}
+    types |= dict.fromkeys(NUMBERS, "i32")
+    names = kernel.arg_names
+    signature = {n: "constexpr" if n in constants else types.get(n, "*i64") for n in names}
+    loose = ("grad_scale", "found_inf", "past_horizon")
+    attributes = {
+        (i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*") and n not in loose
+    }
+    options = {"num_warps": warps, "enable_fp_fusion": False, **options}
+    source = ASTSource(kernel, signature, constants, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def update(arch, rule, types, aligned=True, write_grad=False, **options):
+    param, grad, state, wide = (step.TYPES[name] for name in TYPES[types])
+    constants = dict(RULE=rules.RULES.index(rule), P=param, G=grad, S0=state, S1=state, S2=state, A=wide)
+    constants |= dict(ALIGNED=aligned, WRITE_GRAD=write_grad, BLOCK=tuning.BLOCK)
+    scalars = {"scalars": "*fp64" if wide == step.TYPES[F64] else "*fp32"}
+    return compiled(step.update_kernel, constants, arch, tuning.WARPS, scalars, **options)
+
+
+def prepare(arch, adam, amp):
+    constants = dict(ADAM=adam, SCALED=amp, CHECKED=amp, BLOCK=tuning.PREPARE_BLOCK)
+    return compiled(step.prepare_kernel, constants, arch, tuning.PREPARE_WARPS)
+
+
+def facts(kernel):
+    """Bytes of stack per thread, and which instructions there are."""
+    tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", text)
+    ptx = kernel.asm["ptx"]
+    wide = r"global(?:\.\w+)*\.v(?:4\.\w32|2\.\w64|8\.\w16)"
+    return {
+        "registers": int(found.group(1)),
+        "stack": int(found.group(2)) + int(found.group(3)),
+        "wide_loads": len(re.findall(r"\bld\." + wide, ptx)),
+        "wide_stores": len(re.findall(r"\bst\." + wide, ptx)),
+        "float64": len(re.findall(r"\.f64\b", ptx)),
+        "fused": len(re.findall(r"\bfma\.", ptx)),
+    }
+
+
+def everything(arch, every_rule):
+    """name -> facts of the variants: all rules in float32, the longest one in all types, aligned or not, with AMP."""
+    found = {}
+    for rule in rules.RULES if every_rule else (MOST, "AdamW"):
+        found[f"{rule}/float32"] = facts(update(arch, rule, "float32"))
+    for types in TYPES:
+        found[f"{MOST}/{types}/amp"] = facts(update(arch, MOST, types, write_grad=True))
+        found[f"{MOST}/{types}/unaligned"] = facts(update(arch, MOST, types, aligned=False, write_grad=True))
+    for adam in (True, False):
+        found[f"prepare/{'Adam' if adam else 'SGD'}"] = facts(prepare(arch, adam, amp=True))
+    found["advance"] = facts(compiled(step.advance_kernel, {}, arch, 1))
+    found["mutant: few registers"] = facts(update(arch, MOST, "float32", maxnreg=32))
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(everything(int(sys.argv[1]), every_rule=sys.argv[1] == "90")))

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels of a step: one program prepares the scalars, then persistent programs update all tensors.
+
+Two launches, where CUDA needs one: in Triton every thread of a program computes every scalar, so float64 evaluation
+inside the update would be paid by all of them, in registers too. The first launch, one program, resolves the
+hyperparameters, forms the scalars of each parameter, advances clocks and counts, and shows the schedules' next values.
+The second reads a few rounded scalars per tile. What the first launch costs has not been measured: it is one launch
+more, and the time of one program, which grows with the number of parameters (256 side by side) and of schedules (one by
+one).
+
+Whether a step is skipped (`found_inf`) is decided once, by the first, and read by the second from `control`.
+
+Tables are int64 tensors on the device, so that addresses and sizes of any magnitude fit:
+
+- arrays: one row per tensor: parameter, gradient, three states, length in real numbers, row of its scalars.
+- chunks: pairs (row of arrays, tile).
+- sources: one pair per slot of each group: where its number is (`VALUE`: in `values`; otherwise the dtype of the tensor
+  at the address that follows), the address.
+- programs: one row per scheduled slot: address of the table, clock, address of the tensor that shows the value.
+- entries: one row per parameter: group, address of its shown float32 step, 0 if it has none.
+"""
+
+import triton
+import triton.language as tl
+
+from .rules import (
+    FIRST_MOMENTUM,
+    FIRST_NESTEROV,
+    FIRST_SGD,
+    MAX_SCALARS,
+    MAX_SLOTS,
+    adam_scalars,
+    adam_update,
+    sgd_scalars,
+    sgd_update,
+)
+from .schedule import HORIZON, evaluate
+
+ARRAY_WIDTH: tl.constexpr = tl.constexpr(7)
+PROGRAM_WIDTH: tl.constexpr = tl.constexpr(3)
+ENTRY_WIDTH: tl.constexpr = tl.constexpr(2)
+VALUE: tl.constexpr = tl.constexpr(0)
+FLOAT32: tl.constexpr = tl.constexpr(1)
+FLOAT64: tl.constexpr = tl.constexpr(2)
+UPDATES: tl.constexpr = tl.constexpr(0)
+SKIPPED: tl.constexpr = tl.constexpr(3)
+TAIL: tl.constexpr = tl.constexpr(16)  # 128 bits of every type divide this many elements
+TYPES = {
+    "torch.float32": tl.float32,
+    "torch.float64": tl.float64,
+    "torch.bfloat16": tl.bfloat16,
+    "torch.float16": tl.float16,
+}
+"""The kernels' constants for torch's types."""
+INTERPRETED: tl.constexpr = tl.constexpr(not isinstance(evaluate, triton.JITFunction))
+
+
+@triton.jit
+def widen(x, A: tl.constexpr):
+    """To the type that is computed in."""
+    if x.dtype == tl.bfloat16:
+        x = x.to(tl.float32)
+    return x.to(A)
+
+
+@triton.jit
+def rounded(x, T: tl.constexpr):
+    """To the type that is stored, to nearest, ties to even."""
+    if T == tl.bfloat16:
+        x = x.to(tl.float32)
+        if INTERPRETED:
+            # Its own conversion rounds ties up and loses carries. The upper half is the number; see core/convert.h.
+            bits = x.to(tl.uint32, bitcast=True)
+            bits = tl.where(x != x, 0x7FC00000, bits + 0x7FFF + ((bits >> 16) & 1))
+            return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return x.to(T)
+
+
+@triton.jit
+def show(programs, written, edited, clocks, past_horizon, n_programs, coming):
+    """Stores the values of all schedules for the next update. One that was written to is left alone from then on.
+
+    past_horizon: set to 1 for a schedule that has ended and must not go on; its last value stands until the host looks.
+    coming: 1 if the update clock is about to advance.
+    """
+    for i in range(n_programs):
+        row = programs + i * PROGRAM_WIDTH
+        program = tl.load(row).to(tl.pointer_type(tl.float64))
+        lane = tl.arange(0, 1)  # the evaluator takes a block
+        unit = tl.load(row + 1)
+        clock = (tl.load(clocks + unit) + tl.where(unit == UPDATES, coming, 0) + lane).to(tl.float64)
+        horizon = tl.load(program + HORIZON)
+        past = tl.where(horizon >= 0.0, clock, -1.0) > horizon
+        value = evaluate(program, tl.where(past, horizon, clock))
+        tl.debug_barrier()  # loads stay below it: numbers that wait through the evaluator would be spilled
+        shown = tl.load(row + 2).to(tl.pointer_type(tl.float64))
+        is_edited = (tl.load(edited + i) != 0) | (tl.load(shown) != tl.load(written + i))
+        tl.debug_barrier()  # every thread has read what is overwritten now
+        tl.store(edited + i, is_edited.to(tl.int32))
+        keep = lane * 0 + is_edited.to(tl.int32) == 0
+        tl.store(shown + lane, value, mask=keep)
+        tl.store(written + i + lane, value, mask=keep)
+        tl.store(past_horizon + i + lane, lane + 1, mask=keep & past)
+
+
+# Neither 1 nor multiples of 16 are special: each special case would be one more compilation.
+@triton.jit(do_not_specialize=["n_programs", "unit", "amount"])
+def advance_kernel(programs, written, edited, clocks, past_horizon, n_programs, unit, amount):
+    """Advances one clock and shows the schedules' values."""
+    clock = tl.load(clocks + unit)
+    tl.debug_barrier()
+    tl.store(clocks + unit, clock + amount)
+    tl.debug_barrier()
+    show(programs, written, edited, clocks, past_horizon, n_programs, 0)
+
+
+@triton.jit
+def resolve(sources, values, resolved, n_slots, BLOCK: tl.constexpr):
+    """The present number of every slot of every group."""
+    for begin in range(0, n_slots, BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        mask = at < n_slots
+        kind = tl.load(sources + 2 * at, mask=mask, other=VALUE)
+        address = tl.load(sources + 2 * at + 1, mask=mask, other=0)
+        single = tl.load(address.to(tl.pointer_type(tl.float32)), mask=mask & (kind == FLOAT32), other=0.0)
+        double = tl.load(address.to(tl.pointer_type(tl.float64)), mask=mask & (kind == FLOAT64), other=0.0)
+        value = tl.load(values + at, mask=mask, other=0.0)
+        value = tl.where(kind == FLOAT32, single.to(tl.float64), tl.where(kind == FLOAT64, double, value))
+        tl.store(resolved + at, value, mask=mask)
+
+
+@triton.jit
+def store_scalar(doubles, singles, at, k: tl.constexpr, value, mask):
+    tl.store(doubles + at + k, value, mask=mask)
+    tl.store(singles + at + k, value.to(tl.float32), mask=mask)
+
+
+@triton.jit
+def write_scalars(
+    resolved, gain, active, n_active, entries, counts, doubles, singles, ADAM: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The scalars of every parameter that has a gradient; its count and the step that users see advance by one."""
+    for begin in range(0, n_active, BLOCK):
+        lane = begin + tl.arange(0, BLOCK)
+        mask = lane < n_active
+        entry = tl.load(active + lane, mask=mask, other=0)
+        slots = resolved + tl.load(entries + entry * ENTRY_WIDTH) * MAX_SLOTS
+        address = tl.load(entries + entry * ENTRY_WIDTH + 1)
+        seen = mask & (address != 0)
+        shown_step = address.to(tl.pointer_type(tl.float32))
+        count = tl.load(counts + entry)
+        shown = tl.load(shown_step, mask=seen, other=0.0)
+        # The tensor that users see may have been written to: then it is the count.
+        count = tl.where(seen & (count.to(tl.float32) != shown), shown.to(tl.int64), count) + 1
+        step = count.to(tl.float64)
+        at = entry * MAX_SCALARS
+        tl.debug_barrier()
+        if ADAM:
+            a, b, c, d, e, f, g, h, i, j = adam_scalars(slots, step * 0.0 + gain, step)
+            store_scalar(doubles, singles, at, 6, g, mask)
+            store_scalar(doubles, singles, at, 7, h, mask)
+            store_scalar(doubles, singles, at, 8, i, mask)
+            store_scalar(doubles, singles, at, 9, j, mask)
+        else:
+            a, b, c, d, e, f = sgd_scalars(slots, step * 0.0 + gain, step)
+        store_scalar(doubles, singles, at, 0, a, mask)
+        store_scalar(doubles, singles, at, 1, b, mask)
+        store_scalar(doubles, singles, at, 2, c, mask)
+        store_scalar(doubles, singles, at, 3, d, mask)
+        store_scalar(doubles, singles, at, 4, e, mask)
+        store_scalar(doubles, singles, at, 5, f, mask)
+        tl.store(counts + entry, count, mask=mask)
+        tl.store(shown_step, count.to(tl.float32), mask=seen)
+
+
+@triton.jit(do_not_specialize=["n_slots", "n_active", "n_programs", "grad_scale", "found_inf", "past_horizon"])
+def prepare_kernel(
+    control, clocks, sources, values, resolved, n_slots, active, n_active, entries, counts, doubles, singles,
+    programs, written, edited, past_horizon, n_programs, grad_scale, found_inf,
+    ADAM: tl.constexpr, SCALED: tl.constexpr, CHECKED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Everything of a step but the elements. One program: nobody else reads or writes what it advances."""
+    applied = n_active >= 0
+    if CHECKED:
+        applied = tl.load(found_inf) == 0.0
+    gain = tl.full((), 1.0, tl.float64)
+    if SCALED:
+        gain = 1.0 / tl.load(grad_scale).to(tl.float64)
+    tl.store(control, applied.to(tl.int32))
+    n_slots = tl.where(applied, n_slots, 0)  # not a branch: one around all of this costs a stack frame
+    n_active = tl.where(applied, n_active, 0)
+    n_programs = tl.where(applied, n_programs, 0)
+    resolve(sources, values, resolved, n_slots, BLOCK)
+    tl.debug_barrier()  # what was resolved is read by other threads
+    write_scalars(resolved, gain, active, n_active, entries, counts, doubles, singles, ADAM, BLOCK)
+    tl.debug_barrier()
+    show(programs, written, edited, clocks, past_horizon, n_programs, 1)
+    applied = tl.load(control)  # read again: what lives through all of the above would be spilled
+    counter = clocks + tl.where(applied != 0, UPDATES, SKIPPED)
+    count = tl.load(counter)
+    tl.debug_barrier()  # every thread has read what is overwritten now
+    tl.store(counter, count + 1)
+
+
+@triton.jit
+def update_elements(
+    param, grad, state0, state1, state2, scalars, offsets, mask,
+    RULE: tl.constexpr, A: tl.constexpr, WRITE_GRAD: tl.constexpr,
+):  # fmt: skip
+    """One tile. No array is named twice, so all loads may go out before the first store."""
+    p = widen(tl.load(param + offsets, mask=mask), A)
+    g = widen(tl.load(grad + offsets, mask=mask), A)
+    gain = tl.load(scalars)
+    if WRITE_GRAD:  # users find unscaled gradients after the step, as with torch's fused optimizers
+        tl.store(grad + offsets, rounded(g * tl.abs(gain), grad.dtype.element_ty), mask=mask)
+    if RULE < FIRST_SGD:
+        m = widen(tl.load(state0 + offsets, mask=mask), A)
+        v = widen(tl.load(state1 + offsets, mask=mask), A)
+        vmax = v
+        if RULE % 2 == 1:
+            vmax = widen(tl.load(state2 + offsets, mask=mask), A)
+        p, m, v, vmax = adam_update(
+            gain, tl.load(scalars + 1), tl.load(scalars + 2), tl.load(scalars + 3), tl.load(scalars + 4),
+            tl.load(scalars + 5), tl.load(scalars + 6), tl.load(scalars + 7), tl.load(scalars + 8),
+            tl.load(scalars + 9), g, p, m, v, vmax, RULE >= 2, RULE % 2 == 1,
+        )  # fmt: skip
+        tl.store(state0 + offsets, rounded(m, state0.dtype.element_ty), mask=mask)
+        tl.store(state1 + offsets, rounded(v, state1.dtype.element_ty), mask=mask)
+        if RULE % 2 == 1:
+            tl.store(state2 + offsets, rounded(vmax, state2.dtype.element_ty), mask=mask)
+    else:
+        buffer = p
+        if RULE >= FIRST_MOMENTUM:
+            buffer = widen(tl.load(state0 + offsets, mask=mask), A)
+        p, buffer = sgd_update(
+            gain, tl.load(scalars + 1), tl.load(scalars + 2), tl.load(scalars + 3), tl.load(scalars + 4),
+            tl.load(scalars + 5), g, p, buffer, RULE >= FIRST_MOMENTUM, RULE >= FIRST_NESTEROV, RULE % 2 == 1,
+        )  # fmt: skip
+        if RULE >= FIRST_MOMENTUM:
+            tl.store(state0 + offsets, rounded(buffer, state0.dtype.element_ty), mask=mask)
+    tl.store(param + offsets, rounded(p, param.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def first_element(row, k: tl.constexpr, begin, T: tl.constexpr, ALIGNED: tl.constexpr):
+    start = tl.load(row + k).to(tl.pointer_type(T))
+    if ALIGNED:  # addresses out of a table carry no promise of their own
+        start = tl.multiple_of(start, 16)
+    return start + begin
+
+
+@triton.jit(do_not_specialize=["n_chunks"])
+def update_kernel(
+    control, arrays, grads, chunks, n_chunks, scalars,
+    RULE: tl.constexpr, P: tl.constexpr, G: tl.constexpr, S0: tl.constexpr, S1: tl.constexpr, S2: tl.constexpr,
+    A: tl.constexpr, ALIGNED: tl.constexpr, WRITE_GRAD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """All tensors of one rule and one mixture of types. Each program takes every so manieth tile."""
+    n_chunks = tl.where(tl.load(control) != 0, n_chunks, 0)
+    for chunk in range(tl.program_id(0), n_chunks, tl.num_programs(0)):
+        pair = chunks + chunk * 2
+        array = tl.load(pair)
+        begin = tl.load(pair + 1) * BLOCK
+        row = arrays + array * ARRAY_WIDTH
+        numel = tl.load(row + 5)
+        own = scalars + tl.load(row + 6) * MAX_SCALARS
+        param = first_element(row, 0, begin, P, ALIGNED)
+        grad = first_element(grads + array, 0, begin, G, ALIGNED)
+        state0 = first_element(row, 2, begin, S0, ALIGNED)
+        state1 = first_element(row, 3, begin, S1, ALIGNED)
+        state2 = first_element(row, 4, begin, S2, ALIGNED)
+        left = tl.minimum(numel - begin, BLOCK).to(tl.int32)
+        offsets = tl.arange(0, BLOCK)
+        if ALIGNED:
+            # A mask that may end anywhere would break the vectors: the last few elements go by themselves.
+            whole = tl.multiple_of(left // TAIL * TAIL, 16)
+            update_elements(param, grad, state0, state1, state2, own, offsets, offsets < whole, RULE, A, WRITE_GRAD)
+            if whole < left:
+                rest = whole + tl.arange(0, TAIL)
+                update_elements(param, grad, state0, state1, state2, own, rest, rest < left, RULE, A, WRITE_GRAD)
+        else:
+            update_elements(param, grad, state0, state1, state2, own, offsets, offsets < left, RULE, A, WRITE_GRAD)
