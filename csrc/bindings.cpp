@@ -67,6 +67,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def(py::init<bool, py::list, py::dict, at::Tensor, at::Tensor, py::object>(), py::arg("adam"),
            py::arg("param_groups"), py::arg("state"), py::arg("clocks"), py::arg("past_horizon"), py::arg("stream_of"))
       .def("follow", &fs::CudaPlan::follow)
+      .def("write", &fs::CudaPlan::write, py::arg("host"), py::arg("there") = py::none())
       .def("tick", &fs::CudaPlan::tick)
       .def("sync_hparams", &fs::CudaPlan::sync_hparams)
       .def("capturing", &fs::CudaPlan::capturing)

@@ -47,13 +47,14 @@ void CudaPlan::check_horizons() {
   for (const Group& group : groups_) {
     if (group.has_programs()) group.check_horizons(clocks.const_data_ptr<int64_t>());
   }
+  TORCH_CHECK(followed_.empty(), "A scheduler inside a captured graph was stepped past its last step.");
 }
 
 Plan::Outcome CudaPlan::check(const py::list& param_groups, const py::dict& state) {
   const Outcome found = Plan::check(param_groups, state);
   if (found != kDone) return found;
   const bool ready = groups_table_.defined();
-  if (ready && !read_numbers()) return kRebuild;
+  if (ready && !read_numbers(false)) return kRebuild;
   const bool moved = work_->moved && pending();
   if (ready && !moved) return kDone;
   TORCH_CHECK(!capturing(), "This CUDA graph cannot hold optimizer.step(): ",
@@ -144,26 +145,30 @@ std::vector<std::pair<at::Tensor, int64_t>> CudaPlan::exact_counts() const {
   return out;
 }
 
-void CudaPlan::follow(int group, const std::string& name, const OptionalTensor& program, const OptionalTensor& clock) {
+void CudaPlan::follow(int group, const std::string& name, const at::Tensor& program, const at::Tensor& clock,
+                      double held, int64_t until) {
   const auto& slots = groups_.at(group).slots();
   const auto found = std::find_if(slots.begin(), slots.end(), [&](const Slot& s) { return s.name == name; });
   TORCH_CHECK_VALUE(found != slots.end(), "'", name, "' cannot be scheduled by this optimizer.");
   const size_t slot = found - slots.begin(), at = group * kMaxSlots + slot;
+  if (!groups_table_.defined()) build_groups();
   fs_cuda::Slot& out = slots_.at(group).slots[slot];
   out = {};
+  out.program = program.const_data_ptr<double>();
+  out.clock = clock.const_data_ptr<int64_t>();
   out.written = std::numeric_limits<double>::quiet_NaN();
-  if (program) {
-    followed_[static_cast<int64_t>(at)] = {*program, *clock};
-    out.program = program->const_data_ptr<double>();
-    out.clock = clock->const_data_ptr<int64_t>();
-  } else {
-    followed_.erase(static_cast<int64_t>(at));
-    known_[at] = std::numeric_limits<double>::quiet_NaN();  // to be sent again
-    groups_[group].touch();
-  }
-  kinds_of_slots_[at] = kind_of(group, slot);
+  out.held = held;
+  out.held_until = until;
+  followed_[static_cast<int64_t>(at)] = {program, clock};
+  kinds_of_slots_[at] = kFollowing;
   auto* table = static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr());
   check_cuda(runtime_.write(index(), &table[group].slots[slot], &out, sizeof out));
+}
+
+at::Tensor CudaPlan::write(const at::Tensor& host, const OptionalTensor& there) {
+  const at::Tensor target = there ? *there : at::empty(host.sizes(), host.options().device(device_));
+  check_cuda(runtime_.write(index(), target.mutable_data_ptr(), host.const_data_ptr(), host.nbytes()));
+  return target;
 }
 
 void CudaPlan::tick(const at::Tensor& clock) {
@@ -173,7 +178,7 @@ void CudaPlan::tick(const at::Tensor& clock) {
 bool CudaPlan::sync_hparams(const py::list& param_groups) {
   if (!same_structure(param_groups)) return false;
   if (!groups_table_.defined()) return true;
-  if (!read_numbers()) return false;
+  if (!read_numbers(true)) return false;
   if (!edits_.empty()) flush_numbers(capturing());
   return true;
 }

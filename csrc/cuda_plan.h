@@ -26,9 +26,13 @@ class CudaPlan : public Plan {
   void advance(int unit, int64_t amount) override;
   std::vector<std::pair<at::Tensor, int64_t>> exact_counts() const override;
 
-  // Lets a slot of a group follow a program at a clock of its own: a drop-in scheduler inside a captured graph. None: the
-  // slot is again what the group says.
-  void follow(int group, const std::string& name, const OptionalTensor& program, const OptionalTensor& clock);
+  // Lets a slot of a group follow a program at a clock of its own: a drop-in scheduler inside a captured graph. Up to
+  // the clock `until` the value is `held`.
+  void follow(int group, const std::string& name, const at::Tensor& program, const at::Tensor& clock, double held,
+              int64_t until);
+  // Memory on the device with a copy of what lies on the host, or what is there already, overwritten. At once, also
+  // while a graph is captured.
+  at::Tensor write(const at::Tensor& host, const OptionalTensor& there);
   // Adds one to such a clock, in stream order.
   void tick(const at::Tensor& clock);
   // Brings edits of the groups to the device at once: what captured graphs read when they are replayed.
@@ -52,7 +56,7 @@ class CudaPlan : public Plan {
   void count_entries();
   void address_gradients();
   void share_out(Part& part);
-  bool read_numbers();
+  bool read_numbers(bool accept);
   void flush_numbers(bool now);
   void launch(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last);
   int index() const { return device_.has_index() ? device_.index() : 0; }

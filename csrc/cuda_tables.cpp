@@ -62,17 +62,26 @@ void CudaPlan::build_groups() {
   if (shown) advance(kUpdates, 0);
 }
 
-// Reads what changed in the groups. False: a number became a tensor or the like, and the tables are out of date.
-bool CudaPlan::read_numbers() {
+// Reads what changed in the groups. False: a number became a tensor or the like, and the tables are out of date; or, if
+// that is not accepted, somebody wrote to a number that follows a scheduler.
+bool CudaPlan::read_numbers(bool accept) {
   for (size_t g = 0; g < groups_.size(); ++g) {
     if (!groups_[g].take_changed()) continue;
     const auto& slots = groups_[g].slots();
     for (size_t s = 0; s < slots.size(); ++s) {
       const size_t at = g * kMaxSlots + s;
       const SlotKind kind = kind_of(g, s);
-      if (kind != kinds_of_slots_[at]) return false;
+      const bool known = std::memcmp(&known_[at], &slots[s].value, sizeof(double)) == 0;
+      if (kind == kFollowing && (known || accept)) {
+        known_[at] = slots[s].value;
+        continue;
+      }
+      if (kind == kFollowing || kind != kinds_of_slots_[at]) {
+        groups_[g].touch();  // the rest of it was not read
+        return false;
+      }
       if (kind == kTensor && slots[s].tensor.const_data_ptr() != slots_[g].slots[s].tensor) return false;
-      if (kind != kNumber || std::memcmp(&known_[at], &slots[s].value, sizeof(double)) == 0) continue;
+      if (kind != kNumber || known) continue;
       known_[at] = slots[s].value;
       const auto same = [at](const fs_cuda::Edit& edit) { return edit.at == static_cast<int32_t>(at); };
       const auto found = std::find_if(edits_.begin(), edits_.end(), same);

@@ -16,6 +16,10 @@ COMMANDS = {
         "fusedsched.verify",
         "compare every backend on this machine with a float64 reference; --quick: a minute",
     ),
+    "bench": (
+        "fusedsched.benchmarks.bench",
+        "measure fusedsched against torch and other libraries at hand; 'bench compare A B': what got slower",
+    ),
     "plot": ("fusedsched.plotting.command", "draw schedules, in the terminal or as PNG or SVG"),
     "lr-find": (
         "fusedsched.range_test.command",

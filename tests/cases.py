@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import emulation
 import pytest
 import torch
 from torch import Tensor
 
-import emulation
 import fusedsched
 from fusedsched import _native, reference
 from fusedsched.optim import backends

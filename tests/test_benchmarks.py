@@ -46,14 +46,18 @@ def test_rendering_round_trips(results, tmp_path, capsys):
     file = tmp_path / "results.json"
     file.write_text(json.dumps(results))
     render.main([str(file)])
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    lines = first_table(capsys.readouterr().out)
     assert len(lines) == 2 + len(results["rows"])
     for line, row in zip(lines[2:], results["rows"], strict=True):
         assert [cell.strip() for cell in line.strip("|").split("|")] == render.cells(row)
     render.main([str(file), "--gates", "--short"])
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    lines = first_table(capsys.readouterr().out)
     assert len(lines) == 2 + len(races.GATES)
     assert [name.strip() for name in lines[0].strip("|").split("|")] == list(render.SHORT)
+
+
+def first_table(text):
+    return next(block for block in text.split("\n\n") if block.startswith("|")).splitlines()
 
 
 @needs_extension

@@ -10,8 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CORE = sorted((ROOT / "csrc" / "core").glob("*.h"))
 CPU = sorted((ROOT / "csrc" / "cpu").iterdir())
+CUDA = sorted(p for p in (ROOT / "csrc" / "cuda").iterdir() if p.suffix in (".h", ".cuh", ".cu"))
 SYSTEM = {"cmath", "cstdint"}
 CPU_SYSTEM = SYSTEM | {"cstdlib", "cstring"}
+CUDA_SYSTEM = {"cstdint", "cuda_runtime.h"}
 
 # Folder or file of the package -> modules of the package that it must not import, at any depth of the code.
 FORBIDDEN = {
@@ -68,14 +70,24 @@ def test_packages_keep_their_places(folder):
         assert trespasses(path.read_text(), f"fusedsched.{folder}", FORBIDDEN[folder]) == [], path.name
 
 
-def test_loops_name_no_rule():
-    text = (ROOT / "csrc" / "cpu" / "step.cpp").read_text()
-    assert not re.search(r"\b(Adam|SGD)", text)
+@pytest.mark.parametrize("path", CUDA, ids=lambda p: p.name)
+def test_cuda_knows_core_and_its_runtime_alone(path):
+    system = SYSTEM if path.name == "launch.h" else CUDA_SYSTEM  # the border reads it, without CUDA's headers
+    assert foreign_includes(path.read_text(), system, ["core", "cuda"]) == []
+
+
+@pytest.mark.parametrize("path", ["cpu/step.cpp", "cuda/step.cu", "cuda/memory.cuh", "cuda/slots.cuh"])
+def test_loops_name_no_rule(path):
+    text = (ROOT / "csrc" / path).read_text()
+    code = re.sub(r"//.*", "", text) if path.startswith("cuda") else text
+    assert not re.search(r"\b(Adam|SGD)", code)
 
 
 def test_no_file_outgrows_its_idea():
-    sources = [p for top in ("csrc", "fusedsched", "tests", "benchmarks") for p in (ROOT / top).rglob("*")]
-    kinds = {".py", ".h", ".cpp"}
+    sources = [
+        p for top in ("csrc", "fusedsched", "triton_kernels", "tests", "benchmarks") for p in (ROOT / top).rglob("*")
+    ]
+    kinds = {".py", ".h", ".cpp", ".cu", ".cuh"}
     long = {p.name: n for p in sources if p.suffix in kinds and (n := len(p.read_text().splitlines())) > 300}
     assert long == {}
 

@@ -93,7 +93,7 @@ def test_goes_away_without_the_garbage_collector(name, product):
 
 
 def without_new_zeros(optimizer, params, before):
-    """On a device nobody knows yet that the step is skipped when its state is made: zeros, as with torch's fused ones."""
+    """Where nobody knows yet that the step is skipped when its state is made: zeros, as with torch's fused ones."""
     after = seen(optimizer, params)
     for i, p in enumerate(params):
         if optimizer.backend in ("cuda", "triton") and not before[f"state[{i}] keys"]:

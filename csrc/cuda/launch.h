@@ -36,6 +36,8 @@ struct Slot {
   const void* tensor;     // a tensor with one element that the user may write to at any time
   double* shown;          // of a program: what users see, the value for the next update; null if nobody looks
   double written;         // what was last stored there. If `shown` is another number, it was edited: it stays
+  double held;            // an edit that holds up to a clock, from which the program goes on
+  int64_t held_until;
   DType tensor_dtype;
   bool edited;
 };
@@ -107,5 +109,5 @@ struct Runtime {
 
 }  // namespace fs_cuda
 
-// csrc/cuda/runtime.cu; the tests' emulation has one of its own.
+// csrc/cuda/runtime.cu.
 extern "C" const fs_cuda::Runtime* fs_cuda_runtime();

@@ -17,36 +17,48 @@ struct Raw {
   uint32_t words[4];
 };
 
+// In PTX, since the compiler cannot know of an address from a table that it is one of global memory, and splits vectors
+// where it is told.
 template <int kBytes>
 __device__ __forceinline__ Raw load_bytes(const void* from) {
   Raw raw{};
+#if defined(__CUDA_ARCH__)
+  uint32_t(&w)[4] = raw.words;
+  const size_t address = __cvta_generic_to_global(from);
   if constexpr (kBytes == 16) {
-    const uint4 v = *static_cast<const uint4*>(from);
-    raw = {{v.x, v.y, v.z, v.w}};
+    asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3])
+                 : "l"(address));
   } else if constexpr (kBytes == 8) {
-    const uint2 v = *static_cast<const uint2*>(from);
-    raw = {{v.x, v.y, 0, 0}};
+    asm volatile("ld.global.v2.b32 {%0, %1}, [%2];" : "=r"(w[0]), "=r"(w[1]) : "l"(address));
   } else if constexpr (kBytes == 4) {
-    raw.words[0] = *static_cast<const uint32_t*>(from);
+    asm volatile("ld.global.b32 %0, [%1];" : "=r"(w[0]) : "l"(address));
   } else {
-    static_assert(kBytes == 2);
-    raw.words[0] = *static_cast<const uint16_t*>(from);
+    asm volatile("ld.global.u16 %0, [%1];" : "=r"(w[0]) : "l"(address));
   }
+#else
+  __builtin_memcpy(raw.words, __builtin_assume_aligned(from, kBytes), kBytes);
+#endif
   return raw;
 }
 
 template <int kBytes>
 __device__ __forceinline__ void store_bytes(void* to, const Raw& raw) {
+#if defined(__CUDA_ARCH__)
+  const uint32_t(&w)[4] = raw.words;
+  const size_t address = __cvta_generic_to_global(to);
   if constexpr (kBytes == 16) {
-    *static_cast<uint4*>(to) = uint4{raw.words[0], raw.words[1], raw.words[2], raw.words[3]};
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]));
   } else if constexpr (kBytes == 8) {
-    *static_cast<uint2*>(to) = uint2{raw.words[0], raw.words[1]};
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(address), "r"(w[0]), "r"(w[1]));
   } else if constexpr (kBytes == 4) {
-    *static_cast<uint32_t*>(to) = raw.words[0];
+    asm volatile("st.global.b32 [%0], %1;" ::"l"(address), "r"(w[0]));
   } else {
-    static_assert(kBytes == 2);
-    *static_cast<uint16_t*>(to) = static_cast<uint16_t>(raw.words[0]);
+    asm volatile("st.global.u16 [%0], %1;" ::"l"(address), "r"(w[0]));
   }
+#else
+  __builtin_memcpy(__builtin_assume_aligned(to, kBytes), raw.words, kBytes);
+#endif
 }
 
 // Number k of a vector of T.

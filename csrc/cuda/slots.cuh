@@ -39,7 +39,10 @@ __device__ __forceinline__ double number_at(const void* tensor, DType dtype) {
 
 __device__ __forceinline__ double slot_value(const Header& header, int32_t group, int32_t k) {
   const Slot& slot = header.groups[group].slots[k];
-  if (slot.program != nullptr) return is_edited(slot) ? *slot.shown : program_value(slot.program, *slot.clock);
+  if (slot.program != nullptr) {
+    if (*slot.clock < slot.held_until) return slot.held;
+    return is_edited(slot) ? *slot.shown : program_value(slot.program, *slot.clock);
+  }
   if (slot.tensor != nullptr) return number_at(slot.tensor, slot.tensor_dtype);
   const int32_t at = group * kMaxSlots + k;
 #pragma unroll 1

@@ -134,8 +134,7 @@ __device__ __forceinline__ void update_tile(const Launch& launch, const Array& a
   tile.unscaled = launch.grad_scale != nullptr;
   const bool aligned = array.aligned && reinterpret_cast<uintptr_t>(grad) % 16 == 0;
   const int32_t even = aligned ? n / kWidth * kWidth : 0;
-  constexpr int kDepth = kVectors<Arrays::kBytes, Arrays::kMixed, R::kStates>;
-  update<R, A, Arrays, kWidth, kDepth>(tile, scalars, 0, even);
+  update<R, A, Arrays, kWidth, kVectors<Arrays::kBytes>>(tile, scalars, 0, even);
   update<R, A, Arrays, 1, kSingles<Arrays::kMixed>>(tile, scalars, even, n);
 }
 

@@ -15,9 +15,9 @@ constexpr int kThreads = 256;
 #endif
 
 // Blocks that a multiprocessor holds: 3 leave 80 registers to a thread, 2 leave 128, 1 leaves 255. Fewer for what does
-// not fit without spilling: float64, conversions that are chosen at run time, a third state; each of them counts. AdamW's
-// loads under way are 98 KB per multiprocessor with three blocks and 64 KB with two; latency asks for 29 KB (4.8 TB/s x
-// 0.8 us over 132 of them).
+// not fit without spilling: float64, conversions that are chosen at run time, a third state; each of them counts. AdamW
+// then has 98 KB of loads under way per multiprocessor in float32, 49 KB in 16-bit numbers, 64 KB in float64; latency
+// asks for 29 KB (4.8 TB/s x 0.8 us over 132 of them).
 template <int kBytesPerElement, bool kMixed, int kStates>
 constexpr int kBurdens = (kBytesPerElement == 8) + kMixed + (kStates > 2);
 template <int kBytesPerElement, bool kMixed, int kStates>
@@ -32,11 +32,12 @@ constexpr int kShowThreads = 128;
 constexpr int kBatch = 32;
 
 // Vectors that a thread loads from each array before it computes, as long as they are 16 bytes of the widest type. One
-// of 16-bit numbers has 8 elements already. Two of everything else fit, but for the largest mixtures.
-template <int kBytesPerElement, bool kMixed, int kStates>
+// of 16-bit numbers has 8 elements already.
+template <int kBytesPerElement>
 constexpr int kVectors = kBytesPerElement == 2 ? 1 : 2;
 
-// Elements that a thread takes at a time where vectors cannot be used: tails and unaligned arrays.
+// Elements that a thread takes at a time where vectors cannot be used: tails and unaligned arrays. Of arrays of several
+// types one, since more would not fit.
 template <bool kMixed>
 constexpr int kSingles = kMixed ? 1 : 4;
 

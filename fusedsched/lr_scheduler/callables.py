@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
-from . import checks
+from . import captured, checks
 from .saving import Restored
 from .scheduled import Scheduled
+from .traced import traced_step
 
 
 class LambdaLR(Scheduled, torch_schedulers.LambdaLR):
@@ -114,4 +117,8 @@ class ReduceLROnPlateau(Restored, torch_schedulers.ReduceLROnPlateau):
 
     def step(self, metrics: Any, epoch: int | None = None) -> None:
         """Takes note of a metric (a number or a tensor of one element), and reduces the rate if it is time."""
+        if is_dynamo_compiling():
+            with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
+                return traced_step(self, epoch, torch.as_tensor(metrics))
+        captured.refuse(self, "step(metrics)")
         super().step(metrics, epoch)

@@ -12,10 +12,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
-from . import checks
+from ..schedules.convert import closed_form
+from . import captured, checks
 from .saving import Restored, write_lr
+from .traced import traced_step
 from .tracks import copied
 
 
@@ -119,6 +123,11 @@ class SequentialLR(Restored, torch_schedulers.SequentialLR):
 
     def step(self) -> None:
         """Advances by one step: the member whose turn it is does."""
+        if is_dynamo_compiling():
+            with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
+                return traced_step(self)
+        if captured.step(self):
+            return
         member, local = _turn(self, self.last_epoch + 1)
         if local == 0 and _holds_others(member):
             self.last_epoch += 1
@@ -126,6 +135,20 @@ class SequentialLR(Restored, torch_schedulers.SequentialLR):
             self._last_lr = member.get_last_lr()
         else:
             super().step()
+
+    def _programs(self) -> captured.Programs | None:
+        groups, clock = range(len(self.optimizer._groups())), self.__dict__["last_epoch"]
+        schedules = [closed_form(self, i) for i in groups]
+        if None in schedules or any(getattr(leaf, "cycle_momentum", False) for leaf in _leaves(self)):
+            return None
+        for group, schedule in zip(self.optimizer._groups(), schedules, strict=True):
+            if abs(schedule(clock) - group["lr"]) > 1e-9 * abs(group["lr"]):
+                return None  # was written to: the members carry that on each in its own way
+        programs = [schedule.lower().table for schedule in schedules]
+        return captured.Programs(programs, list(groups), [-1] * len(groups), "")
+
+    def _move(self, clock: int) -> None:
+        _seek(self, clock)
 
 
 class ChainedScheduler(Restored, torch_schedulers.ChainedScheduler):
@@ -149,3 +172,10 @@ class ChainedScheduler(Restored, torch_schedulers.ChainedScheduler):
 
     def __init__(self, schedulers: Sequence[Any], optimizer: Optimizer | None = None) -> None:
         super().__init__(schedulers, optimizer)
+
+    def step(self) -> None:
+        """Advances by one step: all members do, in their order."""
+        if is_dynamo_compiling():
+            with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
+                return traced_step(self)
+        super().step()

@@ -6,11 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
-from . import checks
+from . import captured, checks
 from .cycles import one_cycle_phases
 from .scheduled import Scheduled
+from .traced import traced_step
 from .tracks import copied
 
 
@@ -49,16 +52,32 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
 
     def step(self, epoch: float | None = None) -> None:
         """Advances by one step, or to the absolute time `epoch`, which may be a fraction of a step past one."""
-        if epoch is None and self.last_epoch >= 0 and not self._is_initial:
-            track = self._track
+        if is_dynamo_compiling():
+            with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
+                return traced_step(self, epoch)
+        if epoch is None and self.__dict__.get("last_epoch", -1) >= 0 and not self._is_initial:
+            track = None if self._capturing is not None and self._capturing() else self._track
             if track is not None and (self.T_cur, self.T_i) == self._phase and track.step(self.__dict__):
                 return self._advance()
+            if captured.step(self):
+                return
             if self._step_on_new_track():
                 return self._advance()
+        elif not self._is_initial:
+            captured.refuse(self, "step(epoch)")
+        with captured.paused(self):
+            self._step_as_torch(epoch)
+
+    def _step_as_torch(self, epoch: float | None) -> None:
         self._drop_track()
         self._admit_new_groups()
         torch_schedulers.CosineAnnealingWarmRestarts.step(self, epoch)
         self._origins, self._clock = None, self.last_epoch
+
+    def _move(self, clock: int) -> None:
+        for _ in range(clock - self.__dict__["last_epoch"]):  # as the steps would have; both may have been set by hand
+            self._advance()
+        super()._move(clock)
 
     def _advance(self) -> None:
         current, length = self.T_cur + 1, self.T_i

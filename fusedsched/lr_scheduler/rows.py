@@ -10,6 +10,8 @@ from ..schedules.evaluate import Shape, evaluate_rows
 
 Row = tuple[float, ...]
 
+HORIZON = 2  # where a program's header says up to which clock it is defined
+
 
 def row(begin: float, shape: Shape, start: float, *, span=0.0, stop=0.0, param=0.0, cycle=0.0) -> Row:
     """One row of the only track."""

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
+from .._graphs import Trace
 from ..schedules.convert import from_torch
 from ..schedules.expression import Schedule
+from .captured import Mirrored, Programs
 from .tracks import copied, same, scalar
 
 KEY = "fusedsched"
@@ -23,7 +25,27 @@ KEY = "fusedsched"
 class Restored:
     """Mixin: the state dict of a torch scheduler, with the rates of the groups in it."""
 
-    __slots__ = ()
+    __slots__ = ("_trace", "_follower")  # the latter advances it inside a captured graph, once it has stepped in one
+    last_epoch, _step_count, _last_lr = Mirrored(), Mirrored(), Mirrored()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._trace = Trace(self)
+        self._follower = None
+        return self
+
+    def __getstate__(self) -> Any:
+        self._settle()
+        return self.__dict__.copy()  # without the trace: a copy makes its own
+
+    def _settle(self) -> None:
+        """Brings it up to date with a captured graph that advances it."""
+        if self._follower is not None:
+            self._follower.settle()
+
+    def _programs(self) -> Programs | None:
+        """What it does from here on, for a captured graph; None: it has no closed form."""
+        return None
 
     def expressions(self, steps: int | None = None) -> list[Schedule]:
         """What this scheduler does to each group, as schedules; `steps` where one must be tabulated (from_torch)."""
@@ -31,6 +53,7 @@ class Restored:
 
     def state_dict(self) -> dict[str, Any]:
         """torch's state dict of this class, and one key of plain data, "fusedsched": the groups' rates, exactly."""
+        self._settle()
         return with_rates(self, super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -94,6 +117,8 @@ def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, 
         for group, saved in zip(groups, (ours or {}).get(key, ()), strict=False):
             group[key] = tuple(saved) if key == "betas" else saved
     scheduler._loaded(None if ours is None else ours.get("origins"))
+    if scheduler._follower is not None:
+        scheduler._follower.restart()
 
 
 def _own_copy(value: Any) -> Any:

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
-from . import saving
+from . import captured, saving
 from .forms import form_of, swa_zero
 from .joining import join
-from .rows import Row
+from .rows import HORIZON, Row
+from .traced import traced_step
 from .tracks import same, scalar, table, track_class
 
 # Optimizer -> the rates that schedulers built with last_epoch= wrote last, and their classes. One of another class
@@ -36,23 +38,33 @@ class Origins(NamedTuple):
 class Scheduled(saving.Restored):
     """Mixin in front of a torch scheduler class that computes rates from `last_epoch`."""
 
-    __slots__ = ("_track", "_origins", "_clock")
+    __slots__ = ("_track", "_origins", "_clock", "_capturing")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
         self._track = None
         self._origins = None
         self._clock = None  # last_epoch as we left it
+        self._capturing = None  # asks whether a graph is being captured, where there may be one
         return self
 
     def step(self, epoch: Any = None) -> None:
         """Advances by one step, or to `epoch` (deprecated, as in torch); call it after `optimizer.step()`."""
+        if is_dynamo_compiling():
+            with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
+                return traced_step(self, epoch)
         if epoch is None:
             track = self._track
-            if track is not None and track.step(self.__dict__):
+            if track is not None and (self._capturing is None or not self._capturing()) and track.step(self.__dict__):
                 return
-            if self._step_on_new_track():
+            if captured.step(self) or self._step_on_new_track():
                 return
+        else:
+            captured.refuse(self, "step(epoch)")
+        with captured.paused(self):
+            self._step_as_torch(epoch)
+
+    def _step_as_torch(self, epoch: Any) -> None:
         self._admit_new_groups()  # now, since torch counts the step before it comes to _update_lr
         super().step(epoch)
 
@@ -70,7 +82,7 @@ class Scheduled(saving.Restored):
         track = self._build_track()
         if track is None or not track.step(self.__dict__):
             return False
-        self._track = track
+        self._track, self._capturing = track, captured.may_capture(self.optimizer)
         return True
 
     def _update_lr(self, epoch: Any = None) -> None:
@@ -143,8 +155,8 @@ class Scheduled(saving.Restored):
         form, (t, x) = form_of(self), self._origins.points[i]
         return None if form is None else form.rows(self, i, t, x)
 
-    def _build_track(self) -> Any:
-        """A track from the origins, standing at `last_epoch`; None where some group has no closed form."""
+    def _tables(self) -> captured.Programs | None:
+        """Programs from the origins; None where some group has no closed form."""
         form, groups = form_of(self), self.optimizer.param_groups
         if form is None or self._origins is None or len(groups) != len(self._origins.points):
             return None
@@ -162,18 +174,49 @@ class Scheduled(saving.Restored):
                 if index == len(tables):
                     tables.append(flat)
                 indices.append(index)
+        slot = ("beta1" if self.use_beta1 else "momentum") if cycled else ""
+        return captured.Programs(tables, rates, momenta, slot)
+
+    def _build_track(self) -> Any:
+        """A track from the origins, standing at `last_epoch`; None where some group has no closed form."""
+        programs, form = self._tables(), form_of(self)
+        if programs is None:
+            return None
         return track_class()(
             self.__dict__,
-            self._step_count if self._counts_steps else -1,
-            self.total_steps if isinstance(self, torch.optim.lr_scheduler.OneCycleLR) else -1,
-            tables,
-            rates,
-            momenta,
-            ("betas" if self.use_beta1 else "momentum") if cycled else "",
+            self.__dict__["_step_count"] if self._counts_steps else -1,
+            self._last_step(),
+            programs.tables,
+            programs.rates,
+            programs.momenta,
+            "betas" if programs.momentum == "beta1" else programs.momentum,
             list(form.attributes),
             list(form.lists),
             list(form.keys),
         )
+
+    def _last_step(self) -> int:
+        return self.total_steps if isinstance(self, torch.optim.lr_scheduler.OneCycleLR) else -1
+
+    def _programs(self) -> captured.Programs | None:
+        self._drop_track()
+        self._admit_new_groups()
+        if form_of(self) is None:
+            return None
+        if not (self._known() and self._untouched()):
+            self._mark()  # goes on from what was written, as torch's recursion does
+        programs = self._tables()
+        for table_ in [] if programs is None else programs.tables:
+            table_[HORIZON] = float(self._last_step())
+        return programs
+
+    def _move(self, clock: int) -> None:
+        """To a clock that was reached inside a captured graph, without an edit on the way."""
+        state = self.__dict__
+        if self._counts_steps:
+            state["_step_count"] += clock - state["last_epoch"]
+        state["last_epoch"] = self._clock = clock
+        self._build_track().write(state)
 
     _counts_steps = True  # CosineAnnealingWarmRestarts has a step of its own, which does not
 

@@ -9,12 +9,15 @@ torch's own attributes, so that other people's code that edits groups, parameter
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
-import torch
 from torch import Tensor
 
+from fusedsched._graphs import Trace
 from fusedsched.optim import _checkpoint, backends
 from fusedsched.optim._clocks import Clocks
+from fusedsched.optim._compiled import refresh
+from fusedsched.optim._following import Followed
 from fusedsched.optim._hyperparameters import Slot
 from fusedsched.optim._plans import build_plan
 from fusedsched.optim._scheduled import Shown, check_schedule, take_schedules
@@ -23,7 +26,7 @@ from fusedsched.optim._stepping import Stepping
 from fusedsched.schedules import Schedule
 
 
-class FusedOptimizer(Stepping):
+class FusedOptimizer(Followed, Stepping):
     """Base of `AdamW`, `Adam` and `SGD`; goes before torch's class of the same name."""
 
     _adam: bool
@@ -33,6 +36,9 @@ class FusedOptimizer(Stepping):
     def _construct(self, params: Any, scalars: dict[str, Any], options: dict[str, Any], backend: str) -> None:
         self._backend = backends.check(backend)
         self._plan = None
+        self._captured_plans = []  # replaced ones that captured graphs go on using
+        self._followers = WeakSet()
+        self._trace = Trace(self)
         self._constructed = False
         self._shown = Shown()
         self._clocks = Clocks()
@@ -70,6 +76,7 @@ class FusedOptimizer(Stepping):
         `name`: "lr", "beta1", "beta2", "momentum" or "weight_decay", as the optimizer has them.
         Raises ValueError for an unknown name and for a schedule that is negative or not finite somewhere.
 
+        >>> import torch
         >>> from fusedsched import SGD, schedules
         >>> opt = SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
         >>> opt.set_schedule("lr", schedules.linear(0.25, 0.0, steps=10))
@@ -118,17 +125,31 @@ class FusedOptimizer(Stepping):
     def _invalidate(self) -> None:
         if self._plan is not None:
             _checkpoint.remember_counts(self)
+        self._drop_plan()
+        self._retrace()
+
+    def _drop_plan(self) -> None:
+        if self._plan is not None:
+            self._captured_plans += [plan for plan in self._device_plans() if plan.captured]
         self._plan = None
 
     def _invalidate_loaded(self) -> None:
-        self._plan = None  # what the plan counted belongs to the state before
+        self._drop_plan()  # what the plan counted belongs to the state before
         self._shown = Shown()
         self._show()
+        self._retrace()
+
+    def _retrace(self) -> None:
+        if self._trace.roster:  # a step was compiled
+            refresh(self)
 
     def _ready_plan(self) -> Any:
         if self._plan is None:
             self._plan = build_plan(self)
             _checkpoint.recall_counts(self)
+            self._retrace()
+            for follower in list(self._followers):
+                follower.restart()
         return self._plan
 
     def _init_state(self, group: dict[str, Any], p: Tensor) -> None:

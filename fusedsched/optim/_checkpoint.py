@@ -7,10 +7,11 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
-import torch
 from torch import Tensor
 
+from fusedsched._graphs import Trace
 from fusedsched.optim._clocks import Clocks
 from fusedsched.optim._scheduled import Shown, scheduled_slots, value_at
 from fusedsched.schedules import Schedule
@@ -62,7 +63,9 @@ def fresh_attributes(optimizer: FusedOptimizer) -> dict[str, Any]:
     }
     defaults.update(_default_schedules={}, _step_supports_amp_scaling=True)
     kept = {name: optimizer.__dict__.get(name, value) for name, value in defaults.items()}
-    return kept | {"_plan": None, "_constructed": True, "_shown": Shown()}
+    trace = optimizer.__dict__.get("_trace") or Trace(optimizer)
+    graphs = {"_captured_plans": [], "_followers": WeakSet()}
+    return kept | graphs | {"_plan": None, "_trace": trace, "_constructed": True, "_shown": Shown()}
 
 
 def state_dict(optimizer: FusedOptimizer, torch_state_dict: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -34,6 +34,10 @@ class Clocks:
             self._tensors[device] = torch.tensor(self.read(), dtype=torch.int64, device=device)
         return self._tensors[device]
 
+    def tensors(self) -> list[Tensor]:
+        """Those of all devices that were asked for."""
+        return list(self._tensors.values())
+
     def read(self) -> list[int]:
         """The present counts, in the order of NAMES. Waits for the device."""
         for tensor in self._tensors.values():

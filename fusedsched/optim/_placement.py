@@ -2,9 +2,10 @@
 """Where the state that kernels read lies in memory.
 
 Small tensors share one storage: a step over thousands of them is bound by the number of cache lines that it reads, and
-one storage is one object to check instead of thousands. A large one on the CPU begins at the page offset of its parameter: where
-the four arrays that are walked side by side lie at different offsets, a store is mistaken for one to the address of a
-later load (the processor compares the lowest 12 bits first), and 16-bit steps take up to a tenth longer.
+one storage is one object to check instead of thousands. A large one on the CPU begins at the page offset of its
+parameter: where the four arrays that are walked side by side lie at different offsets, a store is mistaken for one to
+the address of a later load (the processor compares the lowest 12 bits first), and 16-bit steps take up to a tenth
+longer.
 """
 
 from __future__ import annotations

@@ -103,11 +103,16 @@ def _triton_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
 _MAKERS = {"cpu": _cpu_plan, "cuda": _cuda_plan, "triton": _triton_plan}
 
 
+def plans_of(plan: Any) -> list[Any]:
+    """The plans with kernels in what `build_plan` made."""
+    return plan.plans if isinstance(plan, Together) else [] if isinstance(plan, EagerPlan) else [plan]
+
+
 class Together:
     """Several plans, and the reference for parameters that none of them takes, as one. All check before any applies."""
 
     def __init__(self, optimizer: FusedOptimizer, plans: list[Any], left: list[tuple[int, int]]) -> None:
-        self._plans, self._clocks = plans, optimizer._clocks
+        self.plans, self._clocks = plans, optimizer._clocks
         self._updates = EagerUpdates(optimizer, left) if left else None
         self._waiting: Any = None  # the plan that lacks state
         self.name = "+".join([*dict.fromkeys(plan.name for plan in plans), *(["reference"] if left else [])])
@@ -123,7 +128,7 @@ class Together:
         return self.apply(scale, found_inf) if outcome == DONE else outcome
 
     def check(self, param_groups: Any, state: Any) -> int:
-        for plan in self._plans:
+        for plan in self.plans:
             outcome = plan.check(param_groups, state)
             if outcome != DONE:
                 self._waiting = plan
@@ -132,10 +137,10 @@ class Together:
         return DONE
 
     def apply(self, scale: Tensor | None, found_inf: Tensor | None) -> int:
-        counts = self._eager_pending or any(plan.pending() for plan in self._plans)
+        counts = self._eager_pending or any(plan.pending() for plan in self.plans)
         if self._eager_pending:
             self._updates.run(scale)
-        return max(plan.apply(scale, found_inf, counts) for plan in self._plans)
+        return max(plan.apply(scale, found_inf, counts) for plan in self.plans)
 
     def missing(self) -> list[tuple[int, int]]:
         return self._waiting.missing()
@@ -144,16 +149,16 @@ class Together:
         self._waiting.adopt(which)
 
     def zero_grad(self, param_groups: Any, set_to_none: bool) -> bool:
-        return self._plans[0].zero_grad(param_groups, set_to_none)  # a plan resets those of others too
+        return self.plans[0].zero_grad(param_groups, set_to_none)  # a plan resets those of others too
 
     def advance(self, unit: int, amount: int) -> None:
-        for plan in self._plans:
+        for plan in self.plans:
             plan.advance(unit, amount)
 
     def exact_counts(self) -> list[tuple[Tensor, int]]:
         own = [] if self._updates is None else self._updates.exact_counts()
-        return own + [pair for plan in self._plans for pair in plan.exact_counts()]
+        return own + [pair for plan in self.plans for pair in plan.exact_counts()]
 
     def adopt_counts(self, counts: list[tuple[Tensor, int]]) -> None:
-        for plan in [*self._plans, *([] if self._updates is None else [self._updates])]:
+        for plan in [*self.plans, *([] if self._updates is None else [self._updates])]:
             plan.adopt_counts(counts)

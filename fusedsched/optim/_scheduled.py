@@ -19,6 +19,7 @@ from torch import Tensor
 from fusedsched.optim._hyperparameters import Slot
 from fusedsched.schedules import Schedule
 
+
 def check_schedule(slot: Slot, schedule: Schedule) -> None:
     """Raises ValueError if the schedule leaves the range that a number in this slot may have."""
     if not slot.schedulable:

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import profiler
+from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, optimizer as torch_optimizer
 
+from fusedsched.optim._compiled import traced_step, traced_zero_grad
 from fusedsched.optim._plans import DONE, DONE_WITH_EDITS, STATE_MISSING
 from fusedsched.optim._state import init_states
 
@@ -27,6 +29,8 @@ class Stepping(Optimizer):
 
         Raises RuntimeError for a gradient that cannot be used, before anything is changed.
         """
+        if is_dynamo_compiling():
+            return traced_step(self, closure)
         self._opt_called = True  # torch's schedulers ask for it; they would patch this method otherwise
         attributes = self.__dict__
         plan = attributes["_plan"]
@@ -40,7 +44,7 @@ class Stepping(Optimizer):
             and not torch_optimizer._global_optimizer_pre_hooks
             and not torch_optimizer._global_optimizer_post_hooks
         ):
-            outcome = plan.step(self.param_groups, self.state, None, None)
+            outcome = plan.step(attributes["param_groups"], self.state, None, None)
             if outcome != DONE:
                 self._resume(outcome)
             return None
@@ -61,9 +65,10 @@ class Stepping(Optimizer):
                     which = self._plan.missing()
                     init_states(self, which)
                     self._plan.adopt(which)
-                else:
+                    self._retrace()
+                elif not (self._followers and self._settle()):
                     self._invalidate()
-                outcome = self._ready_plan().step(self.param_groups, self.state, scale, found_inf)
+                outcome = self._ready_plan().step(self._groups(), self.state, scale, found_inf)
             else:
                 raise RuntimeError("The parameters or the state of this optimizer change while a step reads them.")
         if outcome == DONE_WITH_EDITS:
@@ -80,6 +85,8 @@ class Stepping(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Resets the gradients of all parameters, as torch's does."""
+        if is_dynamo_compiling():
+            return traced_zero_grad(self, set_to_none)
         plan = self._plan
         if profiler._is_profiler_enabled or plan is None:
             super().zero_grad(set_to_none)
@@ -95,7 +102,7 @@ def _plain_step(self: Stepping, closure: Callable[[], Any] | None = None) -> Any
         with torch.enable_grad():
             loss = closure()
     scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-    outcome = self._ready_plan().step(self.param_groups, self.state, scale, found_inf)
+    outcome = self._ready_plan().step(self._groups(), self.state, scale, found_inf)
     if outcome != DONE:
         self._resume(outcome, scale, found_inf)
     return loss

@@ -68,7 +68,7 @@ def from_torch(scheduler: Any, steps: int | None = None, group: int = 0, *, past
     n_groups = len(scheduler.optimizer.param_groups)
     if not 0 <= group < n_groups:
         raise ValueError(f"Invalid group: {group}. The scheduler's optimizer has {n_groups} parameter groups, from 0.")
-    closed = _closed_form(scheduler, group)
+    closed = closed_form(scheduler, group)
     if closed is not None:
         return closed
     if steps is None:
@@ -91,7 +91,7 @@ class _AtStart:
         return getattr(vars(self)["_scheduler"], name)  # what stands in the class
 
 
-def _closed_form(scheduler: Any, group: int, base: float | None = None) -> Schedule | None:
+def closed_form(scheduler: Any, group: int, base: float | None = None) -> Schedule | None:
     """The rows that `fusedsched.lr_scheduler` knows for this class, as an expression; None if it knows none.
 
     `base`: in place of the group's base rate, for classes that only multiply it.
@@ -103,7 +103,7 @@ def _closed_form(scheduler: Any, group: int, base: float | None = None) -> Sched
     kind = type(scheduler)
     known = kind.__module__.startswith(("torch.optim.", "fusedsched."))
     if known and isinstance(scheduler, torch_schedulers.SequentialLR):
-        parts = [_closed_form(child, group) for child in scheduler._schedulers]
+        parts = [closed_form(child, group) for child in scheduler._schedulers]
         return None if None in parts or base is not None else _lowerable(Sequence, parts, scheduler._milestones)
     if known and isinstance(scheduler, torch_schedulers.ChainedScheduler):
         factors = [_factor(child, group) for child in scheduler._schedulers]
@@ -130,7 +130,7 @@ def _factor(scheduler: Any, group: int) -> Schedule | None:
     multiplying = ("StepLR", "MultiStepLR", "LinearLR", "ExponentialLR", "PolynomialLR", "ConstantLR")
     if isinstance(scheduler, tuple(getattr(torch_schedulers, name) for name in multiplying)):
         # ConstantLR(factor=0) comes back to the base rate, not to a multiple of zero.
-        return None if getattr(scheduler, "factor", 1.0) == 0.0 else _closed_form(scheduler, group, base=1.0)
+        return None if getattr(scheduler, "factor", 1.0) == 0.0 else closed_form(scheduler, group, base=1.0)
     return None
 
 

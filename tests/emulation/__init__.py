@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -16,7 +17,7 @@ UNITS = {f"step_{loop}": (ROOT / "csrc/cuda/step.cu", [f"-DFS_LOOP={loop}"]) for
 UNITS |= {"runtime": (ROOT / "csrc/cuda/runtime.cu", [])}
 UNITS |= {name: (HERE / f"{name}.cpp", []) for name in ("grid", "streams", "layout")}
 
-# 64 threads to a block: they take turns, and the laws need several warps, not sixteen. Contraction to fma is off as in
+# 64 threads to a block: they take turns, and two warps show what eight would. Contraction to fma is off as in
 # the real build.
 FLAGS = ["-x", "c++", "-std=c++20", "-O1", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-ffp-contract=off"]
 FLAGS += ["-DFS_THREADS=64", '-DFS_RUNTIME_NAME="emulation"', f"-I{HERE}", f"-I{ROOT / 'csrc'}"]
@@ -37,7 +38,7 @@ def build(*flags: str) -> Path:
     """The library's path; built if there is none of these sources and flags.
 
     Args:
-        flags: more of them for the compiler and the linker, e.g. `-DFS_MUTANT=1`.
+        flags: more of them for the compiler and the linker, e.g. `-fsanitize=address`.
     """
     command = [compiler(), *FLAGS, *flags]
     text = repr(command).encode() + b"".join(path.read_bytes() for path in sources())
@@ -46,16 +47,17 @@ def build(*flags: str) -> Path:
     if library.exists():
         return library
     folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as objects:  # its own: another process may be building the same
 
-    def compiled(unit):
-        name, (source, extra) = unit
-        output = folder / f"{name}.o"
-        subprocess.run([*command, *extra, "-c", str(source), "-o", str(output)], check=True)
-        return str(output)
+        def compiled(unit):
+            name, (source, extra) = unit
+            output = f"{objects}/{name}.o"
+            subprocess.run([*command, *extra, "-c", str(source), "-o", output], check=True)
+            return output
 
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, UNITS.items()))
-    unfinished = folder / "unfinished.so"
-    subprocess.run([compiler(), "-shared", "-Wl,-Bsymbolic", *flags, *objects, "-o", str(unfinished)], check=True)
-    unfinished.rename(library)
+        with ThreadPoolExecutor(2) as pool:
+            made = list(pool.map(compiled, UNITS.items()))
+        linked = Path(objects, "linked.so")
+        subprocess.run([compiler(), "-shared", "-Wl,-Bsymbolic", *flags, *made, "-o", str(linked)], check=True)
+        linked.rename(library)
     return library

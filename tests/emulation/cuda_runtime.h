@@ -17,10 +17,6 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 
-#ifndef FS_MUTANT
-#define FS_MUTANT 0  // other numbers break this machine on purpose, to show that the laws notice
-#endif
-
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
 struct alignas(8) uint2 { uint32_t x, y; };
 struct uint3 { uint32_t x, y, z; };
@@ -49,19 +45,21 @@ using cudaStream_t = struct EmulatedStream*;
 
 namespace emulation {
 
+// Ways to break this machine on purpose, to show that the laws notice.
+enum Broken : int { kSound, kFourthBarrierMissing, kFirstBlockIsLast };
+inline int broken = kSound;
+
 void barrier();
 cudaError_t submit(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> thread);
 
 }  // namespace emulation
 
-inline void __syncthreads() {
-  if (FS_MUTANT != 1) emulation::barrier();
-}
+inline void __syncthreads() { emulation::barrier(); }
 inline void __threadfence() {}
 inline uint32_t atomicAdd(uint32_t* address, uint32_t value) {
   const uint32_t before = *address;
   *address = before + value;
-  return FS_MUTANT == 2 ? gridDim.x - 1 - before : before;  // 2: the first block believes to be the last
+  return emulation::broken == emulation::kFirstBlockIsLast ? gridDim.x - 1 - before : before;
 }
 
 template <class... Arguments>

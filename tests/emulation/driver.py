@@ -2,6 +2,7 @@
 """csrc/cuda/launch.h for ctypes, and a small plan: enough of one to put the kernels through their paces."""
 
 import ctypes
+from contextlib import contextmanager
 from ctypes import (
     POINTER,
     Structure,
@@ -23,6 +24,7 @@ import torch
 MAX_SLOTS, MAX_STATES, MAX_BLOCKS, MAX_EDITS, ARGUMENT_BYTES, TILE = 8, 3, 640, 64, 32764, 4096
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # fs::DType
 UPDATES, SAMPLES, TOKENS, SKIPPED = range(4)
+NOWHERE = 64  # of a gradient without elements: there is one, and nothing to be read
 
 
 class Array(Structure):
@@ -47,6 +49,8 @@ class Slot(Structure):
         ("tensor", c_void_p),
         ("shown", c_void_p),
         ("written", c_double),
+        ("held", c_double),
+        ("held_until", c_int64),
         ("tensor_dtype", c_uint8),
         ("edited", c_bool),
     ]
@@ -108,13 +112,24 @@ class Emulation:
     def __init__(self, path):
         self.library = ctypes.CDLL(str(path))
         self.library.fs_cuda_runtime.restype = POINTER(Runtime)
-        for name in ("end", "launches", "nodes", "size_of_launch"):
+        for name in ("end", "launches", "nodes", "size_of_array", "size_of_slot", "size_of_launch"):
             getattr(self.library, f"fs_emulation_{name}").restype = c_int64
         self.runtime = self.library.fs_cuda_runtime().contents
-        assert self.library.fs_emulation_size_of_launch() == ctypes.sizeof(Launch), "driver.py is not launch.h"
+        for kind in (Array, Slot, Launch):
+            size = getattr(self.library, f"fs_emulation_size_of_{kind.__name__.lower()}")()
+            assert size == ctypes.sizeof(kind), f"{kind.__name__} of driver.py is not that of launch.h"
 
     def configure(self, multiprocessors=3, seed=1):
         self.library.fs_emulation_configure(multiprocessors, seed)
+
+    @contextmanager
+    def broken(self, how):
+        """Breaks the machine for a while. 1: threads ignore their fourth barrier; 2: the first block feels last."""
+        self.library.fs_emulation_break(how)
+        try:
+            yield
+        finally:
+            self.library.fs_emulation_break(0)
 
     def launches(self):
         return self.library.fs_emulation_launches()
@@ -127,6 +142,10 @@ class Emulation:
         finally:
             graph = self.library.fs_emulation_end(c_uint64(stream))
         return graph
+
+    def nodes(self, graph):
+        """How many launches a graph holds."""
+        return self.library.fs_emulation_nodes(c_int64(graph))
 
     def replay(self, graph):
         assert self.library.fs_emulation_replay(c_int64(graph)) == 0
@@ -196,12 +215,16 @@ class Plan:
             None,
             None if shown is None else shown.data_ptr(),
             float("nan"),
-        )
+        )  # held until clock 0: not at all
+
+    def hold(self, group, slot, value, until):
+        """Lets a scheduled slot be `value` up to a clock."""
+        self.groups[group].slots[slot].held, self.groups[group].slots[slot].held_until = value, until
 
     def read_from(self, group, slot, tensor):
         """Lets a slot be what a tensor with one element holds."""
         self.kept.append(tensor)
-        self.groups[group].slots[slot] = Slot(None, None, tensor.data_ptr(), None, 0.0, DTYPES.index(tensor.dtype))
+        self.groups[group].slots[slot] = Slot(tensor=tensor.data_ptr(), tensor_dtype=DTYPES.index(tensor.dtype))
 
     def blocks(self):
         result = c_int()
@@ -227,7 +250,7 @@ class Plan:
             at = len(tiles) * b // blocks
             h.starts[b] = Start(*(tiles[at] if at < len(tiles) else (len(tensors), 0)))
         for i, t in enumerate(tensors):
-            launch.grads[i] = None if t.grad is None else t.grad.data_ptr()
+            launch.grads[i] = None if t.grad is None else t.grad.data_ptr() or NOWHERE
         return launch, blocks
 
     def step(self, stream=0, **options):

@@ -54,6 +54,8 @@ void fs_emulation_configure(int new_multiprocessors, uint32_t seed) {
   emulation::seed(seed);
 }
 
+void fs_emulation_break(int how) { emulation::broken = how; }
+
 int fs_emulation_begin(uint64_t stream) { return recordings.try_emplace(stream_of(stream)).second ? 0 : -1; }
 
 // The number of the recorded graph; -1 if the stream was not being recorded.

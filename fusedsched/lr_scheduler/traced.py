@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`step()` of a scheduler inside torch.compile: one op that runs the very same step.
+
+Rates that are Python floats are written behind Dynamo's back, which is why nothing recompiles: the optimizers here
+read them when their own op runs. Tensors that a step writes stand in the op's signature.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from .._graphs import OBJECTS, apart, in_place_of, one_for_each_storage, while_tracing
+
+# Optimizers of other packages have no clocks: these keep the schedulers of one in the order in which they were called.
+_ORDER: WeakKeyDictionary[torch.optim.Optimizer, Tensor] = WeakKeyDictionary()
+
+torch.library.define(
+    "fusedsched::schedule", "(str handle, Tensor(a!)[] written, Scalar? epoch=None, Tensor? metric=None) -> ()"
+)
+
+
+def traced_step(scheduler: Any, epoch: float | None = None, metric: Tensor | None = None) -> None:
+    trace = scheduler._trace
+    _prepare(trace.handle)
+    torch.ops.fusedsched.schedule(trace.handle, trace.buffers["written"], epoch, metric)
+
+
+@while_tracing
+def _prepare(handle: str) -> None:
+    scheduler = OBJECTS[handle]
+    scheduler._trace.buffers["written"] = _written(scheduler)
+
+
+def _written(scheduler: Any) -> list[Tensor]:
+    optimizer = scheduler.optimizer
+    if hasattr(optimizer, "_clocks"):
+        optimizer._ready_plan()  # which has them on its devices
+        clocks = optimizer._clocks.tensors()
+    else:
+        clocks = [_ORDER.setdefault(optimizer, torch.zeros((), dtype=torch.int64, device="cpu"))]
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return one_for_each_storage([*clocks, *(apart(lr) for lr in rates if isinstance(lr, Tensor))])
+
+
+def _schedule(handle: str, written: list[Tensor], epoch: float | None = None, metric: Tensor | None = None) -> None:
+    scheduler = OBJECTS[handle]
+    arguments = [x for x in (metric, epoch) if x is not None]
+    with torch.no_grad(), in_place_of(scheduler._trace.buffers["written"], written):
+        scheduler._trace.step(scheduler, *arguments)
+
+
+torch.library.impl("fusedsched::schedule", "CompositeExplicitAutograd", _schedule)
+torch.library.register_fake("fusedsched::schedule", lambda handle, written, epoch=None, metric=None: None)

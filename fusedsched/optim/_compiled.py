@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`step()` inside torch.compile: one op that runs the very same step.
+
+What Dynamo reads while it traces, it guards; so it is shown nothing that changes: a handle, the parameters, their
+gradients and the buffers that a step writes. Hyperparameters are read from the groups when the op runs. Dynamo's own
+treatment of optimizers begins where `param_groups` is read; nothing here reads it while tracing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fusedsched._graphs import OBJECTS, apart, in_place_of, one_for_each_storage, while_tracing
+from fusedsched.optim._plans import plans_of
+from fusedsched.optim._state import init_states
+
+if TYPE_CHECKING:
+    from fusedsched.optim._base import FusedOptimizer
+
+torch.library.define(
+    "fusedsched::step", "(str handle, Tensor(a!)[] params, Tensor?[] grads, Tensor(b!)[] buffers) -> ()"
+)
+
+
+@torch._disable_dynamo
+def _run(optimizer: FusedOptimizer, closure: Callable[[], Any] | None) -> Any:
+    return optimizer.step(closure)
+
+
+def traced_step(optimizer: FusedOptimizer, closure: Callable[[], Any] | None) -> Any:
+    trace = optimizer._trace
+    if closure is not None or not _open(trace.handle):
+        return _run(optimizer, closure)  # outside of the graph
+    params = [p for group in trace.roster for p in group]
+    grads = [p.grad for p in params]
+    pattern = "".join(["0" if grad is None else "1" for grad in grads])
+    _prepare(trace.handle, pattern)
+    with torch.no_grad():
+        torch.ops.fusedsched.step(trace.handle, params, grads, trace.buffers[pattern])
+
+
+def traced_zero_grad(optimizer: FusedOptimizer, set_to_none: bool) -> None:
+    trace = optimizer._trace
+    _open(trace.handle)
+    for group in trace.roster:
+        for p in group:
+            if p.grad is not None and set_to_none:
+                p.grad = None
+            elif p.grad is not None:
+                with torch.no_grad():
+                    p.grad.zero_()
+
+
+@while_tracing
+def _open(handle: str) -> bool:
+    """Whether one op can do the step: others know nothing of its op, and `differentiable` is to be seen through."""
+    optimizer = OBJECTS[handle]
+    if not optimizer._trace.roster:
+        refresh(optimizer)
+    plain = all(type(p).__torch_dispatch__ is Tensor.__torch_dispatch__ for g in optimizer._trace.roster for p in g)
+    return plain and not optimizer.defaults["differentiable"]
+
+
+@while_tracing
+def _prepare(handle: str, pattern: str) -> None:
+    """Makes the state that the first step would make, and the list of buffers. `pattern`: who has a gradient."""
+    optimizer = OBJECTS[handle]
+    members = [(g, i) for g, group in enumerate(optimizer._groups()) for i in range(len(group["params"]))]
+    left = {m for m, mark in zip(members, pattern, strict=True) if mark == "1" and _incomplete(optimizer, *m)}
+    for plan in plans_of(optimizer._ready_plan()):
+        missing = sorted(left.difference(plan.foreign()))
+        if missing:
+            init_states(optimizer, missing)
+            plan.adopt(missing)
+            left.difference_update(missing)
+    for g, i in sorted(left):  # those of the reference
+        group = optimizer._groups()[g]
+        optimizer._init_state(group, group["params"][i])
+    optimizer._trace.buffers[pattern] = _buffers(optimizer, pattern)
+
+
+def refresh(optimizer: FusedOptimizer) -> None:
+    """After something was replaced: graphs that fit go on with the tensors that are there now."""
+    trace = optimizer._trace
+    trace.roster = [group["params"] for group in optimizer._groups()]
+    length = sum(map(len, trace.roster))
+    trace.buffers = {pattern: _buffers(optimizer, pattern) for pattern in trace.buffers if len(pattern) == length}
+
+
+def _incomplete(optimizer: FusedOptimizer, g: int, i: int) -> bool:
+    group = optimizer._groups()[g]
+    state = optimizer.state.get(group["params"][i]) or {}
+    names = (*optimizer._state_names(group), *(("step",) if optimizer._adam else ()))
+    return any(state.get(name) is None for name in names)
+
+
+def _buffers(optimizer: FusedOptimizer, pattern: str) -> list[Tensor]:
+    """All tensors beside the parameters that such a step writes, or reads while others write them."""
+    found, params = optimizer._clocks.tensors(), []
+    for group in optimizer._groups():
+        numbers = [slot.read(group) for slot in optimizer._slots]
+        found += [apart(n) for n in numbers if isinstance(n, Tensor)]
+        params += group["params"]
+    for p, mark in zip(params, pattern, strict=True):
+        if mark == "1":
+            found += (optimizer.state.get(p) or {}).values()
+    return one_for_each_storage([t for t in found if isinstance(t, Tensor)])
+
+
+def _step(handle: str, params: list[Tensor], grads: list[Tensor | None], buffers: list[Tensor]) -> None:
+    optimizer = OBJECTS[handle]
+    trace, parked = optimizer._trace, []
+    own = [p for group in trace.roster for p in group]
+    own_buffers = trace.buffers["".join(["0" if grad is None else "1" for grad in grads])]
+    try:
+        for p, grad in zip(own, grads, strict=True):
+            if p.grad is not grad:  # it was made or dropped within this graph; the parameter gets it when that ends
+                parked.append((p, p.grad))
+                p.grad = grad
+        with torch.no_grad(), in_place_of([*own, *own_buffers], [*params, *buffers]):
+            trace.step(optimizer)
+    finally:
+        for p, grad in parked:
+            p.grad = grad
+
+
+torch.library.impl("fusedsched::step", "CompositeExplicitAutograd", _step)
+torch.library.register_fake("fusedsched::step", lambda handle, params, grads, buffers: None)

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bench` and `bench compare` as commands: what they take, what they write, when they say that something got slower."""
+
+import doctest
+import io
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from fusedsched import _native, cli
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # in a source tree the benchmarks lie beside the package
+
+from benchmarks import bench, cases, chart, lists, output, peers, progress, races, render, sides  # noqa: E402
+
+needs_extension = pytest.mark.skipif(_native.module() is None, reason="there is no compiled extension")
+COMMITTED = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+DOCTESTS = (
+    "cases compare gpu_bytes gpu_clock gpu_memory gpu_sides launches lists measure memory output peers render".split()
+)
+
+
+@pytest.mark.parametrize("name", DOCTESTS)
+def test_doctests_of_the_benchmarks(name):
+    failed, tried = doctest.testmod(import_module(f"benchmarks.{name}"))
+    assert tried > 0 and failed == 0
+
+
+# ---- lists ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shapes", "tensors", "parameters"),
+    (
+        (lists.resnet50(), 161, 25_557_032),
+        (lists.gpt2(), 148, 124_439_808),
+        (lists.llama3_8b(), 291, 8_030_261_248),
+        (cases.CASES["groups-465"].shapes, 465, 465 * 16),
+        (cases.CASES["small-2000"].shapes, 2000, 2000 * 1024),
+        (cases.GPU_CASES["one-1B"].shapes, 1, 10**9),
+    ),
+    ids=("resnet50", "gpt2", "llama3-8b", "groups", "small", "one"),
+)
+def test_lists_have_the_sizes_of_their_models(shapes, tensors, parameters):
+    assert (len(shapes), lists.numel(shapes)) == (tensors, parameters)
+
+
+def test_resnet50_is_the_one_of_torchvision():
+    torchvision = pytest.importorskip("torchvision")
+    assert sorted(lists.resnet50()) == sorted(tuple(p.shape) for p in torchvision.models.resnet50().parameters())
+
+
+@pytest.mark.parametrize("optimizer", cases.OPTIMIZERS)
+def test_bytes_are_those_of_the_arrays_that_a_step_touches(optimizer):
+    """Counted from the state of torch's own optimizer: all arrays are read, all but the gradient are written."""
+    case = cases.Case("one", "one", ((8,),), dtype="bfloat16", optimizer=optimizer)
+    p = torch.ones(8, dtype=torch.bfloat16, requires_grad=True)
+    name, options, moments = cases.OPTIMIZERS[optimizer]
+    opt = getattr(torch.optim, name)([p], lr=1.0, **options)
+    p.grad = torch.ones_like(p)
+    opt.step()
+    state = [value for value in opt.state[p].values() if torch.is_tensor(value) and value.shape == p.shape]
+    assert len(state) == moments
+    assert case.bytes_per_parameter == 2 * (2 + len(state)) + 2 * (1 + len(state))
+    assert case.footprint == 8 * 2 * (2 + len(state))
+
+
+def test_experts_without_tokens_are_not_counted_as_moved():
+    case = cases.CASES["experts"]
+    assert len(case.idle) == 336 and 0 < case.numel < lists.numel(case.shapes) / 4
+    shrunk = cases.shrunk(case)
+    assert 0 < len(shrunk.idle) < len(shrunk.shapes) < 10
+
+
+@needs_extension
+def test_a_side_of_experts_leaves_the_idle_alone():
+    case = cases.shrunk(cases.CASES["experts"])
+    for side in (sides.build(case, races.OURS), sides.build(case, races.FUSED)):
+        assert [i for i, p in enumerate(side.params) if p not in side.optimizer.state] == sorted(case.idle)
+
+
+def test_names_of_variants_are_those_of_the_cases_where_there_is_one():
+    everything = cases.variants([cases.CASES["resnet50"]], list(cases.OPTIMIZERS), ["float32", "bfloat16"], [])
+    names = {case.name for case in everything}
+    assert len(names) == 6 and {"resnet50", "resnet50-bf16", "resnet50-amsgrad", "resnet50-sgd"} <= names
+    assert next(case for case in everything if case.name == "resnet50-bf16") == cases.CASES["resnet50-bf16"]
+
+
+# ---- peers ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_run_says_why():
+    case = cases.CASES["resnet50"]
+    assert peers.PEERS[peers.CAPTURABLE].reason(case, "cpu") == "has none for CPUs"
+    assert "161 tensors" in peers.PEERS[peers.COMPILED].reason(case, "cpu")
+    assert peers.PEERS[peers.COMPILED].reason(case, "cpu", 200) is None
+    absent = peers.Peer("no_such_library.optim", peers.PEERS["optimi"].make)
+    assert absent.reason(case, "cpu") == "not installed"
+
+
+class Library:
+    """An optimizer library that loads, and then does as told."""
+
+    def __init__(self, fault):
+        self.fault = fault
+
+    def AdamW(self, groups, lr, betas, eps, weight_decay):
+        if self.fault == "raises":
+            raise NotImplementedError("no kernel\nsecond line")
+        factor = 3.0 if self.fault == "differs" else 1.0
+        return torch.optim.AdamW([{**g, "lr": factor * g["lr"]} for g in groups], lr, betas, eps, weight_decay)
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    (
+        ("none", None),
+        ("raises", "NotImplementedError: no kernel"),
+        ("differs", "RuntimeError: experts: parameter 0 of"),
+    ),
+)
+def test_a_library_that_fails_or_differs_is_left_out_with_the_reason(monkeypatch, fault, why):
+    case = cases.shrunk(cases.CASES["experts"])
+    monkeypatch.setitem(peers.PEERS, "library", peers.Peer("torch", peers._named("AdamW"), "torch-library"))
+    monkeypatch.setattr(sides, "load", lambda name: Library(fault) if name == "library" else peers.load(name))
+    built, skipped = sides.assemble(case, [peers.OURS, "library"])
+    assert ("library" in built) == (why is None)
+    assert (why is None and not skipped) or skipped["library"].startswith(why)
+
+
+def test_a_list_that_does_not_fit_into_memory_is_not_begun(monkeypatch):
+    monkeypatch.setattr(races.memory, "available", lambda: 2**20)
+    found = races.run_case(cases.CASES["one-50M"], bench.SMOKE)
+    assert found["rows"] == [] and "GiB" in found["skipped"][0]["why"]
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+@needs_extension
+def test_the_command_measures_and_writes(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    table, picture = tmp_path / "new" / "a.json", tmp_path / "a.svg"
+    argv = [
+        "bench",
+        "--smoke",
+        "--case",
+        "resnet50",
+        "--optimizer",
+        "sgd",
+        "--optimizer",
+        "adamw",
+        "--dtype",
+        "float64",
+    ]
+    assert cli.main([*argv, "--backend", "cpu", "--json", str(table), "--chart", str(picture)]) == 0
+    printed = capsys.readouterr()
+    assert "Not measured:" in printed.out and printed.err == ""  # no terminal, no bar
+    results = json.loads(table.read_text())
+    assert {row["case"] for row in results["rows"]} == {"resnet50-f64-sgd", "resnet50-f64"}
+    assert {record["backend"] for record in results["contestants"] if record["name"] == races.OURS} == {"cpu"}
+    assert all(record["construction"] > 0.0 and record["version"] for record in results["contestants"])
+    assert "torch fused" in picture.read_text()
+    assert sorted(tmp_path.iterdir()) == [picture, tmp_path / "new"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    (
+        (["--case", "resnet51"], "there is no such case on the CPU; there are tiny-300"),
+        (["--backend", "cuda", "--backend", "cpu"], "one kind at a time"),
+        (["--dtype", "int8"], "invalid choice"),
+        (["compare", "a.json"], "required"),
+    ),
+)
+def test_what_is_not_understood(argv, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        bench.main(argv)
+    assert words in capsys.readouterr().err
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    (
+        (["--chart", "a.jpg"], "must end in .png or .svg"),
+        (["--json", "/proc/nowhere/a.json"], "cannot be written"),
+        (["--json", "/"], "it is a folder"),
+        (["--backend", "triton" if not torch.cuda.is_available() else "none"], "Nothing to measure"),
+    ),
+)
+def test_refusals_come_before_minutes_of_measuring(argv, words, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "measure", None)
+    if argv[-1] == "none":
+        pytest.skip("there is a GPU")
+    assert bench.main(argv) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_quick_leaves_out_the_slow():
+    args = bench.parser().parse_args(["--quick"])
+    chosen, on_gpu = bench.chosen(args, bench.parser())
+    assert not on_gpu and {case.name for case in chosen} == {n for n, c in cases.CASES.items() if not c.slow}
+
+
+def test_an_unfinished_file_leaves_the_old_one(tmp_path, monkeypatch):
+    file = tmp_path / "a.json"
+    file.write_text("old")
+    monkeypatch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError(28, "disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        output.write_results(file, {})
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("rich", (True, False))
+def test_progress_is_shown_in_a_terminal_alone(monkeypatch, rich):
+    if not rich:
+        monkeypatch.setattr(progress, "find_spec", lambda name: None)
+    for stream, silent in ((Terminal(), False), (io.StringIO(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with progress.progress(2) as show:
+            show("first"), show("second")
+        assert (stream.getvalue() == "") is silent
+        if not rich and not silent:
+            assert [line.split()[2:] for line in stream.getvalue().splitlines()] == [
+                ["1", "of", "2", "first"],
+                ["2", "of", "2", "second"],
+            ]
+
+
+# ---- committed results and pictures ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.name)
+def test_committed_results_still_render(file):
+    results = output.read_results(file)
+    assert render.render(results).count("\n| ") > len(results["rows"])
+    pytest.importorskip("matplotlib")
+    picture = chart.render(results, "svg")
+    assert picture == chart.render(results, "svg") and b"fusedsched" in picture
+    assert chart.render(results, "png").startswith(b"\x89PNG")
+
+
+def test_there_are_committed_results():
+    assert "cpu-2-cores-torch-2.13.0.json" in {file.name for file in COMMITTED}

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captured graphs: replays equal eager steps to the bit, learning rates included; what would freeze is refused.
+
+The kernels and the capture are emulated; the plan, the optimizer and the schedulers are the real ones.
+"""
+
+import copy
+import functools
+
+import pytest
+import torch
+from cases import VISIBLE, maker
+from emulation import build
+from emulation.driver import Emulation
+from scripting import give_gradients, parameters
+
+from fusedsched import lr_scheduler as L, schedules as S
+
+make = maker("cuda")
+
+
+@functools.cache
+def emulated():
+    return Emulation(build())
+
+
+LAMBDA = {"LambdaLR": lambda o: L.LambdaLR(o, lambda t: 0.9**t)}
+SCHEDULERS = {
+    "StepLR": lambda o: L.StepLR(o, step_size=3, gamma=0.5),
+    "MultiStepLR": lambda o: L.MultiStepLR(o, milestones=[4, 9], gamma=0.3),
+    "ConstantLR": lambda o: L.ConstantLR(o, factor=0.5, total_iters=6),
+    "LinearLR": lambda o: L.LinearLR(o, start_factor=0.2, total_iters=9),
+    "ExponentialLR": lambda o: L.ExponentialLR(o, gamma=0.9),
+    "PolynomialLR": lambda o: L.PolynomialLR(o, total_iters=11, power=2.0),
+    "CosineAnnealingLR": lambda o: L.CosineAnnealingLR(o, T_max=12, eta_min=0.01),
+    "CosineAnnealingWarmRestarts": lambda o: L.CosineAnnealingWarmRestarts(o, T_0=4, T_mult=2),
+    "CyclicLR": lambda o: L.CyclicLR(o, base_lr=0.01, max_lr=0.1, step_size_up=4, mode="triangular2"),
+    "OneCycleLR": lambda o: L.OneCycleLR(o, max_lr=0.2, total_steps=40),
+    "SequentialLR": lambda o: L.SequentialLR(
+        o, [L.LinearLR(o, 0.1, total_iters=5), L.CosineAnnealingLR(o, T_max=20)], milestones=[5]
+    ),
+}
+NATIVE = {
+    "AdamW": dict(lr=S.warmup_cosine(0.1, 4, 20), betas=(S.linear(0.5, 0.9, steps=9), 0.7)),
+    "SGD": dict(lr=S.one_cycle(0.1, total_steps=30), momentum=S.linear(0.5, 0.9, steps=9)),
+}
+
+
+def scene(name, schedule=None, **options):
+    """Parameters in two groups whose gradients stay in place, three eager steps in."""
+    params = parameters((5, 3), 17, 4)
+    groups = [{"params": params[:2]}, {"params": params[2:], "lr": options.get("lr", 0.3)}]
+    optimizer = make(name, groups, **{**VISIBLE[name], **options})
+    scheduler = schedule(optimizer) if schedule else None
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    for update in range(3):
+        step(params, optimizer, scheduler, update)
+    return params, optimizer, scheduler
+
+
+def fill(params, update):
+    values = [torch.empty_like(p) for p in params]
+    give_gradients(values, update)
+    for p, value in zip(params, values, strict=True):
+        p.grad.copy_(value.grad)
+
+
+def step(params, optimizer, scheduler, update):
+    fill(params, update)
+    optimizer.step()
+    if scheduler is not None:
+        scheduler.step()
+
+
+def both(optimizer, scheduler):
+    def call():
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+
+    return call
+
+
+def numbers(value):
+    return [float(x) for x in (value if isinstance(value, tuple) else (value,))]
+
+
+def assert_equal(ours, theirs):
+    for (params, optimizer, scheduler), (others, other, rival) in [(ours, theirs)]:
+        assert all(torch.equal(p, q) for p, q in zip(params, others, strict=True))
+        for group, expected in zip(optimizer.param_groups, other.param_groups, strict=True):
+            for key in ("lr", "betas", "momentum", "weight_decay"):
+                if key in expected:
+                    assert numbers(group[key]) == pytest.approx(numbers(expected[key]), rel=1e-13), key
+        assert optimizer._clocks.read() == other._clocks.read()
+        if scheduler is not None:
+            assert scheduler.last_epoch == rival.last_epoch
+            assert scheduler.get_last_lr() == pytest.approx(rival.get_last_lr(), rel=1e-13)
+
+
+@pytest.mark.parametrize("name", ("AdamW", "SGD"))
+@pytest.mark.parametrize("schedule", SCHEDULERS)
+def test_replays_equal_eager_steps(name, schedule):
+    graphed, eager = scene(name, SCHEDULERS[schedule]), scene(name, SCHEDULERS[schedule])
+    before = [p.detach().clone() for p in graphed[0]]
+    graph = emulated().record(both(*graphed[1:]))
+    assert all(torch.equal(p, q) for p, q in zip(graphed[0], before, strict=True))  # a capture runs nothing
+    for update in range(3, 14):
+        fill(graphed[0], update)
+        emulated().replay(graph)
+        step(*eager, update)
+    assert_equal(graphed, eager)
+    assert graphed[2].state_dict().keys() == eager[2].state_dict().keys()
+    for update in range(14, 17):  # eager steps go on where the replays left off, and replays after them
+        step(*graphed, update)
+        step(*eager, update)
+    assert_equal(graphed, eager)
+    for update in range(17, 20):
+        fill(graphed[0], update)
+        emulated().replay(graph)
+        step(*eager, update)
+    assert_equal(graphed, eager)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_schedules_move_in_replays(name):
+    graphed, eager = scene(name, **NATIVE[name]), scene(name, **NATIVE[name])
+    graph = emulated().record(graphed[1].step)
+    for update in range(3, 20):
+        fill(graphed[0], update)
+        emulated().replay(graph)
+        step(*eager, update)
+    assert_equal(graphed, eager)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULERS)
+def test_an_edit_between_replays_has_torchs_effect(schedule):
+    graphed, eager = scene("AdamW", SCHEDULERS[schedule]), scene("AdamW", SCHEDULERS[schedule])
+    graph = emulated().record(both(*graphed[1:]))
+    for update in range(3, 12):
+        if update == 6 and schedule != "SequentialLR":
+            for _, optimizer, _ in (graphed, eager):
+                optimizer.param_groups[1]["lr"] = 0.07
+            graphed[1].sync_hparams()
+        fill(graphed[0], update)
+        emulated().replay(graph)
+        step(*eager, update)
+    assert_equal(graphed, eager)
+
+
+def test_a_graph_keeps_its_gradients():
+    """Eager steps between replays have others; the captured addresses stay."""
+    graphed, eager = scene("AdamW"), scene("AdamW")
+    captured = [p.grad for p in graphed[0]]
+    graph = emulated().record(graphed[1].step)
+    for update in range(3, 9):
+        for params, *_ in (graphed, eager):
+            give_gradients(params, update)  # new tensors
+        if update % 2:
+            for grad, p in zip(captured, graphed[0], strict=True):
+                grad.copy_(p.grad)
+            emulated().replay(graph)
+        else:
+            graphed[1].step()
+        eager[1].step()
+    assert_equal(graphed, eager)
+
+
+def test_an_edit_before_the_capture_is_in_it_and_later_ones_too():
+    graphed, eager = scene("AdamW"), scene("AdamW")
+    for _, optimizer, _ in (graphed, eager):
+        optimizer.param_groups[0]["lr"] = 0.05
+    graph = emulated().record(graphed[1].step)
+    for update in range(3, 9):
+        if update == 6:
+            for _, optimizer, _ in (graphed, eager):
+                optimizer.param_groups[0]["weight_decay"] = 0.25
+            graphed[1].sync_hparams()
+        fill(graphed[0], update)
+        emulated().replay(graph)
+        step(*eager, update)
+    assert_equal(graphed, eager)
+
+
+def test_one_launch_for_all_groups_and_two_with_a_scheduler():
+    _, optimizer, scheduler = scene("AdamW", SCHEDULERS["OneCycleLR"])
+    assert emulated().nodes(emulated().record(optimizer.step)) == 1
+    assert emulated().nodes(emulated().record(both(optimizer, scheduler))) == 2
+
+
+def test_a_skipped_update_is_skipped_in_replays():
+    graphed, eager = scene("AdamW", SCHEDULERS["StepLR"]), scene("AdamW", SCHEDULERS["StepLR"])
+    flags = [torch.zeros(()), torch.zeros(())]
+    for (_, optimizer, _), flag in zip((graphed, eager), flags, strict=True):
+        optimizer.found_inf, optimizer.grad_scale = flag, None
+    graph = emulated().record(both(*graphed[1:]))
+    for update in range(3, 12):
+        for flag in flags:
+            flag.fill_(float(update % 3 == 0))
+        fill(graphed[0], update)
+        emulated().replay(graph)
+        step(*eager, update)
+    assert_equal(graphed, eager)
+    assert graphed[1].skipped_steps == 3
+
+
+REFUSED = {
+    "first step": (lambda: make("AdamW", parameters(4), lr=0.1), None, "first step"),
+    "LambdaLR": (None, LAMBDA["LambdaLR"], "LambdaLR.step.. cannot be captured"),
+    "plateau": (None, lambda o: L.ReduceLROnPlateau(o), "ReduceLROnPlateau.step.metrics. cannot be captured"),
+    "chain": (
+        None,
+        lambda o: L.ChainedScheduler([L.ExponentialLR(o, 0.9), L.StepLR(o, 2)]),
+        "another scheduler of the same optimizer",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_what_would_freeze_is_refused_by_name(row):
+    build, schedule, words = REFUSED[row]
+    if build is not None:
+        optimizer = build()
+        give_gradients(optimizer.param_groups[0]["params"])
+        call = optimizer.step
+    else:
+        params, optimizer, _ = scene("AdamW")
+        scheduler = schedule(optimizer)
+        optimizer.step()
+        call = (lambda: scheduler.step(1.0)) if row == "plateau" else scheduler.step
+    with pytest.raises(RuntimeError, match=words):
+        emulated().record(call)
+
+
+def test_a_tensor_lr_in_a_capture_is_refused():
+    params = parameters(4)
+    optimizer = make("AdamW", params, lr=torch.tensor(0.1))
+    scheduler = L.ExponentialLR(optimizer, gamma=0.5)
+    give_gradients(params)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="lr of a param group is a tensor"):
+        emulated().record(scheduler.step)
+
+
+def test_copies_and_states_after_replays():
+    graphed, eager = scene("AdamW", SCHEDULERS["CosineAnnealingLR"]), scene("AdamW", SCHEDULERS["CosineAnnealingLR"])
+    graph = emulated().record(both(*graphed[1:]))
+    for update in range(3, 8):
+        fill(graphed[0], update)
+        emulated().replay(graph)
+        step(*eager, update)
+    ours, theirs = graphed[2].state_dict(), eager[2].state_dict()
+    assert ours["last_epoch"] == theirs["last_epoch"] and ours["_step_count"] == theirs["_step_count"]
+    assert graphed[1].state_dict()["state"][0]["step"] == eager[1].state_dict()["state"][0]["step"] == 8
+    twin = copy.deepcopy(graphed[2])
+    assert twin.last_epoch == 8 and twin._follower is None
+
+
+def test_the_law_can_fail():
+    """A scheduler whose step is not in the graph: the rate stays, and the law sees it."""
+    graphed, eager = scene("AdamW", SCHEDULERS["ExponentialLR"]), scene("AdamW", SCHEDULERS["ExponentialLR"])
+    graph = emulated().record(graphed[1].step)
+    for update in range(3, 6):
+        fill(graphed[0], update)
+        emulated().replay(graph)
+        step(*eager, update)
+    with pytest.raises(AssertionError):
+        assert_equal(graphed, eager)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The built CUDA kernels use no memory of their own, load 16 bytes at a time, and take the registers that
+csrc/cuda/resources.txt says: a change of it is to be seen in review."""
+
+import difflib
+import shutil
+import subprocess
+
+import cuda_report
+import pytest
+
+TOOL = cuda_report.cuobjdump()
+
+
+@pytest.fixture(scope="module")
+def found():
+    if cuda_report.built_with() is None or not list(cuda_report.OBJECTS.glob("cuda_step_?.o")):
+        pytest.skip("the kernels were not built: no nvcc was found, or FUSEDSCHED_CUDA=0")
+    if TOOL is None:
+        pytest.skip("no cuobjdump, neither beside nvcc nor in triton's wheel")
+    return cuda_report.kernels(TOOL)
+
+
+def test_no_kernel_has_memory_of_its_own(found):
+    assert len(found) >= len(cuda_report.LOOPS) * len(cuda_report.rules())
+    assert [k for k in found if k.stack or k.local] == []
+
+
+@pytest.mark.parametrize("loop", range(len(cuda_report.LOOPS)), ids=cuda_report.LOOPS)
+def test_vectors_are_loaded_and_stored_whole(found, loop):
+    """Of every loop, on the newest processor that was built for: parameter, gradient and each state are loaded 16 bytes
+    at a time, and all but the gradient stored so. (The gradient too where it is unscaled.)"""
+    archs = {k.arch for k in found}
+    arch = "sm_90" if "sm_90" in archs else max(archs, key=lambda a: int(a[3:].rstrip("af")))
+    accesses = cuda_report.wide_accesses(TOOL, loop, arch)
+    assert set(accesses) == set(cuda_report.rules().values())
+    for rule, (loads, stores, spills) in accesses.items():
+        states = 2 + rule.endswith("Amsgrad") if rule.startswith("Adam") else rule.startswith(("SGDMom", "SGDNes"))
+        enough = loads >= 2 + states and stores >= 2 + states
+        assert enough, f"{rule} has {loads} loads and {stores} stores of 16 bytes"
+        assert spills == 0, rule
+
+
+def test_registers_are_those_of_the_table(found):
+    committed = cuda_report.TABLE.read_text()
+    nvcc = cuda_report.built_with()
+    if f"CUDA {nvcc}." not in committed:
+        pytest.skip(f"the table was written with another nvcc than {nvcc}")
+    ours = cuda_report.columns(cuda_report.table(found, nvcc))
+    expected = {key: cell for key, cell in cuda_report.columns(committed).items() if key[2] in {k.arch for k in found}}
+    lines = [[f"{' '.join(key)}: {cell}" for key, cell in sorted(cells.items())] for cells in (expected, ours)]
+    assert ours == expected, "\n".join(difflib.unified_diff(*lines, "resources.txt", "this build", lineterm="", n=0))
+
+
+def test_the_table_names_every_rule_and_loop():
+    cells = cuda_report.columns(cuda_report.TABLE.read_text())
+    names = {(loop, name) for loop, name, _ in cells}
+    assert {(loop, name) for loop in cuda_report.LOOPS for name in cuda_report.rules().values()} <= names
+    assert all(0 < int(cell) < 256 for cell in cells.values())
+
+
+SPILLING = """
+__global__ void spilling_kernel(float* x, int n) {
+  float mine[32];
+  for (int i = 0; i < 32; ++i) mine[i] = x[i];
+  for (int i = 0; i < n; ++i) mine[i % 32] += mine[(i * 7) % 32];
+  for (int i = 0; i < 32; ++i) x[i] = mine[i];
+}
+"""
+
+
+def test_the_laws_can_fail(tmp_path):
+    nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    if nvcc is None or TOOL is None:
+        pytest.skip("needs nvcc and cuobjdump")
+    (tmp_path / "spilling.cu").write_text(SPILLING)
+    command = [nvcc, "-gencode", "arch=compute_80,code=sm_80", "-c", "spilling.cu", "-o", "cuda_launches.o"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    (kernel,) = cuda_report.kernels(TOOL, tmp_path)
+    assert kernel.name == "spilling_kernel" and kernel.arch == "sm_80" and kernel.stack >= 128
+    text = cuda_report.table([kernel], "13.0")
+    changed = cuda_report.columns(cuda_report.table([kernel._replace(registers=kernel.registers + 1)], "13.0"))
+    assert cuda_report.columns(text) != changed and changed.keys() == {("-", "spilling_kernel", "sm_80")}
