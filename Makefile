@@ -13,11 +13,11 @@ VENV := .venv$(if $(filter $(PINNED),$(TORCH)),,-$(TORCH))
 RUN := $(VENV)/bin/python
 TOOLS := "setuptools>=77" wheel ninja "pytest>=8" "pytest-benchmark>=4" "hypothesis>=6.100" "numpy>=1.26" \
   "matplotlib>=3.8" "rich>=13"
-SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.py')
 # The extension lies in the source tree and belongs to one torch, so there is one stamp at a time.
 BUILT := build/.built$(subst /,-,$(VENV))
 
-.PHONY: demo test bench verify build lint clean
+.PHONY: demo test bench verify build lint clean test-gpu bench-gpu
 .DELETE_ON_ERROR:
 
 demo: $(BUILT)
@@ -28,6 +28,23 @@ test: $(BUILT)
 
 bench: $(BUILT)
 	$(RUN) benchmarks/bench.py $(ARGS)
+
+# These two use $(PYTHON) and its own torch as they are: no virtual environment, nothing from the network. Without a GPU
+# they say so and exit with 0.
+BUILD_HERE = TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-native}" $(PYTHON) setup.py -q build_ext --inplace
+test-gpu bench-gpu: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+
+test-gpu:
+	@if $(PYTHON) benchmarks/gpu_here.py $@; then \
+	  $(BUILD_HERE) && $(PYTHON) -m pytest -m gpu -rs tests $(ARGS); \
+	fi
+
+bench-gpu:
+	@if $(PYTHON) benchmarks/gpu_here.py $@; then \
+	  $(BUILD_HERE) && \
+	  file=benchmarks/results/$$($(PYTHON) -c "from benchmarks.machine import gpu_file; print(gpu_file())") && \
+	  $(PYTHON) -m fusedsched bench --backend cuda --json "$$file" $(ARGS) && echo && echo "written to $$file"; \
+	fi
 
 verify: $(BUILT)
 	$(RUN) -m fusedsched verify $(ARGS)

@@ -1,62 +1,155 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures fusedsched against torch.optim and prints one table: `python benchmarks/bench.py [--quick]`."""
+"""Measures fusedsched against torch.optim and every other library at hand, and prints tables."""
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Run as a script, Python looks for modules in this folder; they are the package above it.
-ROOT = Path(__file__).resolve().parents[1]
-if __name__ == "__main__":
-    sys.path[0] = str(ROOT)
+if __name__ == "__main__" and not __package__:  # run as a script: Python looks for modules in this folder then
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from benchmarks.bench import main
 
-from benchmarks import machine, render  # noqa: E402
-from benchmarks.cases import CASES, shrunk  # noqa: E402
-from benchmarks.measure import FULL, QUICK, SMOKE, Settings  # noqa: E402
-from benchmarks.races import run_case  # noqa: E402
+    raise SystemExit(main())
+
+import torch  # noqa: E402
+
+import fusedsched  # noqa: E402
 from fusedsched import _native  # noqa: E402
+from fusedsched.plotting import figure  # noqa: E402
+
+from . import chart, compare, machine, output, render, starting  # noqa: E402
+from .cases import CASES, GPU_CASES, OPTIMIZERS, SIZES, Case, shrunk, variants  # noqa: E402
+from .measure import FULL, QUICK, SMOKE, Settings  # noqa: E402
+from .progress import progress  # noqa: E402
+from .races import run_case  # noqa: E402
+
+BACKENDS = ("auto", "cpu", "reference", "cuda", "triton")
+ON_GPU = ("cuda", "triton")
+EXAMPLES = """\
+examples:
+  python -m fusedsched bench --quick
+  python -m fusedsched bench --case resnet50 --optimizer adamw --optimizer sgd --dtype bfloat16
+  python -m fusedsched bench --backend cuda --json gpu.json --chart gpu.png
+  python -m fusedsched bench compare before.json after.json
+
+cases: {cases}
+for --backend cuda and triton: {gpu_cases}
+
+Leave the machine alone while it runs. Exit codes: 0 measured, 1 if fusedsched failed in a case,
+or with --strict if a gate was not passed, 2 nothing to
+measure or the command line was not understood.
+"""
 
 
-def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
-    """Runs the named cases. The results are plain data; `races` holds every round."""
-    results: dict[str, Any] = {"machine": machine.facts(), "settings": asdict(settings), "rows": [], "races": []}
+def measure(cases: Sequence[Case], settings: Settings, save: output.Save = output.ignore) -> dict[str, Any]:
+    """Runs the cases on the CPU, and saves after each. The results are plain data; `races` holds every round."""
+    results: dict[str, Any] = {"machine": machine.facts(), "settings": asdict(settings), "device": "cpu"}
+    results.update(rows=[], races=[], contestants=[], skipped=[], starting={})
     begin = time.perf_counter()
-    for name in names:
-        print(f"{time.perf_counter() - begin:6.1f} s  {name}", file=sys.stderr, flush=True)
-        rows, races = run_case(CASES[name] if settings.judged else shrunk(CASES[name]), settings)
-        results["rows"] += rows
-        results["races"] += races
-    results["seconds"] = time.perf_counter() - begin
+    with progress(len(cases) + 1) as show:
+        show("importing, in fresh processes")
+        if settings.judged:
+            results["starting"] = starting.measure(3 if settings.thorough else 1)
+        for library in (fusedsched, torch.optim):  # the first optimizer of a process imports much; measured above
+            library.AdamW([torch.zeros(1, requires_grad=True)])
+        for case in cases:
+            show(case.name)
+            for name, records in run_case(case if settings.judged else shrunk(case), settings).items():
+                results[name] += records
+            results["seconds"] = time.perf_counter() - begin
+            save(results)
     return results
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks/bench.py", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: about two minutes")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round, no verdict: does it run at all?")
-    parser.add_argument("--case", action="append", choices=CASES, metavar="NAME", help=f"one of {', '.join(CASES)}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, every round of them")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 unless every gate was passed")
-    return parser.parse_args(argv)
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="python -m fusedsched bench",
+        description=__doc__,
+        epilog=EXAMPLES.format(cases=", ".join(CASES), gpu_cases=", ".join(GPU_CASES)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = found.add_argument
+    add("--quick", action="store_true", help="fewer, shorter rounds and no big lists: about two minutes")
+    add("--smoke", action="store_true", help="tiny sizes, one round, no verdict: does it run at all?")
+    add("--case", action="append", metavar="NAME", help="one of the cases below; may be repeated, as the next three")
+    add("--optimizer", action="append", choices=OPTIMIZERS, help="instead of what the case has")
+    add("--dtype", action="append", choices=SIZES, help="instead of what the case has")
+    add("--backend", action="append", choices=BACKENDS, help="of fusedsched; cuda and triton measure on the GPU")
+    add("--compile-tensors", type=int, metavar="N", help="compile lists of up to N tensors (default 30)")
+    add("--json", type=Path, metavar="FILE", help="write the results there, every round of them")
+    add("--chart", type=Path, metavar="FILE", help="write a bar chart there, .png or .svg (needs matplotlib)")
+    add("--strict", action="store_true", help="exit with 1 unless every gate was passed")
+    return found
+
+
+def chosen(args: argparse.Namespace, command: argparse.ArgumentParser) -> tuple[list[Case], bool]:
+    """The cases to run, and whether on the GPU."""
+    backends = args.backend or []
+    on_gpu = any(name in ON_GPU for name in backends)
+    if on_gpu and not all(name in ON_GPU for name in backends):
+        command.error("--backend cuda and triton measure on the GPU, the others on the CPU: one kind at a time")
+    table = GPU_CASES if on_gpu else CASES
+    unknown = [name for name in args.case or [] if name not in table]
+    if unknown:
+        where = "on the GPU" if on_gpu else "on the CPU"
+        command.error(f"--case {unknown[0]}: there is no such case {where}; there are {', '.join(table)}")
+    names = args.case or [name for name, case in table.items() if not (args.quick and case.slow)]
+    cases = [table[name] for name in names]
+    return variants(cases, args.optimizer or [], args.dtype or [], backends), on_gpu
+
+
+def refusal(args: argparse.Namespace, on_gpu: bool) -> str | None:
+    """Why nothing can be measured or written; None where it can."""
+    if _native.module() is None and not on_gpu and args.backend != ["reference"]:
+        return f"Nothing to measure: there is no compiled extension. {_native.reason()}"
+    if on_gpu:
+        from . import gpu
+
+        if (reason := gpu.reason(args.backend)) is not None:
+            return f"Nothing to measure: {reason}"
+    if args.chart is not None:
+        if args.chart.suffix[1:].lower() not in figure.KINDS:
+            return f"--chart is {str(args.chart)!r}; it must end in .png or .svg"
+        if not figure.available():
+            return "--chart needs matplotlib, which is not installed: pip install 'fusedsched[plot]'"
+    for path in (args.json, args.chart):
+        if path is not None and (reason := output.writable(path)) is not None:
+            return reason
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 also where a gate is missed, unless --strict asks for 1; 2 where there is nothing to measure."""
-    args = arguments(argv)
-    if _native.module() is None:
-        print(f"Nothing to measure: there is no compiled extension. {_native.reason()}", file=sys.stderr)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["compare"]:
+        return compare.main(argv[1:])
+    command = parser()
+    args = command.parse_args(argv)
+    cases, on_gpu = chosen(args, command)
+    if (reason := refusal(args, on_gpu)) is not None:
+        print(f"error: {reason}", file=sys.stderr)
         return 2
     settings = SMOKE if args.smoke else QUICK if args.quick else FULL
-    results = measure(args.case or list(CASES), settings)
+    if args.compile_tensors is not None:
+        settings = replace(settings, compiled_tensors=args.compile_tensors)
+    # Saved after each case: who is interrupted keeps what was measured.
+    save = partial(output.write_results, args.json) if args.json else output.ignore
+    if on_gpu:
+        from . import gpu
+
+        results = gpu.measure(cases, settings, save)
+    else:
+        results = measure(cases, settings, save)
     print(render.render(results))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+    if args.chart:
+        output.write(args.chart, chart.render(results, args.chart.suffix[1:].lower()))
+    if any(record["why"].startswith("FAILED") for record in results["skipped"]):
+        return 1
     passed = all(row["verdict"] == "pass" for row in results["rows"] if row["gate"] is not None)
     return 1 if args.strict and not passed else 0
 

@@ -11,18 +11,30 @@ from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
-from benchmarks.sides import Side
 from fusedsched import _native, info
 
+from .sides import Side
+
 ROOT = Path(__file__).resolve().parents[1]
-SOURCE = ROOT / "benchmarks" / "ceiling.cpp"
+SOURCE = Path(__file__).with_name("ceiling.cpp")
 HEADERS = [ROOT / "csrc" / "core" / "convert.h", ROOT / "csrc" / "core" / "platform.h"]
+
+DTYPES = ("float32", "bfloat16")
 
 # What setup.py adds for each instruction set; the extension says which one it runs on this processor.
 MACHINE_FLAGS = {
     "x86_64_v3": ["-march=x86-64-v3"],
     "x86_64_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
 }
+
+
+def missing() -> str | None:
+    """Why there is no ceiling here; None where it can be built."""
+    if not all(path.exists() for path in (SOURCE, *HEADERS)):
+        return "needs the source tree: an installed package has no C++ sources"
+    if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")):
+        return "needs g++"
+    return "needs the compiled extension" if _native.module() is None else None
 
 
 def _command() -> list[str]:
@@ -56,9 +68,11 @@ class Ceiling:
         loaded = library()
         loaded.ceiling_unit.restype = ctypes.c_int64
         unit = loaded.ceiling_unit()
-        states = [side.optimizer.state[p] for p in side.params]
-        arrays = (side.params, side.grads, [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states])
-        numels = [p.numel() for p in side.params]
+        params = [p for p, grad in zip(side.params, side.grads, strict=True) if grad is not None]
+        grads = [grad for grad in side.grads if grad is not None]
+        states = [side.optimizer.state[p] for p in params]
+        arrays = (params, grads, [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states])
+        numels = [p.numel() for p in params]
         self.kept = arrays  # the addresses below are theirs
         pointers = [(ctypes.c_void_p * len(numels))(*(t.data_ptr() for t in array)) for array in arrays]
         ends = accumulate(-(-n // unit) for n in numels)

@@ -18,7 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def commit() -> str:
-    """The commit of the source tree; with "+changes" if something was edited since."""
+    """The commit of the source tree; with "+changes" if something was edited since.
+
+    A copy of the tree without its history is told by the environment: FUSEDSCHED_COMMIT.
+    """
+    if not (ROOT / ".git").exists():
+        return os.environ.get("FUSEDSCHED_COMMIT", "unknown")
     try:
         git = ["git", "-C", str(ROOT)]
         name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
@@ -26,6 +31,12 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return name.stdout.strip() + ("+changes" if state.stdout.strip() else "")
+
+
+def gpu_file() -> str:
+    """A name for a file of results of this machine's GPU, e.g. `gpu-nvidia-h200-torch-2.11.0.json`."""
+    name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+    return f"gpu-{name}-torch-{torch.__version__.split('+')[0]}.json"
 
 
 def huge_pages() -> str:
@@ -51,6 +62,8 @@ def facts() -> dict[str, Any]:
         "processor": info.processor()["name"],
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "huge pages": huge_pages(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.version.cuda,
         "allocator": ", ".join(preloaded) or "the system's",
         "load average": os.getloadavg()[0],
     }

@@ -23,6 +23,7 @@ class Settings:
     """`rounds`: clean ones that are wanted. `attempts`, `seconds`: when to give up on a disturbed machine.
 
     `slice`: seconds for which each contestant runs in a round. A round has to last for many ticks of /proc/stat.
+    `thorough`: big lists, slow contestants and compilers too.
     """
 
     rounds: int = 21
@@ -30,11 +31,14 @@ class Settings:
     seconds: float = 25.0
     slice: float = 0.12
     judged: bool = True
+    thorough: bool = True
+    compiled_tensors: int = 30  # lists with more are not compiled: it takes seconds for ten, minutes for hundreds
 
 
 FULL = Settings()
-QUICK = Settings(rounds=7, attempts=14, seconds=7.0, slice=0.08)
-SMOKE = Settings(rounds=1, attempts=1, slice=0.0, judged=False)
+QUICK = Settings(rounds=5, attempts=12, seconds=3.0, slice=0.08, thorough=False)
+SMOKE = Settings(rounds=1, attempts=1, slice=0.0, judged=False, thorough=False)
+HOST = Settings(rounds=5, attempts=10, seconds=0.5, slice=0.005)  # of what takes microseconds
 
 
 @dataclass(frozen=True)
@@ -78,16 +82,28 @@ class Result:
         >>> result.ratio("a", "b")
         (3.0, 4.0, 5.0)
         """
-        ratios = [self.times[slow][i] / self.times[fast][i] for i in self._used()]
-        if len(ratios) == 1:
-            return ratios[0], ratios[0], ratios[0]
-        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        return low, middle, high
+        return quartiles([self.times[slow][i] / self.times[fast][i] for i in self._used()])
+
+    def range(self, name: str) -> tuple[float, float, float]:
+        """Seconds of one contestant: lower quartile, median, upper quartile over the rounds."""
+        return quartiles([self.times[name][i] for i in self._used()])
 
     def spread(self, name: str, twin: str) -> float:
         """How far the quartiles of a contestant against itself are from 1: what this measurement cannot resolve."""
         low, _, high = self.ratio(name, twin)
         return max(high - 1.0, 1.0 - low)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile.
+
+    >>> quartiles([4.0, 1.0, 3.0, 2.0, 5.0]), quartiles([7.0])
+    ((2.0, 3.0, 4.0), (7.0, 7.0, 7.0))
+    """
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
 
 
 def busy_seconds() -> float | None:
@@ -132,8 +148,11 @@ def calls_for(contestant: Contestant, seconds: float) -> int:
         calls *= 4
 
 
-def race(contestants: Sequence[Contestant], settings: Settings) -> Result:
-    """Runs the contestants in rounds until `settings.rounds` of them were clean, or patience has run out."""
+def race(contestants: Sequence[Contestant], settings: Settings, on_gpu: bool = False) -> Result:
+    """Runs the contestants in rounds until `settings.rounds` of them were clean, or patience has run out.
+
+    `on_gpu`: the clock is the GPU's, which other processes' use of the processors does not disturb.
+    """
     calls = {c.name: calls_for(c, settings.slice) for c in contestants}
     result = Result({c.name: [] for c in contestants}, calls)
     collecting = gc.isenabled()
@@ -145,9 +164,10 @@ def race(contestants: Sequence[Contestant], settings: Settings) -> Result:
             turn = attempt % len(contestants)
             watch = Watch()
             for c in (*contestants[turn:], *contestants[:turn]):
-                c.run(1)  # its arrays and its threads have to come back first
+                if not on_gpu:
+                    c.run(1)  # its arrays and its threads have to come back first
                 result.times[c.name].append(c.run(calls[c.name]))
-            result.foreign.append(watch.foreign())
+            result.foreign.append(None if on_gpu else watch.foreign())
             enough, attempted = len(result.clean) == settings.rounds, len(result.foreign) >= FEWEST_ROUNDS
             if enough or (attempted and time.perf_counter() > deadline):
                 break

@@ -1,18 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which comparisons are made, what each has to reach, and the rows that come out."""
+"""Which comparisons are made on a CPU, what each has to reach, and the rows that come out."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
 
-from benchmarks.cases import Case
-from benchmarks.ceiling import Ceiling
-from benchmarks.measure import Contestant, Result, Settings, race
-from benchmarks.sides import Side, build, calling, check_agreement, check_finite, stepping, training, zeroing
+from . import ceiling, memory
+from .cases import Case
+from .measure import HOST, Contestant, Result, Settings, race
+from .peers import FOREACH, FUSED, OURS, PEERS
+from .sides import (
+    Side,
+    assemble,
+    calling,
+    check_finite,
+    host_only,
+    stepping,
+    training,
+    zeroing,
+)
 
-OURS, TWIN, FUSED, FOREACH = "fusedsched", "fusedsched again", "torch fused", "torch foreach"
-CEILING = "same loop, no sqrt, no division"
+TWIN, CEILING, COPY = "fusedsched again", "same loop, no sqrt, no division", "copy"
+COPIED = 2 * 2**27  # bytes that one call of COPY moves; far more than a cache
 
 STEP = "step + schedule"
 ZERO, ZERO_FILL = "zero_grad()", "zero_grad(set_to_none=False)"
@@ -52,9 +65,13 @@ def verdict(ratio: float, gate: float | None, result: Result, settings: Settings
 def floor_of(case: Case, what: str, result: Result) -> dict[str, float]:
     """What nobody can go below: the bytes at the bandwidth of the same loop. On the host: our time per tensor."""
     if CEILING in result.times:
-        seconds, moved = result.seconds(CEILING), case.numel * case.bytes_per_parameter
-        return {"seconds": seconds, "bytes_per_parameter": case.bytes_per_parameter, "bandwidth": moved / seconds}
-    return {"seconds_per_tensor": result.seconds(OURS) / len(case.shapes)} if what != LOOP else {}
+        seconds = result.seconds(CEILING)
+        return {
+            "seconds": seconds,
+            "bytes_per_parameter": case.bytes_per_parameter,
+            "bandwidth": case.moved / seconds,
+        }
+    return {"seconds_per_tensor": result.seconds(OURS) / len(case.shapes)} if case.host and what != LOOP else {}
 
 
 def row(case: Case, what: str, against: str, result: Result, settings: Settings) -> dict[str, Any]:
@@ -65,6 +82,8 @@ def row(case: Case, what: str, against: str, result: Result, settings: Settings)
         "case": case.name,
         "title": case.title,
         "dtype": case.dtype,
+        "optimizer": case.optimizer,
+        "backend_asked": case.backend,
         "threads": case.threads,
         "what": what,
         "against": against,
@@ -81,41 +100,116 @@ def row(case: Case, what: str, against: str, result: Result, settings: Settings)
     }
 
 
+def rivals(case: Case, settings: Settings) -> list[str]:
+    """Who takes part: the compilers and slow implementations only where there is time."""
+    slow = set() if case.host else {FOREACH}
+    return [name for name in PEERS if settings.thorough or not (name in slow or PEERS[name].slow_to_start)]
+
+
+def ceiling_missing(case: Case) -> str | None:
+    """Why there is no loop without arithmetic to compare a case with."""
+    if case.optimizer != "adamw" or case.dtype not in ceiling.DTYPES:
+        return f"written for adamw in {' and '.join(ceiling.DTYPES)}"
+    return ceiling.missing()
+
+
+@cache
+def copying() -> Contestant:
+    source, target = torch.ones(COPIED // 8), torch.zeros(COPIED // 8)
+    return Contestant(COPY, calling(lambda: target.copy_(source)))
+
+
 def contests(case: Case, sides: dict[str, Side]) -> Iterator[tuple[str, list[Contestant], list[str]]]:
     """What is timed, by whom, and against whom we are compared. Our side runs twice, to see what is noise."""
-    ours, fused = sides[OURS], sides[FUSED]
+    ours = sides[OURS]
     runners = [Contestant(OURS, stepping(ours))]
     runners += [Contestant(name, stepping(side)) for name, side in sides.items() if name != OURS]
     if not case.host:
-        runners.append(Contestant(CEILING, calling(Ceiling(ours, case.dtype))))
+        if ceiling_missing(case) is None:
+            runners.append(Contestant(CEILING, calling(ceiling.Ceiling(ours, case.dtype))))
+        runners.append(copying())
     runners.append(Contestant(TWIN, stepping(ours)))
     # Only one big tensor says how close we are to the memory; with many, the ceiling stands in the column of floors.
-    hidden = {OURS, TWIN} if len(case.shapes) == 1 else {OURS, TWIN, CEILING}
+    hidden = {OURS, TWIN, COPY} if len(case.shapes) == 1 else {OURS, TWIN, COPY, CEILING}
     yield STEP, runners, [r.name for r in runners if r.name not in hidden]
-    if not case.host:
+    if not case.host or FUSED not in sides:
         return
+    fused = sides[FUSED]
     for what, none in ((ZERO, True), (ZERO_FILL, False)):
         timed = [(OURS, ours), (FUSED, fused), (TWIN, ours)]
         yield what, [Contestant(name, zeroing(side, none)) for name, side in timed], [FUSED]
     yield LOOP, [Contestant(n, training(s)) for n, s in ((OURS, ours), (FUSED, fused), (TWIN, ours))], [FUSED]
 
 
-def run_case(case: Case, settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows, and for each race all its rounds.
+def host_seconds(case: Case, names: list[str], settings: Settings) -> dict[str, float]:
+    """The host's part of a step with schedule, for each contestant that can be had without compiling again."""
+    small = host_only(case)
+    torch.set_num_threads(1)
+    sides, _ = assemble(small, [name for name in names if not PEERS[name].slow_to_start])
+    runners = [Contestant(name, stepping(side)) for name, side in sides.items()]
+    result = race(runners, HOST if settings.judged else settings)
+    torch.set_num_threads(case.threads)
+    return {name: result.seconds(name) for name in sides}
 
-    Raises RuntimeError where the contestants do not compute the same, and where the ceiling cannot be built.
+
+def portraits(case: Case, sides: dict[str, Side], result: Result, host: dict[str, float]) -> Iterator[dict[str, Any]]:
+    """One record for each contestant of a case: what it took, all in all."""
+    for name, side in sides.items():
+        low, seconds, high = result.range(name)
+        share = None
+        if COPY in result.times:
+            share = (case.moved / seconds) / (COPIED / result.seconds(COPY))
+        yield {
+            "case": case.name,
+            "title": case.title,
+            "dtype": case.dtype,
+            "optimizer": case.optimizer,
+            "backend_asked": case.backend,
+            "backend": getattr(side.optimizer, "backend", "-") if name.startswith(OURS) else "-",
+            "device": "cpu",
+            "name": name,
+            "seconds": seconds,
+            "quartiles": [low, high],
+            "share_of_copy": share,
+            "host_seconds": seconds if case.host else host.get(name),
+            **side.facts,
+        }
+
+
+def too_big(case: Case, contestants: int) -> str | None:
+    """Why a case does not fit into memory; None where it does. Implementations may need temporaries of their own."""
+    free, needed = memory.available(), case.footprint * (contestants + 1)
+    if free is None or needed <= 0.8 * free:
+        return None
+    return f"needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+
+
+def run_case(case: Case, settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """`rows`, for each race all its rounds (`races`), a record for each contestant, and who did not run, and why.
+
+    Raises RuntimeError where torch and we do not compute the same, and where the ceiling cannot be built.
     """
+    found: dict[str, list[dict[str, Any]]] = {"rows": [], "races": [], "contestants": [], "skipped": []}
+    names = rivals(case, settings)
+    reason = too_big(case, sum(PEERS[name].reason(case, "cpu") is None for name in names))
+    if reason is not None:
+        found["skipped"].append({"case": case.name, "name": "all", "why": reason})
+        return found
     threads = torch.get_num_threads()
     torch.set_num_threads(case.threads)
     try:
-        sides = {name: build(case, name) for name in ((OURS, FUSED, FOREACH) if case.host else (OURS, FUSED))}
-        check_agreement(case, sides)
-        rows, raw = [], []
-        for what, contestants, rivals in contests(case, sides):
+        sides, skipped = assemble(case, names, settings.compiled_tensors)
+        found["skipped"] = [{"case": case.name, "name": name, "why": why} for name, why in skipped.items()]
+        if not case.host and (why := ceiling_missing(case)) is not None:
+            found["skipped"].append({"case": case.name, "name": CEILING, "why": why})
+        host = {} if case.host else host_seconds(case, list(sides), settings)
+        for what, contestants, against in contests(case, sides):
             result = race(contestants, settings)
-            rows += [row(case, what, against, result, settings) for against in rivals]
-            raw.append({"case": case.name, "what": what, **vars(result)})
+            found["rows"] += [row(case, what, name, result, settings) for name in against]
+            found["races"].append({"case": case.name, "what": what, **vars(result)})
+            if what == STEP:
+                found["contestants"] += portraits(case, sides, result, host)
         check_finite(case, sides)
-        return rows, raw
+        return found
     finally:
         torch.set_num_threads(threads)

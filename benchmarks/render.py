@@ -7,11 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .cases import PLAIN
+
 COLUMNS = (
     ("model", "<"), ("what", "<"), ("against", "<"), ("threads", ">"), ("fusedsched", ">"), ("other", ">"),
     ("ratio", ">"), ("quartiles", ">"), ("A/A", ">"), ("gate", ">"), ("verdict", "<"), ("clean rounds", ">"),
     ("floor", "<"),
 )  # fmt: skip
+# Of each contestant: (heading, key, how it is written)
+PORTRAIT = (
+    ("step + schedule", "seconds", "duration"), ("of copy", "share_of_copy", "percent"),
+    ("host", "host_seconds", "duration"), ("graph replay", "replay_seconds", "duration"),
+    ("cold", "cold_seconds", "duration"), ("kernels", "kernel_seconds", "duration"),
+    ("launches", "launches", "number"), ("waits", "syncs", "number"), ("construction", "construction", "duration"),
+    ("first step", "first_step", "duration"), ("compiling", "compile_seconds", "duration"),
+    ("peak memory", "peak_bytes", "size"), ("version", "version", "text"),
+)  # fmt: skip
+WITHOUT = (
+    ("disturbed", "without a verdict: fewer than 3 clean rounds"),
+    ("unknown", "without a verdict: the profiler counted nothing"),
+)
+DTYPES = {"float32": "", "bfloat16": " bf16", "float16": " f16", "float64": " f64"}
 SHORT = ("model", "what", "against", "fusedsched", "other", "ratio", "gate", "verdict")
 
 
@@ -40,6 +56,39 @@ def digits(value: float) -> str:
     return f"{value:.3f}" if value >= 0.1 else f"{value:.3g}"
 
 
+def size(count: float) -> str:
+    """Bytes with a unit.
+
+    >>> size(1234), size(3.5 * 2**20), size(0)
+    ('1.21 KiB', '3.50 MiB', '0 B')
+    """
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= scale:
+            return f"{digits(count / scale)} {unit}"
+    return f"{count:.0f} B"
+
+
+def amount(value: float, unit: str) -> str:
+    """A value of a row: seconds, or a number of something.
+
+    >>> amount(0.0123, "s"), amount(3.0, "launches")
+    ('12.3 ms', '3')
+    """
+    return duration(value) if unit == "s" else f"{value:g}"
+
+
+def title_of(row: dict[str, Any]) -> str:
+    """The model with what is not the usual about it.
+
+    >>> title_of({"title": "1 x 50M", "dtype": "bfloat16", "optimizer": "sgd"})
+    '1 x 50M bf16, sgd'
+    """
+    optimizer = row.get("optimizer", "adamw")
+    backend = row.get("backend_asked", "auto")
+    text = row["title"] + DTYPES[row["dtype"]] + ("" if optimizer == "adamw" else f", {optimizer}")
+    return text if backend in PLAIN else f"{text}, {backend}"
+
+
 def floor_text(floor: dict[str, float]) -> str:
     """The floor of a row, with where it comes from.
 
@@ -57,13 +106,14 @@ def floor_text(floor: dict[str, float]) -> str:
 def cells(row: dict[str, Any]) -> list[str]:
     """The texts of one row, in the order of COLUMNS."""
     low, high = row["quartiles"]
+    unit = row.get("unit", "s")
     return [
-        row["title"] + (" bf16" if row["dtype"] == "bfloat16" else ""),
+        title_of(row),
         row["what"],
         row["against"],
         str(row["threads"]),
-        duration(row["ours"]),
-        duration(row["theirs"]),
+        amount(row["ours"], unit),
+        amount(row["theirs"], unit),
         digits(row["ratio"]),
         f"{digits(low)} to {digits(high)}",
         f"{100 * row['spread']:.1f} %",
@@ -75,10 +125,22 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def table(rows: Sequence[dict[str, Any]], short: bool = False) -> str:
-    """A Markdown table whose columns line up as plain text too."""
+    """The comparisons."""
     kept = [i for i, (name, _) in enumerate(COLUMNS) if not short or name in SHORT]
-    lines = [[line[i] for i in kept] for line in ([name for name, _ in COLUMNS], *map(cells, rows))]
-    sides = [COLUMNS[i][1] for i in kept]
+    lines = [[line[i] for i in kept] for line in map(cells, rows)]
+    return markdown([COLUMNS[i] for i in kept], lines)
+
+
+def markdown(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up as plain text too.
+
+    >>> print(markdown([("a", "<"), ("time", ">")], [["x", "1 s"]]))
+    | a | time |
+    | - | ---: |
+    | x |  1 s |
+    """
+    lines = [[name for name, _ in columns], *rows]
+    sides = [side for _, side in columns]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * (w - 1) + (":" if side == ">" else "-") for w, side in zip(widths, sides, strict=True)]
     padded = [
@@ -87,9 +149,69 @@ def table(rows: Sequence[dict[str, Any]], short: bool = False) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], rule, *padded[1:]])
 
 
+def written(value: Any, kind: str) -> str:
+    """A cell of a portrait; "-" for what was not measured.
+
+    >>> written(None, "duration"), written(0.934, "percent"), written(55, "number")
+    ('-', '93.4 %', '55')
+    """
+    if value is None:
+        return "-"
+    if kind == "percent":
+        return f"{100 * value:.1f} %"
+    return {"duration": duration, "size": size, "number": lambda n: f"{n:g}", "text": str}[kind](value)
+
+
+def portraits(contestants: Sequence[dict[str, Any]]) -> str:
+    """One line for each contestant of each case, with the columns that anybody has a value for."""
+    kept = [part for part in PORTRAIT if any(record.get(part[1]) is not None for record in contestants)]
+    columns = [("model", "<"), ("contestant", "<")]
+    columns += [(name, "<" if kind == "text" else ">") for name, _, kind in kept]
+    lines = [
+        [title_of(record), record["name"], *(written(record.get(key), kind) for _, key, kind in kept)]
+        for record in contestants
+    ]
+    return markdown(columns, lines)
+
+
+def starting(parts: dict[str, dict[str, float]]) -> str:
+    """What importing takes, in one sentence."""
+    ours, theirs = parts["fusedsched"], parts["torch"]
+    return (
+        f"Importing: torch {duration(theirs['import_torch'])}, fusedsched {duration(ours['import_library'])} more; "
+        f"the first optimizer of a process: fusedsched {duration(ours['first_optimizer'])}, torch "
+        f"{duration(theirs['first_optimizer'])}."
+    )
+
+
+def left_out(skipped: Sequence[dict[str, str]]) -> str:
+    """Who did not run, and why: one line for each contestant and reason, with the cases."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for record in skipped:
+        cases.setdefault((record["name"], record["why"]), []).append(record["case"])
+    every = len({record["case"] for record in skipped})
+    lines = [
+        f"- {name}: {why}" + ("" if len(found) == every else f" ({', '.join(found)})")
+        for (name, why), found in cases.items()
+    ]
+    return "Not measured:\n\n" + "\n".join(lines)
+
+
+def ceilings(found: dict[str, float]) -> str:
+    """What the memory of a GPU gives, in one sentence; bytes read and written both count."""
+    parts = [f"{name} {digits(rate / 1e9)} GB/s" for name, rate in found.items()]
+    return "Memory ceilings, bytes read and written: " + ", ".join(parts) + "."
+
+
 def heading(results: dict[str, Any]) -> str:
     """What the table was measured on, in one paragraph."""
     m, s = results["machine"], results["settings"]
+    if results.get("device") == "cuda":
+        return (
+            f"fusedsched {m['fusedsched']} (commit {m['commit']}), torch {m['torch']}, Python {m['python']}; "
+            f"{m['gpu']}, {results['clocks']}; {m['processors']} processors; {m['date']}. "
+            f"Medians over {s['rounds']} rounds."
+        )
     return (
         f"fusedsched {m['fusedsched']} (commit {m['commit']}, {m['instruction set']}), torch {m['torch']}, "
         f"Python {m['python']}, {m['compiler']}; {m['processor']}, {m['processors']} processors, huge pages: "
@@ -106,7 +228,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
     """
     judged = [row["verdict"] for row in rows if row["gate"] is not None]
     text = f"{judged.count('pass')} of {len(judged)} gates passed"
-    for name, words in (("MISSED", "missed"), ("disturbed", "without a verdict: fewer than 3 clean rounds")):
+    for name, words in (("MISSED", "missed"), *WITHOUT):
         if name in judged:
             text += f", {judged.count(name)} {words}"
     return text + "."
@@ -115,7 +237,15 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
 def render(results: dict[str, Any], gates: bool = False, short: bool = False) -> str:
     """The Markdown of a whole file of results; `gates`: only the rows that have one, `short`: fewer columns."""
     rows = [row for row in results["rows"] if row["gate"] is not None or not gates]
-    return f"{heading(results)}\n\n{table(rows, short)}\n\n{summary(rows)}"
+    parts = [heading(results)]
+    if rows:
+        parts += [table(rows, short), summary(rows)]
+    if not gates and not short:
+        parts += [portraits(results["contestants"])] if results.get("contestants") else []
+        parts += [ceilings(results["ceilings"])] if results.get("ceilings") else []
+        parts += [starting(results["starting"])] if results.get("starting") else []
+        parts += [left_out(results["skipped"])] if results.get("skipped") else []
+    return "\n\n".join(parts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

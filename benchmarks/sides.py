@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contestants: an optimizer with a scheduler and parameters of its own, and the loops that are timed."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -10,55 +12,113 @@ import torch
 from torch import Tensor
 
 import fusedsched
-from benchmarks.cases import Case
+
+from .cases import Case
+from .memory import Peak
+from .peers import COMPILED_TENSORS, OURS, PEERS, first_line, load
 
 WARM_STEPS = 3  # zeros are faster than numbers, and state is made in the first step
 Timed = Callable[[int], float]
 
-LIBRARIES: dict[str, tuple[Any, dict[str, bool]]] = {
-    "fusedsched": (fusedsched, {}),
-    "torch fused": (torch.optim, {"fused": True}),
-    "torch foreach": (torch.optim, {"foreach": True}),
-}
-
 
 @dataclass
 class Side:
-    """`grads`: kept alive here, so that no timed call has to free them."""
+    """`grads`: kept alive here, so that no timed call has to free them. `facts`: seconds and bytes of the beginning."""
 
     params: list[Tensor]
-    grads: list[Tensor]
+    grads: list[Tensor | None]
     optimizer: torch.optim.Optimizer
     scheduler: Any
+    step: Callable[[], Any]
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def give_gradients(self) -> None:
         for p, grad in zip(self.params, self.grads, strict=True):
             p.grad = grad
 
 
-def build(case: Case, library: str) -> Side:
-    """AdamW and CosineAnnealingLR after a few steps. The same seed for each library: the same numbers."""
-    package, options = LIBRARIES[library]
+def grouped(params: Sequence[Tensor], count: int) -> list[dict[str, Any]]:
+    """Parameter groups of one size, with learning rates that differ."""
+    size = -(-len(params) // count)
+    return [{"params": params[i : i + size], "lr": 1e-4 * (1 + i % 7)} for i in range(0, len(params), size)]
+
+
+def build(case: Case, name: str) -> Side:
+    """The optimizer and CosineAnnealingLR after a few steps. The same seed for each library: the same numbers."""
+    peer, module = PEERS[name], load(name)
     generator = torch.Generator().manual_seed(0)
     dtype = getattr(torch, case.dtype)
     params = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in case.shapes]
     grads = [torch.randn(shape, generator=generator).to(dtype) for shape in case.shapes]
-    size = -(-len(params) // case.groups)
-    groups = [{"params": params[i : i + size], "lr": 1e-4 * (1 + i % 7)} for i in range(0, len(params), size)]
-    optimizer = package.AdamW(groups, **options)
-    scheduler = package.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10_000_000)
-    side = Side(params, grads, optimizer, scheduler)
+    grads = [None if i in case.idle else grad for i, grad in enumerate(grads)]
+    groups = grouped(params, case.groups)
+    if peer.tensor_lr:
+        groups = [{**group, "lr": torch.tensor(group["lr"])} for group in groups]
+    begin = perf_counter()
+    optimizer = peer.make(module, groups, case)
+    facts = {"version": peer.version, "construction": perf_counter() - begin}
+    schedulers = fusedsched.lr_scheduler if module is fusedsched else torch.optim.lr_scheduler
+    scheduler = schedulers.CosineAnnealingLR(optimizer, T_max=10_000_000)
+    step = torch.compile(lambda: optimizer.step()) if peer.compiled else optimizer.step
+    side = Side(params, grads, optimizer, scheduler, step, facts)
     side.give_gradients()
-    for _ in range(WARM_STEPS):
-        optimizer.step()
+    with Peak() as peak:
+        begin = perf_counter()
+        step()
+        facts["first_step"] = perf_counter() - begin
+    facts["peak_bytes"] = peak.bytes
+    scheduler.step()
+    begin = perf_counter()
+    for _ in range(WARM_STEPS - 1):
+        step()
         scheduler.step()
+    if peer.compiled:  # a second graph is compiled once there is state
+        facts["compile_seconds"] = facts["first_step"] + perf_counter() - begin
     return side
+
+
+def assemble(
+    case: Case, names: Sequence[str], compiled_tensors: int = COMPILED_TENSORS
+) -> tuple[dict[str, Side], dict[str, str]]:
+    """All sides that can be built and agree with ours, and why the others cannot.
+
+    Raises what our own side and torch's raise: without them there is nothing to compare.
+    """
+    sides: dict[str, Side] = {}
+    skipped: dict[str, str] = {}
+    for name in names:
+        reason = PEERS[name].reason(case, "cpu", compiled_tensors)
+        if reason is not None:
+            skipped[name] = reason
+            continue
+        needed = PEERS[name].distribution in ("fusedsched", "torch") and not PEERS[name].compiled
+        try:
+            side = build(case, name)
+            if PEERS[name].exact and sides:
+                check_agreement(case, {OURS: sides[OURS], name: side})
+            sides[name] = side
+        except Exception as error:
+            if needed and not _known_fault(case, name):
+                raise
+            skipped[name] = first_line(error)
+    return sides, skipped
+
+
+def _known_fault(case: Case, name: str) -> bool:
+    """`SGD(fused=True)` of torch 2.13.0 leaves most 16-bit parameters unchanged on CPUs: shown, not fatal."""
+    return name == "torch fused" and case.optimizer == "sgd" and case.dtype in ("bfloat16", "float16")
+
+
+def tolerance_of(case: Case) -> dict[str, float]:
+    """How far parameters may be apart after WARM_STEPS. In float32 that is a few roundings of the parameter, and less
+    than a forgotten weight decay; 16-bit numbers cannot tell so small learning rates apart."""
+    low = case.dtype in ("bfloat16", "float16")
+    return dict(rtol=2e-2, atol=2e-3) if low else dict(rtol=2e-6, atol=1e-6)
 
 
 def check_agreement(case: Case, sides: dict[str, Side]) -> None:
     """Whoever is compared has to compute the same. Raises RuntimeError where the parameters differ."""
-    tolerance = dict(rtol=2e-2, atol=2e-3) if case.dtype == "bfloat16" else dict(rtol=1e-4, atol=1e-6)
-    ours = sides["fusedsched"]
+    ours, tolerance = sides[OURS], tolerance_of(case)
     for name, side in sides.items():
         for i, (p, q) in enumerate(zip(ours.params, side.params, strict=True)):
             if not torch.allclose(p, q, **tolerance):
@@ -72,11 +132,16 @@ def check_finite(case: Case, sides: dict[str, Side]) -> None:
             raise RuntimeError(f"{case.name}: the parameters of {name} are not finite after the race.")
 
 
+def host_only(case: Case) -> Case:
+    """The same numbers of tensors and groups with one element each: what a step of it takes is the host's."""
+    return replace(case, shapes=((1,),) * len(case.shapes), threads=1)
+
+
 def stepping(side: Side) -> Timed:
     """`opt.step(); sched.step()`."""
 
     def run(calls: int) -> float:
-        step, schedule = side.optimizer.step, side.scheduler.step
+        step, schedule = side.step, side.scheduler.step
         begin = perf_counter()
         for _ in range(calls):
             step()
@@ -122,7 +187,7 @@ def training(side: Side) -> Timed:
     return run
 
 
-def calling(function: Callable[[], None]) -> Timed:
+def calling(function: Callable[[], Any]) -> Timed:
     """Any function."""
 
     def run(calls: int) -> float:

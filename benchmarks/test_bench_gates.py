@@ -5,14 +5,14 @@ from functools import cache
 
 import pytest
 
-from benchmarks.cases import CASES
-from benchmarks.measure import FEWEST_ROUNDS, QUICK
-from benchmarks.races import GATES, run_case
+from .cases import CASES
+from .measure import FEWEST_ROUNDS, QUICK
+from .races import GATES, run_case
 
 
 @cache
 def rows_of(name):
-    return {(row["what"], row["against"]): row for row in run_case(CASES[name], QUICK)[0]}
+    return {(row["what"], row["against"]): row for row in run_case(CASES[name], QUICK)["rows"]}
 
 
 @pytest.mark.perf
