@@ -74,13 +74,17 @@ class Stepper:
 
 def may_capture(optimizer: Any) -> Any:
     """A function that says whether a graph is being captured on the optimizer's device; None: there never is one."""
-    return optimizer._capturing if getattr(optimizer, "_has_device", None) and optimizer._has_device() else None
+    if not hasattr(optimizer, "_follow"):
+        return None
+    plan = optimizer._plan
+    device = optimizer._has_device() if plan is None else "cuda" in plan.name
+    return optimizer._capturing if device else None
 
 
 def step(scheduler: Any) -> bool:
     """The step, if it belongs to a captured graph or to a scheduler that has been in one."""
     optimizer, follower = scheduler.optimizer, scheduler._follower
-    capturing = may_capture(optimizer)
+    capturing = may_capture(optimizer) if follower is None else optimizer._capturing
     if capturing is None or (follower is None and not capturing()):
         return False
     if follower is None:

@@ -2,10 +2,10 @@
 """Where the state that kernels read lies in memory.
 
 Small tensors share one storage: a step over thousands of them is bound by the number of cache lines that it reads, and
-one storage is one object to check instead of thousands. A large one on the CPU begins at the page offset of its
+one storage is one object to check instead of thousands. A large 16-bit one on the CPU begins at the page offset of its
 parameter: where the four arrays that are walked side by side lie at different offsets, a store is mistaken for one to
-the address of a later load (the processor compares the lowest 12 bits first), and 16-bit steps take up to a tenth
-longer.
+the address of a later load (the processor compares the lowest 12 bits first), and a step takes up to a tenth longer.
+Wider types wait for memory anyway.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _padded(p: Tensor) -> int:
 
 def _at_offset_of(p: Tensor) -> Tensor:
     """Zeros like p, in a storage of their own, at p's place within a page."""
-    if p.device.type != "cpu":
+    if p.device.type != "cpu" or p.element_size() > 2:
         return torch.zeros_like(p, memory_format=torch.preserve_format, requires_grad=False)
     size = p.element_size()
     room = torch.zeros(p.numel() + _PAGE // size, dtype=p.dtype, device="cpu")
