@@ -3,11 +3,18 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .cases import PLAIN
+if __name__ == "__main__" and not __package__:  # run as a script: Python looks for modules in this folder then
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from benchmarks.render import main
+
+    raise SystemExit(main())
+
+from .cases import PLAIN  # noqa: E402
 
 COLUMNS = (
     ("model", "<"), ("what", "<"), ("against", "<"), ("threads", ">"), ("fusedsched", ">"), ("other", ">"),
@@ -257,7 +264,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     print(render(json.loads(args.file.read_text()), args.gates, args.short))
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

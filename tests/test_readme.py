@@ -2,6 +2,8 @@
 """The README's scripts run as printed, the swap gives what torch gives, and what it points to is there."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,10 @@ def test_files_and_make_targets_that_it_names_exist():
     makefile = (README.parent / "Makefile").read_text()
     named = set(re.findall(r"(?:^|`)make (\w+)", TEXT, re.M))
     assert named and all(re.search(rf"^{target}:", makefile, re.M) for target in named)
+
+
+def test_the_table_of_figures_is_what_the_script_prints():
+    command, shown = re.search(r"<!-- benchmark table: python (.+?) -->\n(.*?)<!-- end -->", TEXT, re.S).groups()
+    done = subprocess.run([sys.executable, *command.split()], cwd=README.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert shown.strip() == done.stdout.strip() and "passed" in shown
