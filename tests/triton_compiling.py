@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles kernels of the Triton backend for a GPU that need not be here, and prints what became of them as JSON.
 
-python tests/triton_compiling.py ARCH, in a process without TRITON_INTERPRET.
+python tests/triton_compiling.py ARCH [all], in a process without TRITON_INTERPRET. "all": every rule in every mixture
+of types, which takes minutes; otherwise those that the laws look at.
 """
 
 import json
@@ -81,6 +82,19 @@ def facts(kernel):
     }
 
 
+def product(arch):
+    """name -> facts of all rules in all types, aligned or not, with AMP and without."""
+    return {
+        f"{rule}/{types}/{'' if aligned else 'un'}aligned{'/amp' if amp else ''}": facts(
+            update(arch, rule, types, aligned=aligned, write_grad=amp)
+        )
+        for rule in rules.RULES
+        for types in TYPES
+        for aligned in (True, False)
+        for amp in (False, True)
+    }
+
+
 def everything(arch, every_rule):
     """name -> facts of the variants: all rules in float32, the longest one in all types, aligned or not, with AMP."""
     found = {}
@@ -97,4 +111,5 @@ def everything(arch, every_rule):
 
 
 if __name__ == "__main__":
-    print(json.dumps(everything(int(sys.argv[1]), every_rule=sys.argv[1] == "90")))
+    target = int(sys.argv[1])
+    print(json.dumps(product(target) if "all" in sys.argv else everything(target, every_rule=target == 90)))
