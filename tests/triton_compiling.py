@@ -12,10 +12,13 @@ import subprocess
 import sys
 import tempfile
 
+import torch
 import triton
 from fusedsched.triton_kernels import rules, step, tuning
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from fusedsched.optim._triton_launches import warps_of
 
 F32, F64, BF16, F16 = (f"torch.{name}" for name in ("float32", "float64", "bfloat16", "float16"))
 # (parameter, gradient, states, computed in)
@@ -54,7 +57,8 @@ def update(arch, rule, types, aligned=True, write_grad=False, **options):
     constants = dict(RULE=rules.RULES.index(rule), P=param, G=grad, S0=state, S1=state, S2=state, A=wide)
     constants |= dict(ALIGNED=aligned, WRITE_GRAD=write_grad, BLOCK=tuning.BLOCK)
     scalars = {"scalars": "*fp64" if wide == step.TYPES[F64] else "*fp32"}
-    return compiled(step.update_kernel, constants, arch, tuning.WARPS, scalars, **options)
+    warps = warps_of(tuple(getattr(torch, name.removeprefix("torch.")) for name in TYPES[types]))
+    return compiled(step.update_kernel, constants, arch, warps, scalars, **options)
 
 
 def prepare(arch, adam, amp):

@@ -10,6 +10,10 @@ BLOCK = 2048
 WARPS = 8
 """Warps of an update program. 8 elements of 5 arrays in float32 need some 40 registers of the 255 that there are."""
 
+MIXED_FLOAT64_WARPS = 16
+"""The same where float64 is computed from narrower arrays too: with 8 one kernel spills on sm_80, with 4 some do on
+sm_100."""
+
 PROGRAMS_PER_PROCESSOR = 4
 """Persistent update programs for each multiprocessor: 4 * 256 threads, half of what an H100 holds at once."""
 

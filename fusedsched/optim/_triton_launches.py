@@ -165,8 +165,14 @@ class Launches:
             step.update_kernel[(min(n_chunks, most),)](
                 control, launch.arrays, self._grads[launch.first :], launch.chunks, n_chunks, scalars,
                 RULE=rule, **types_of_kernel(types), ALIGNED=aligned, WRITE_GRAD=write_grads, BLOCK=tuning.BLOCK,
-                num_warps=tuning.WARPS, enable_fp_fusion=False,
+                num_warps=warps_of(types), enable_fp_fusion=False,
             )  # fmt: skip
+
+
+def warps_of(types: tuple[torch.dtype, ...]) -> int:
+    """Warps of the update program for a mixture of types; the last one is what it computes in."""
+    mixed = types[-1] == torch.float64 and any(t != torch.float64 for t in types)
+    return tuning.MIXED_FLOAT64_WARPS if mixed else tuning.WARPS
 
 
 def types_of_kernel(types: tuple[torch.dtype, ...]) -> dict[str, Any]:
