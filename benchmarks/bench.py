@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = found.add_argument
-    add("--quick", action="store_true", help="fewer, shorter rounds and no big lists: about two minutes")
+    add("--quick", action="store_true", help="fewer, shorter rounds and no big lists: a few minutes")
     add("--smoke", action="store_true", help="tiny sizes, one round, no verdict: does it run at all?")
     add("--case", action="append", metavar="NAME", help="one of the cases below; may be repeated, as the next three")
     add("--optimizer", action="append", choices=OPTIMIZERS, help="instead of what the case has")

@@ -11,7 +11,7 @@ from .gpu_memory import COPY, TRIAD
 from .gpu_sides import CONSTANT
 from .measure import Result, Settings
 from .peers import CAPTURABLE, FUSED, OURS
-from .races import TWIN as TWIN, verdict
+from .races import TWIN as TWIN, head, row
 
 DEVICE, COLD = "device time, graph replay", "device time, graph replay, L2 cold"
 EAGER, HOST_TIME = "eager step + schedule", "host time of step + schedule"
@@ -54,43 +54,16 @@ def rows_of(case: Case, what: str, result: Result, settings: Settings) -> list[d
     if OURS not in result.times:
         return []
     hidden = {OURS, TWIN, *FLOORS}
-    return [_row(case, what, name, result, settings) for name in result.times if name not in hidden]
+    floor = _floor(case, result)
+    return [row(case, what, name, result, settings, GATES, floor) for name in result.times if name not in hidden]
 
 
-def _row(case: Case, what: str, against: str, result: Result, settings: Settings) -> dict[str, Any]:
-    low, ratio, high = result.ratio(against, OURS)
-    gate = GATES.get((case.name, what, against))
-    floor = {}
-    if COPY_FLOOR in result.times:
-        seconds = result.seconds(COPY_FLOOR)
-        floor = {"seconds": seconds, "bytes_per_parameter": case.bytes_per_parameter, "bandwidth": case.moved / seconds}
-    return {
-        **head(case, what, against),
-        "ours": result.seconds(OURS),
-        "theirs": result.seconds(against),
-        "ratio": ratio,
-        "quartiles": [low, high],
-        "spread": result.spread(OURS, TWIN),
-        "gate": gate,
-        "verdict": verdict(ratio, gate, result, settings),
-        "clean": len(result.clean),
-        "rounds": len(result.foreign),
-        "floor": floor,
-    }
-
-
-def head(case: Case, what: str, against: str) -> dict[str, Any]:
-    """What a row is about."""
-    return {
-        "case": case.name,
-        "title": case.title,
-        "dtype": case.dtype,
-        "optimizer": case.optimizer,
-        "backend_asked": case.backend,
-        "threads": case.threads,
-        "what": what,
-        "against": against,
-    }
+def _floor(case: Case, result: Result) -> dict[str, float]:
+    """The bytes at the bandwidth of a copy on this device."""
+    if COPY_FLOOR not in result.times:
+        return {}
+    seconds = result.seconds(COPY_FLOOR)
+    return {"seconds": seconds, "bytes_per_parameter": case.bytes_per_parameter, "bandwidth": case.moved / seconds}
 
 
 def launch_row(case: Case, contestants: Sequence[dict[str, Any]], settings: Settings) -> dict[str, Any]:

@@ -74,10 +74,8 @@ def floor_of(case: Case, what: str, result: Result) -> dict[str, float]:
     return {"seconds_per_tensor": result.seconds(OURS) / len(case.shapes)} if case.host and what != LOOP else {}
 
 
-def row(case: Case, what: str, against: str, result: Result, settings: Settings) -> dict[str, Any]:
-    """One line of the table, as plain data. Times are seconds."""
-    low, ratio, high = result.ratio(against, OURS)
-    gate = GATES.get((case.name, what, against))
+def head(case: Case, what: str, against: str) -> dict[str, Any]:
+    """What a row is about."""
     return {
         "case": case.name,
         "title": case.title,
@@ -87,6 +85,23 @@ def row(case: Case, what: str, against: str, result: Result, settings: Settings)
         "threads": case.threads,
         "what": what,
         "against": against,
+    }
+
+
+def row(
+    case: Case,
+    what: str,
+    against: str,
+    result: Result,
+    settings: Settings,
+    gates: dict[tuple[str, str, str], float] = GATES,
+    floor: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """One line of the table, as plain data. Times are seconds. `floor`: in place of the one of this processor."""
+    low, ratio, high = result.ratio(against, OURS)
+    gate = gates.get((case.name, what, against))
+    return {
+        **head(case, what, against),
         "ours": result.seconds(OURS),
         "theirs": result.seconds(against),
         "ratio": ratio,
@@ -96,7 +111,7 @@ def row(case: Case, what: str, against: str, result: Result, settings: Settings)
         "verdict": verdict(ratio, gate, result, settings),
         "clean": len(result.clean),
         "rounds": len(result.foreign),
-        "floor": floor_of(case, what, result),
+        "floor": floor_of(case, what, result) if floor is None else floor,
     }
 
 

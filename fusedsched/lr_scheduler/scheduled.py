@@ -266,6 +266,7 @@ class Scheduled(saving.Restored):
             self._origins = Origins([(t, x) for t, x in points], self._settings())
 
     def __getstate__(self) -> tuple[dict[str, Any], Any]:
+        self._settle()
         self._drop_track()
         return self.__dict__.copy(), self._origins.points if self._known() else None
 
