@@ -30,20 +30,20 @@ def build_plan(optimizer: FusedOptimizer) -> Any:
     chosen = optimizer._backend
     if chosen == "reference" or optimizer.defaults["differentiable"]:
         return EagerPlan(optimizer)
-    if chosen == "auto":
-        _native.module_or_warn()
     plans = []
     for device in dict.fromkeys(p.device for group in optimizer.param_groups for p in group["params"]):
         name = backends.for_device(chosen, device)
         if name is not None:
             tidy_states(optimizer, device)
             plans.append(_MAKERS[name](optimizer, device))
-    if not plans and chosen == "auto":
-        return EagerPlan(optimizer)
     unserved = [set(plan.foreign()) for plan in plans]
     left = sorted(set.intersection(*unserved)) if plans else _everything(optimizer)
     if left and chosen != "auto":
         raise RuntimeError(_refusal(optimizer, chosen, *left[0]))
+    if left:
+        _native.module_or_warn()  # only now: a GPU with Triton does without the extension
+    if not plans:
+        return EagerPlan(optimizer)
     _install_schedules(optimizer, plans)
     return plans[0] if len(plans) == 1 and not left else Together(optimizer, plans, left)
 
