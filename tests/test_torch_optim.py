@@ -156,3 +156,31 @@ def test_another_optimizer_is_noticed(name):
 def test_the_scripts_run_with_the_reference_classes():
     eager = maker("reference-classes")
     assert_same(scripts_groups.groups(eager, "AdamW"), scripts_groups.groups(torch_twin, "AdamW"))
+
+
+class Wrapped:
+    """A wrapper as trainers hand it to their users: of the optimizer's class, and all attributes are the optimizer's."""
+
+    def __init__(self, optimizer):
+        self._optimizer = optimizer
+        self.__class__ = type("Wrapped" + type(optimizer).__name__, (type(self), type(optimizer)), {})
+
+    def step(self, closure=None):
+        return self._optimizer.step(closure)
+
+    def __getattr__(self, name):
+        return getattr(self._optimizer, name)
+
+
+def test_a_wrapper_of_its_class_shows_its_attributes(product):
+    p = torch.ones(3, requires_grad=True)
+    optimizer = product("AdamW", [p], lr=0.5)
+    wrapped = Wrapped(optimizer)
+    p.square().sum().backward()
+    wrapped.step()
+    wrapped.zero_grad()
+    assert isinstance(wrapped, torch.optim.AdamW) and wrapped.param_groups is optimizer.param_groups
+    assert wrapped.state is optimizer.state and wrapped.backend == optimizer.backend and wrapped.skipped_steps == 0
+    assert p.grad is None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = wrapped.nonsense

@@ -120,7 +120,10 @@ class Followed:
         """torch's list of groups, up to date with captured graphs (which, after a capture, waits for the device)."""
         if self.__dict__.get("_followers"):
             self._settle()
-        return self.__dict__["param_groups"]
+        try:
+            return self.__dict__["param_groups"]
+        except KeyError:  # the wrappers of some trainers take this class and not its attributes, which they hand through
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute 'param_groups'") from None
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
