@@ -60,6 +60,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("adopt_counts", &Plan::adopt_counts)
       .def("set_program", &Plan::set_program)
       .def("advance", &Plan::advance)
+      .def("advance_by", &Plan::advance_by)
+      .def("check_counts", &Plan::check_counts)
       .def_property_readonly("device", &Plan::device)
       .def_property_readonly("name", &Plan::name);
   py::class_<fs::CpuPlan, Plan>(m, "CpuPlan")
@@ -67,7 +69,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
            py::arg("state"), py::arg("clocks"));
   py::class_<fs::CudaPlan, Plan>(m, "CudaPlan")
       .def(py::init<bool, py::list, py::dict, at::Tensor, at::Tensor, py::object>(), py::arg("adam"),
-           py::arg("param_groups"), py::arg("state"), py::arg("clocks"), py::arg("past_horizon"), py::arg("stream_of"))
+           py::arg("param_groups"), py::arg("state"), py::arg("clocks"), py::arg("flags"), py::arg("stream_of"))
       .def("follow", &fs::CudaPlan::follow)
       .def("write", &fs::CudaPlan::write, py::arg("host"), py::arg("there") = py::none())
       .def("tick", &fs::CudaPlan::tick)

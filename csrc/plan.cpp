@@ -226,9 +226,10 @@ Plan::Outcome Plan::outcome() {
   return edits ? kDoneWithEdits : kDone;
 }
 
-void Plan::set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) {
+bool Plan::set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) {
   groups_.at(group).set_program(name, std::move(table), unit, shown,
                                 on_host_ ? clocks_.const_data_ptr<int64_t>() : nullptr);
+  return false;
 }
 
 std::vector<std::pair<int, int>> Plan::foreign() const {

@@ -152,9 +152,15 @@ class Plan {
   virtual std::vector<std::pair<at::Tensor, int64_t>> exact_counts() const;
   void adopt_counts(const std::vector<std::pair<at::Tensor, int64_t>>& counts);
 
-  void set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown);
-  // Moves a clock on and shows the values of the programs at the present clocks.
+  // Puts a program into a slot of a group, in place of what was there; `shown` stands in the group and shows its value.
+  // True: the group needs another rule now, which a captured graph cannot get; nothing was put anywhere then that it
+  // reads, and the plan is out of date.
+  virtual bool set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown);
+  // Moves a clock on and shows the values of the programs at the present clocks. The second: by what a tensor on the
+  // device holds when the device comes to it; a negative number moves nothing, and check_counts throws later.
   virtual void advance(int unit, int64_t amount) = 0;
+  virtual void advance_by(int unit, const at::Tensor& amount) { advance(unit, amount.item<int64_t>()); }
+  virtual void check_counts() {}
 
  protected:
   struct Work;  // what one step updates

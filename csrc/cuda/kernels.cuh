@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels of other files that runtime.cu launches: those of a step, of which step.cu is compiled once for each loop, and
-// telemetry's.
+// Kernels of other files that runtime.cu launches: those of step.cu, compiled once for each loop, and telemetry's.
 #pragma once
 
 #include <cuda_runtime.h>

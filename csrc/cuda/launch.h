@@ -101,7 +101,8 @@ struct Runtime {
   const char* (*advance)(int device, uint64_t stream, int64_t* clock, int64_t by, const int32_t* held);
   // Adds the number on the device that `by` points to, int64 if `wide`, else int32. A negative one adds nothing and
   // sets *negative to 1, memory that the host can read.
-  const char* (*advance_by)(int device, uint64_t stream, int64_t* clock, const void* by, bool wide, int32_t* negative);
+  const char* (*advance_by)(int device, uint64_t stream, int64_t* clock, const void* by, bool wide,
+                            int32_t* negative);
   // Shows the present values of all programs of the groups, edited ones excepted.
   const char* (*show)(int device, uint64_t stream, Group* groups, int n_groups, int32_t* past_horizon);
   // Writes the row of telemetry (core/telemetry.h) that belongs to the step that is launched next with this header.

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from fusedsched import _native
 from fusedsched.optim import backends
-from fusedsched.optim._clocks import UNITS
+from fusedsched.optim._clocks import NAMES, UNITS
 from fusedsched.optim._eager import EagerPlan, EagerUpdates
+from fusedsched.optim._hyperparameters import Slot
 from fusedsched.optim._scheduled import scheduled_slots
 from fusedsched.optim._state import tidy_states
+from fusedsched.schedules import Schedule
 
 if TYPE_CHECKING:
     from fusedsched.optim._base import FusedOptimizer
@@ -63,9 +65,18 @@ def _refusal(optimizer: FusedOptimizer, chosen: str, g: int, i: int) -> str:
 
 def _install_schedules(optimizer: FusedOptimizer, plans: list[Any]) -> None:
     for index, group, slot, schedule in scheduled_slots(optimizer.param_groups, optimizer._slots):
-        tensor = optimizer._shown.install(group, slot, _device_of(group, plans))
-        for plan in plans:
-            plan.set_program(index, slot.name, schedule.program.table.tolist(), UNITS.index(schedule.unit), tensor)
+        install_schedule(optimizer, plans, index, group, slot, schedule)
+
+
+def install_schedule(
+    optimizer: FusedOptimizer, plans: list[Any], index: int, group: dict[str, Any], slot: Slot, schedule: Schedule
+) -> bool:
+    """Puts a schedule into the plans. True: a captured graph cannot get it, and the plans are out of date."""
+    device = _device_of(group, plans)
+    optimizer._shown.reserve(device, len(optimizer._groups()) * len(optimizer._slots))
+    tensor = optimizer._shown.install(group, slot, device)
+    program, unit = schedule.program.table.tolist(), UNITS.index(schedule.unit)
+    return any([plan.set_program(index, slot.name, program, unit, tensor) for plan in plans])
 
 
 def _device_of(group: dict[str, Any], plans: list[Any]) -> torch.device:
@@ -82,10 +93,10 @@ def _cpu_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
 
 def _cuda_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
     clocks = optimizer._clocks.on(device)
-    past_horizon = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
+    flags = torch.zeros(len(NAMES), dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
     stream_of = torch._C._cuda_getCurrentRawStream if device.type == "cuda" else _no_stream
     return _native.module().CudaPlan(
-        optimizer._adam, optimizer.param_groups, optimizer.state, clocks, past_horizon, stream_of
+        optimizer._adam, optimizer.param_groups, optimizer.state, clocks, flags, stream_of
     )
 
 
@@ -111,6 +122,11 @@ def recorder_of(plan: Any) -> Any:
 def plans_of(plan: Any) -> list[Any]:
     """The plans with kernels in what `build_plan` made."""
     return plan.plans if isinstance(plan, Together) else [] if isinstance(plan, EagerPlan) else [plan]
+
+
+def every_plan(plan: Any) -> list[Any]:
+    """The same, or the reference's where it is alone. None: not built yet."""
+    return [] if plan is None else plans_of(plan) or [plan]
 
 
 class Together:

@@ -90,7 +90,9 @@ class Recorded:
         """
         if last is not None and (not isinstance(last, int) or isinstance(last, bool) or last < 0):
             raise ValueError(f"telemetry() got last={last!r}. It must be an integer, zero or more, or None for all.")
-        return self._recording().read(self._slots, last)
+        ring = self._recording()
+        self._check_counts()
+        return ring.read(self._slots, last)
 
     def log_grad_norm(self, norm: float | Tensor) -> None:
         """The gradient norm that belongs to the next update, and to that one alone. A tensor is not waited for.
