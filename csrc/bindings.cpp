@@ -50,6 +50,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
                        bool counts) { return int(p.apply(scale, found_inf, counts)); })
       .def("step", [](Plan& p, const py::list& g, const py::dict& s, const OptionalTensor& scale,
                       const OptionalTensor& found_inf) { return int(p.step(g, s, scale, found_inf)); })
+      .def("skip", [](Plan& p, const py::list& g, const at::Tensor& found_inf) { return int(p.skip(g, found_inf)); })
+      .def("record_to", &Plan::record_to)
       .def("zero_grad", &Plan::zero_grad)
       .def("missing", &Plan::missing)
       .def("foreign", &Plan::foreign)
@@ -58,6 +60,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("adopt_counts", &Plan::adopt_counts)
       .def("set_program", &Plan::set_program)
       .def("advance", &Plan::advance)
+      .def("advance_by", &Plan::advance_by)
+      .def("check_counts", &Plan::check_counts)
       .def_property_readonly("device", &Plan::device)
       .def_property_readonly("name", &Plan::name);
   py::class_<fs::CpuPlan, Plan>(m, "CpuPlan")
@@ -65,7 +69,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
            py::arg("state"), py::arg("clocks"));
   py::class_<fs::CudaPlan, Plan>(m, "CudaPlan")
       .def(py::init<bool, py::list, py::dict, at::Tensor, at::Tensor, py::object>(), py::arg("adam"),
-           py::arg("param_groups"), py::arg("state"), py::arg("clocks"), py::arg("past_horizon"), py::arg("stream_of"))
+           py::arg("param_groups"), py::arg("state"), py::arg("clocks"), py::arg("flags"), py::arg("stream_of"))
       .def("follow", &fs::CudaPlan::follow)
       .def("write", &fs::CudaPlan::write, py::arg("host"), py::arg("there") = py::none())
       .def("tick", &fs::CudaPlan::tick)

@@ -14,6 +14,13 @@ namespace {
 // An empty tensor has no address; to the kernel, none means no gradient.
 void* const kNoElements = reinterpret_cast<void*>(16);
 
+size_t slot_named(const Group& group, const std::string& name) {
+  const auto& slots = group.slots();
+  const auto found = std::find_if(slots.begin(), slots.end(), [&](const Slot& s) { return s.name == name; });
+  TORCH_CHECK_VALUE(found != slots.end(), "'", name, "' cannot be scheduled by this optimizer.");
+  return found - slots.begin();
+}
+
 const fs_cuda::Runtime& present_runtime() {
   const fs_cuda::Runtime* runtime = cuda_runtime();
   TORCH_CHECK(runtime != nullptr, "fusedsched was built without CUDA.");
@@ -22,12 +29,12 @@ const fs_cuda::Runtime& present_runtime() {
 
 }  // namespace
 
-CudaPlan::CudaPlan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor past_horizon,
+CudaPlan::CudaPlan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor flags,
                    py::object stream_of)
     : Plan(adam, std::move(param_groups), std::move(state), clocks, clocks.device(), false),
       runtime_(present_runtime()),
       stream_of_(std::move(stream_of)),
-      past_horizon_(std::move(past_horizon)),
+      flags_(std::move(flags)),
       ticket_(at::zeros({1}, clocks.options().dtype(at::kInt))),
       idle_(std::make_unique<Part>()) {}
 
@@ -41,8 +48,18 @@ bool CudaPlan::capturing() const {
   return answer;
 }
 
+void CudaPlan::check_counts() {
+  auto* flags = flags_.mutable_data_ptr<int32_t>();
+  for (const auto& [unit, name] : {std::pair{kSamples, "samples"}, std::pair{kTokens, "tokens"}}) {
+    const bool negative = std::exchange(flags[unit], 0) != 0;  // said once: the clock has held, and goes on
+    TORCH_CHECK_VALUE(!negative, "advance() got a negative number of ", name, " in a tensor on ", device_,
+                      ". That call advanced nothing. Numbers of samples and tokens must be zero or more.");
+  }
+}
+
 void CudaPlan::check_horizons() {
-  if (*past_horizon_.const_data_ptr<int32_t>() == 0) return;
+  check_counts();
+  if (*flags_.const_data_ptr<int32_t>() == 0) return;
   const at::Tensor clocks = clocks_.cpu();
   for (const Group& group : groups_) {
     if (group.has_programs()) group.check_horizons(clocks.const_data_ptr<int64_t>());
@@ -52,10 +69,13 @@ void CudaPlan::check_horizons() {
 
 Plan::Outcome CudaPlan::check(const py::list& param_groups, const py::dict& state) {
   const Outcome found = Plan::check(param_groups, state);
-  if (found != kDone) return found;
+  return found == kDone ? prepare_tables(work_->moved && pending()) : found;
+}
+
+// Brings what the kernels read up to date with the groups; with the arrays too, if they moved.
+Plan::Outcome CudaPlan::prepare_tables(bool moved) {
   const bool ready = groups_table_.defined();
   if (ready && !read_numbers(false)) return kRebuild;
-  const bool moved = work_->moved && pending();
   if (ready && !moved) return kDone;
   TORCH_CHECK(!capturing(), "This CUDA graph cannot hold optimizer.step(): ",
               ready ? "a parameter or its state moved, or has its first gradient," : "it is the optimizer's first step,",
@@ -81,14 +101,14 @@ void CudaPlan::address_gradients() {
   present_ = work_->entries;
 }
 
-void CudaPlan::launch(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last) {
+void CudaPlan::address(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last) {
   fs_cuda::Launch& args = part.launch;
   args.arrays = part.arrays.defined() ? static_cast<const fs_cuda::Array*>(part.arrays.const_data_ptr()) : nullptr;
   args.groups = static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr());
   args.values = static_cast<double*>(numbers_.mutable_data_ptr());
   args.clocks = static_cast<int64_t*>(clocks_.mutable_data_ptr());
   args.ticket = static_cast<uint32_t*>(ticket_.mutable_data_ptr());
-  args.past_horizon = static_cast<int32_t*>(past_horizon_.mutable_data_ptr());
+  args.past_horizon = flags_.mutable_data_ptr<int32_t>();
   args.grad_scale = scale ? scale->const_data_ptr<float>() : nullptr;
   args.found_inf = found_inf ? found_inf->const_data_ptr<float>() : nullptr;
   args.n_arrays = static_cast<int32_t>(part.members.size());
@@ -96,7 +116,6 @@ void CudaPlan::launch(Part& part, const OptionalTensor& scale, const OptionalTen
   args.n_edits = static_cast<int32_t>(edits_.size());
   args.last = last;
   std::copy(edits_.begin(), edits_.end(), args.edits);
-  check_cuda(runtime_.step(index(), stream(), part.rule, part.loop, part.blocks, args));
 }
 
 Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
@@ -106,7 +125,7 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
   };
   const OptionalTensor scale_here = here(scale), found_inf_here = here(found_inf);
   const bool in_capture = capturing();
-  captured_ |= in_capture;
+  if (in_capture) note_capture();
   if (!edits_.empty() && (in_capture || edits_.size() > fs_cuda::kMaxEdits)) flush_numbers(in_capture);
   address_gradients();
   std::vector<Part*> chosen;
@@ -114,7 +133,11 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
     if (part->present > 0) chosen.push_back(part.get());
   }
   if (chosen.empty()) chosen.push_back(idle_.get());
-  for (Part* part : chosen) launch(*part, scale_here, found_inf_here, part == chosen.back());
+  for (Part* part : chosen) address(*part, scale_here, found_inf_here, part == chosen.back());
+  if (ring_.defined()) record(*chosen.front());
+  for (Part* part : chosen) {
+    check_cuda(runtime_.step(index(), stream(), part->rule, part->loop, part->blocks, part->launch));
+  }
   edits_.clear();
   if (scale) {
     at::NoGradGuard no_grad;
@@ -125,12 +148,39 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
 }
 
 void CudaPlan::advance(int unit, int64_t amount) {
-  if (!groups_table_.defined()) return build_groups();  // which comes back here if there is something to show
+  if (!groups_table_.defined()) prepare_tables(false);
   auto* clocks = static_cast<int64_t*>(clocks_.mutable_data_ptr());
   if (amount != 0) check_cuda(runtime_.advance(index(), stream(), clocks + unit, amount, nullptr));
+  show();
+}
+
+void CudaPlan::advance_by(int unit, const at::Tensor& amount) {
+  if (!groups_table_.defined()) prepare_tables(false);
+  captured_ |= capturing();
+  const at::Tensor number = amount.scalar_type() == at::kInt ? amount : amount.to(at::kLong);
+  check_cuda(runtime_.advance_by(index(), stream(), static_cast<int64_t*>(clocks_.mutable_data_ptr()) + unit,
+                                 number.const_data_ptr(), number.scalar_type() == at::kLong,
+                                 flags_.mutable_data_ptr<int32_t>() + unit));
+  show();
+}
+
+void CudaPlan::show() {
+  if (std::none_of(groups_.begin(), groups_.end(), [](const Group& group) { return group.has_programs(); })) return;
   check_cuda(runtime_.show(index(), stream(), static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr()),
-                           static_cast<int>(groups_.size()),
-                           static_cast<int32_t*>(past_horizon_.mutable_data_ptr())));
+                           static_cast<int>(groups_.size()), flags_.mutable_data_ptr<int32_t>()));
+}
+
+bool CudaPlan::set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) {
+  Plan::set_program(group, name, std::move(table), unit, std::move(shown));
+  if (!groups_table_.defined()) return false;
+  groups_[group].refresh();
+  if (leaves_graph(group)) return true;
+  const size_t slot = slot_named(groups_[group], name);
+  followed_.erase(static_cast<int64_t>(group * kMaxSlots + slot));
+  rewrite(group, slot);
+  *flags_.mutable_data_ptr<int32_t>() = 0;  // those that have ended say so again
+  show();
+  return false;
 }
 
 std::vector<std::pair<at::Tensor, int64_t>> CudaPlan::exact_counts() const {
@@ -147,10 +197,7 @@ std::vector<std::pair<at::Tensor, int64_t>> CudaPlan::exact_counts() const {
 
 void CudaPlan::follow(int group, const std::string& name, const at::Tensor& program, const at::Tensor& clock,
                       double held, int64_t until) {
-  const auto& slots = groups_.at(group).slots();
-  const auto found = std::find_if(slots.begin(), slots.end(), [&](const Slot& s) { return s.name == name; });
-  TORCH_CHECK_VALUE(found != slots.end(), "'", name, "' cannot be scheduled by this optimizer.");
-  const size_t slot = found - slots.begin(), at = group * kMaxSlots + slot;
+  const size_t slot = slot_named(groups_.at(group), name), at = group * kMaxSlots + slot;
   if (!groups_table_.defined()) build_groups();
   fs_cuda::Slot& out = slots_.at(group).slots[slot];
   out = {};

@@ -15,15 +15,21 @@ void emulate_cuda(const std::string& library);
 
 class CudaPlan : public Plan {
  public:
-  // past_horizon: one int32 in memory that both sides reach. stream_of: a device's index to its present stream.
-  CudaPlan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor past_horizon,
+  // flags: kClocks int32 in memory that both sides reach. The first: a program has ended that must not go on; of each
+  // other clock: it was to be advanced by a negative number. stream_of: a device's index to its present stream.
+  CudaPlan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor flags,
            py::object stream_of);
   ~CudaPlan() override;
 
   std::string name() const override { return "cuda"; }
   Outcome check(const py::list& param_groups, const py::dict& state) override;
   Outcome apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) override;
+  bool set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) override;
   void advance(int unit, int64_t amount) override;
+  void advance_by(int unit, const at::Tensor& amount) override;
+  void check_counts() override;
+  Outcome skip(const py::list& param_groups, const at::Tensor& found_inf) override;
+  void record_to(const OptionalTensor& ring) override;
   std::vector<std::pair<at::Tensor, int64_t>> exact_counts() const override;
 
   // Lets a slot of a group follow a program at a clock of its own: a drop-in scheduler inside a captured graph. Up to
@@ -51,20 +57,27 @@ class CudaPlan : public Plan {
   at::Tensor upload(const void* data, size_t bytes);
   void check_horizons() override;
   SlotKind kind_of(size_t group, size_t slot) const;
+  fs_cuda::Slot slot_of(size_t group, size_t slot);
+  void rewrite(size_t group, size_t slot);
+  void note_capture();
+  bool leaves_graph(size_t group) const;
   void build_groups();
+  void show();
   void build_parts();
   void count_entries();
   void address_gradients();
   void share_out(Part& part);
   bool read_numbers(bool accept);
   void flush_numbers(bool now);
-  void launch(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last);
+  Outcome prepare_tables(bool moved);
+  void address(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last);
+  void record(const Part& part);
   int index() const { return device_.has_index() ? device_.index() : 0; }
 
   const fs_cuda::Runtime& runtime_;
   py::object stream_of_;
-  at::Tensor past_horizon_, ticket_, groups_table_, numbers_, counts_;
-  std::vector<at::Tensor> programs_;          // what slots point to
+  at::Tensor flags_, ticket_, groups_table_, numbers_, counts_;
+  std::vector<at::Tensor> programs_;          // what slots point to, by slot
   std::vector<fs_cuda::Group> slots_;         // as built
   std::vector<SlotKind> kinds_of_slots_;      // the same, by kind
   std::vector<double> known_;                 // the numbers as the device has them
@@ -75,6 +88,8 @@ class CudaPlan : public Plan {
   std::vector<int32_t> place_of_;             // by entry: within its part
   std::vector<Entry*> present_;               // those with a gradient at the last step
   std::unordered_map<int64_t, std::pair<at::Tensor, at::Tensor>> followed_;  // by slot: program, clock
+  std::vector<at::Tensor> old_rings_;         // that a captured graph may go on filling
+  std::vector<Rule> captured_rules_;          // by group, in the last captured step
   bool captured_ = false;
 };
 

@@ -27,43 +27,71 @@ CudaPlan::SlotKind CudaPlan::kind_of(size_t group, size_t slot) const {
   return s.on_device ? kTensor : kNumber;
 }
 
+// As the kernel is to find it; the memory of its program is kept.
+fs_cuda::Slot CudaPlan::slot_of(size_t group, size_t slot) {
+  const Slot& from = groups_[group].slots()[slot];
+  const SlotKind kind = kind_of(group, slot);
+  fs_cuda::Slot out{};
+  out.written = std::numeric_limits<double>::quiet_NaN();  // nothing shown yet
+  if (kind == kTensor) {
+    out.tensor = from.tensor.const_data_ptr();
+    out.tensor_dtype = *dtype_of(from.tensor.scalar_type());
+  } else if (kind == kProgram) {
+    const Program& program = *from.program;
+    at::Tensor& table = programs_[group * kMaxSlots + slot];
+    table = upload(program.table.data(), program.table.size() * sizeof(double));
+    out.program = static_cast<const double*>(table.const_data_ptr());
+    out.clock = static_cast<const int64_t*>(clocks_.const_data_ptr()) + program.unit;
+    out.shown = program.here ? program.shown : nullptr;
+  }
+  return out;
+}
+
+// In stream order: what was launched before reads the old slot and its program, whose memory torch hands out again only
+// to what comes after.
+void CudaPlan::rewrite(size_t group, size_t slot) {
+  kinds_of_slots_[group * kMaxSlots + slot] = kind_of(group, slot);
+  const at::Tensor old_program = programs_[group * kMaxSlots + slot];
+  const fs_cuda::Slot& now = slots_[group].slots[slot] = slot_of(group, slot);
+  const auto offset = static_cast<int64_t>(group * sizeof(fs_cuda::Group) + slot * sizeof now);
+  groups_table_.narrow(0, offset, sizeof now).copy_(upload(&now, sizeof now), /*non_blocking=*/true);
+}
+
+void CudaPlan::note_capture() {
+  captured_ = true;
+  captured_rules_.clear();
+  for (const Group& group : groups_) captured_rules_.push_back(rule_of(group));
+}
+
+// Whether a captured graph has the kernel of another rule than the group now asks for.
+bool CudaPlan::leaves_graph(size_t group) const {
+  return !captured_rules_.empty() && rule_of(groups_[group]) != captured_rules_[group];
+}
+
 void CudaPlan::build_groups() {
   const size_t n = groups_.size();
-  fs_cuda::Group unseen{};
-  for (fs_cuda::Slot& slot : unseen.slots) slot.written = std::numeric_limits<double>::quiet_NaN();  // nothing shown yet
-  slots_.assign(n, unseen);
+  slots_.assign(n, fs_cuda::Group{});
+  programs_.assign(n * kMaxSlots, at::Tensor());
   kinds_of_slots_.assign(n * kMaxSlots, kNumber);
   known_.assign(n * kMaxSlots, 0.0);
-  const auto* clock = static_cast<const int64_t*>(clocks_.const_data_ptr());
-  bool shown = false;
   for (size_t g = 0; g < n; ++g) {
     groups_[g].refresh();  // the tensors of its programs were put there a moment ago
     const auto& slots = groups_[g].slots();
     for (size_t s = 0; s < slots.size(); ++s) {
-      fs_cuda::Slot& out = slots_[g].slots[s];
-      const SlotKind kind = kinds_of_slots_[g * kMaxSlots + s] = kind_of(g, s);
+      kinds_of_slots_[g * kMaxSlots + s] = kind_of(g, s);
       known_[g * kMaxSlots + s] = slots[s].value;
-      if (kind == kTensor) {
-        out.tensor = slots[s].tensor.const_data_ptr();
-        out.tensor_dtype = *dtype_of(slots[s].tensor.scalar_type());
-      } else if (kind == kProgram) {
-        const Program& program = *slots[s].program;
-        programs_.push_back(upload(program.table.data(), program.table.size() * sizeof(double)));
-        out.program = static_cast<const double*>(programs_.back().const_data_ptr());
-        out.clock = clock + program.unit;
-        out.shown = program.here ? program.shown : nullptr;
-        shown = true;
-      }
+      slots_[g].slots[s] = slot_of(g, s);
     }
     groups_[g].take_changed();
   }
   groups_table_ = upload(slots_.data(), n * sizeof(fs_cuda::Group));
   numbers_ = upload(known_.data(), known_.size() * sizeof(double));
-  if (shown) advance(kUpdates, 0);
+  show();
 }
 
-// Reads what changed in the groups. False: a number became a tensor or the like, and the tables are out of date; or, if
-// that is not accepted, somebody wrote to a number that follows a scheduler.
+// Reads what changed in the groups; a number that became a tensor or the like is rewritten where it is. False: that
+// cannot be, and the tables are out of date; or, if that is not accepted, somebody wrote to a number that follows a
+// scheduler.
 bool CudaPlan::read_numbers(bool accept) {
   for (size_t g = 0; g < groups_.size(); ++g) {
     if (!groups_[g].take_changed()) continue;
@@ -76,11 +104,13 @@ bool CudaPlan::read_numbers(bool accept) {
         known_[at] = slots[s].value;
         continue;
       }
-      if (kind == kFollowing || kind != kinds_of_slots_[at]) {
+      const bool other_tensor = kind == kTensor && slots[s].tensor.const_data_ptr() != slots_[g].slots[s].tensor;
+      const bool other = kind != kinds_of_slots_[at] || other_tensor;
+      if (kind == kFollowing || (other && (leaves_graph(g) || capturing()))) {
         groups_[g].touch();  // the rest of it was not read
         return false;
       }
-      if (kind == kTensor && slots[s].tensor.const_data_ptr() != slots_[g].slots[s].tensor) return false;
+      if (other) rewrite(g, s);
       if (kind != kNumber || known) continue;
       known_[at] = slots[s].value;
       const auto same = [at](const fs_cuda::Edit& edit) { return edit.at == static_cast<int32_t>(at); };

@@ -136,6 +136,10 @@ class Plan {
   virtual Outcome apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) = 0;
   Outcome step(const py::list& param_groups, const py::dict& state, const OptionalTensor& scale,
                const OptionalTensor& found_inf);
+  // Counts a step as skipped, since found_inf says so; nothing else happens. kRebuild: not even that.
+  virtual Outcome skip(const py::list& param_groups, const at::Tensor& found_inf) = 0;
+  // Telemetry: each further update is a row of this ring (core/telemetry.h) on the plan's device; none: no more.
+  virtual void record_to(const OptionalTensor& ring);
   bool zero_grad(const py::list& param_groups, bool set_to_none);
 
   // Groups and indices of parameters that have a gradient but no state; of those that another backend takes.
@@ -148,9 +152,15 @@ class Plan {
   virtual std::vector<std::pair<at::Tensor, int64_t>> exact_counts() const;
   void adopt_counts(const std::vector<std::pair<at::Tensor, int64_t>>& counts);
 
-  void set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown);
-  // Moves a clock on and shows the values of the programs at the present clocks.
+  // Puts a program into a slot of a group, in place of what was there; `shown` stands in the group and shows its value.
+  // True: the group needs another rule now, which a captured graph cannot get; nothing was put anywhere then that it
+  // reads, and the plan is out of date.
+  virtual bool set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown);
+  // Moves a clock on and shows the values of the programs at the present clocks. The second: by what a tensor on the
+  // device holds when the device comes to it; a negative number moves nothing, and check_counts throws later.
   virtual void advance(int unit, int64_t amount) = 0;
+  virtual void advance_by(int unit, const at::Tensor& amount) { advance(unit, amount.item<int64_t>()); }
+  virtual void check_counts() {}
 
  protected:
   struct Work;  // what one step updates
@@ -161,8 +171,6 @@ class Plan {
   bool same_structure(const py::list& param_groups);
   bool same_state(const py::dict& state);
   void remember_state();
-  // Whether found_inf says so; then the step is counted as skipped, before state is made for it.
-  virtual bool skips(const at::Tensor& found_inf) { return false; }
   virtual void check_horizons() = 0;
   bool collect(Work& work);
   bool inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work);
@@ -186,6 +194,7 @@ class Plan {
   std::deque<Kind> kinds_;      // deques: what points into them stays valid
   std::deque<Layout> layouts_;
   at::Tensor clocks_;  // kClocks numbers
+  at::Tensor ring_;    // telemetry; undefined: off
   std::vector<std::pair<int, int>> missing_;
   std::shared_ptr<Work> work_;
 };

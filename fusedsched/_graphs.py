@@ -28,6 +28,7 @@ class Trace:
         self.step = next(c.__dict__["step"] for c in classes if "step" in c.__dict__)
         self.roster: list[list[Tensor]] = []
         self.buffers: dict[str, list[Tensor]] = {}
+        self.clocks: list[Tensor] = []
         OBJECTS[self.handle] = thing
 
 

@@ -14,7 +14,7 @@ import tempfile
 
 import torch
 import triton
-from fusedsched.triton_kernels import rules, step, tuning
+from fusedsched.triton_kernels import rules, step, telemetry, tuning
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -32,9 +32,9 @@ TYPES = {
     "float32, state in float64": (F32, F32, F64, F64),
 }
 MOST = "AdamCoupledAmsgrad"  # the rule with the most arrays and the longest update
-POINTERS = {"i32": ("control", "edited", "past_horizon"), "fp32": ("singles", "grad_scale", "found_inf")}
-POINTERS["fp64"] = ("values", "resolved", "doubles", "written")
-NUMBERS = ("n_slots", "n_active", "n_programs", "n_chunks", "unit", "amount")
+POINTERS = {"i32": ("control", "edited", "past_horizon", "negative"), "fp32": ("singles", "grad_scale", "found_inf")}
+POINTERS["fp64"] = ("values", "resolved", "doubles", "written", "ring")
+NUMBERS = ("n_slots", "n_active", "n_chunks", "unit", "amount", "rows")
 
 
 def compiled(kernel, constants, arch, warps, types=None, **options):
@@ -43,7 +43,7 @@ def compiled(kernel, constants, arch, warps, types=None, **options):
     types |= dict.fromkeys(NUMBERS, "i32")
     names = kernel.arg_names
     signature = {n: "constexpr" if n in constants else types.get(n, "*i64") for n in names}
-    loose = ("grad_scale", "found_inf", "past_horizon")
+    loose = ("grad_scale", "found_inf", "past_horizon", "negative")
     attributes = {
         (i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*") and n not in loose
     }
@@ -110,6 +110,9 @@ def everything(arch, every_rule):
     for adam in (True, False):
         found[f"prepare/{'Adam' if adam else 'SGD'}"] = facts(prepare(arch, adam, amp=True))
     found["advance"] = facts(compiled(step.advance_kernel, {}, arch, 1))
+    found["advance by"] = facts(compiled(step.advance_by_kernel, {}, arch, 1))
+    constants = {"CHECKED": True, "BLOCK": tuning.PREPARE_BLOCK}
+    found["record"] = facts(compiled(telemetry.record_kernel, constants, arch, tuning.PREPARE_WARPS))
     found["mutant: few registers"] = facts(update(arch, MOST, "float32", maxnreg=32))
     return found
 

@@ -16,7 +16,8 @@ Tables are int64 tensors on the device, so that addresses and sizes of any magni
 - chunks: pairs (row of arrays, tile).
 - sources: one pair per slot of each group: where its number is (`VALUE`: in `values`; otherwise the dtype of the tensor
   at the address that follows), the address.
-- programs: one row per scheduled slot: address of the table, clock, address of the tensor that shows the value.
+- programs: how many there are, in a row of its own; then one row per scheduled slot: address of the table, clock, address
+  of the tensor that shows the value.
 - entries: one row per parameter: group, address of its shown float32 step, 0 if it has none.
 """
 
@@ -84,7 +85,7 @@ def show(programs, written, edited, clocks, past_horizon, n_programs, coming):
     coming: 1 if the update clock is about to advance.
     """
     for i in range(n_programs):
-        row = programs + i * PROGRAM_WIDTH
+        row = programs + (i + 1) * PROGRAM_WIDTH
         program = tl.load(row).to(tl.pointer_type(tl.float64))
         lane = tl.arange(0, 1)  # the evaluator takes a block
         unit = tl.load(row + 1)
@@ -104,14 +105,26 @@ def show(programs, written, edited, clocks, past_horizon, n_programs, coming):
 
 
 # Neither 1 nor multiples of 16 are special: each special case would be one more compilation.
-@triton.jit(do_not_specialize=["n_programs", "unit", "amount"])
-def advance_kernel(programs, written, edited, clocks, past_horizon, n_programs, unit, amount):
+@triton.jit(do_not_specialize=["unit", "amount"])
+def advance_kernel(programs, written, edited, clocks, past_horizon, unit, amount):
     """Advances one clock and shows the schedules' values."""
     clock = tl.load(clocks + unit)
     tl.debug_barrier()
     tl.store(clocks + unit, clock + amount)
     tl.debug_barrier()
-    show(programs, written, edited, clocks, past_horizon, n_programs, 0)
+    show(programs, written, edited, clocks, past_horizon, tl.load(programs).to(tl.int32), 0)
+
+
+@triton.jit(do_not_specialize=["unit", "negative", "past_horizon"])
+def advance_by_kernel(programs, written, edited, clocks, past_horizon, unit, by, negative):
+    """The same by a number on the device. A negative one advances nothing and sets `negative` for the host."""
+    amount = tl.load(by).to(tl.int64)
+    clock = tl.load(clocks + unit)
+    tl.debug_barrier()
+    tl.store(clocks + unit, clock + tl.maximum(amount, 0))
+    tl.store(negative, 1, mask=amount < 0)
+    tl.debug_barrier()
+    show(programs, written, edited, clocks, past_horizon, tl.load(programs).to(tl.int32), 0)
 
 
 @triton.jit
@@ -173,10 +186,10 @@ def write_scalars(
         tl.store(shown_step, count.to(tl.float32), mask=seen)
 
 
-@triton.jit(do_not_specialize=["n_slots", "n_active", "n_programs", "grad_scale", "found_inf", "past_horizon"])
+@triton.jit(do_not_specialize=["n_slots", "n_active", "grad_scale", "found_inf", "past_horizon"])
 def prepare_kernel(
     control, clocks, sources, values, resolved, n_slots, active, n_active, entries, counts, doubles, singles,
-    programs, written, edited, past_horizon, n_programs, grad_scale, found_inf,
+    programs, written, edited, past_horizon, grad_scale, found_inf,
     ADAM: tl.constexpr, SCALED: tl.constexpr, CHECKED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Everything of a step but the elements. One program: nobody else reads or writes what it advances."""
@@ -189,7 +202,7 @@ def prepare_kernel(
     tl.store(control, applied.to(tl.int32))
     n_slots = tl.where(applied, n_slots, 0)  # not a branch: one around all of this costs a stack frame
     n_active = tl.where(applied, n_active, 0)
-    n_programs = tl.where(applied, n_programs, 0)
+    n_programs = tl.where(applied, tl.load(programs), 0).to(tl.int32)
     resolve(sources, values, resolved, n_slots, BLOCK)
     tl.debug_barrier()  # what was resolved is read by other threads
     write_scalars(resolved, gain, active, n_active, entries, counts, doubles, singles, ADAM, BLOCK)

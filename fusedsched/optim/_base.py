@@ -20,13 +20,14 @@ from fusedsched.optim._compiled import refresh
 from fusedsched.optim._following import Followed
 from fusedsched.optim._hyperparameters import Slot
 from fusedsched.optim._plans import build_plan
-from fusedsched.optim._scheduled import Shown, check_schedule, take_schedules
+from fusedsched.optim._recording import Recorded
+from fusedsched.optim._scheduled import Shown, take_schedules
+from fusedsched.optim._scheduling import Scheduling
 from fusedsched.optim._state import init_state
 from fusedsched.optim._stepping import Stepping
-from fusedsched.schedules import Schedule
 
 
-class FusedOptimizer(Followed, Stepping):
+class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
     """Base of `AdamW`, `Adam` and `SGD`; goes before torch's class of the same name."""
 
     _adam: bool
@@ -38,6 +39,7 @@ class FusedOptimizer(Followed, Stepping):
         self._plan = None
         self._captured_plans = []  # replaced ones that captured graphs go on using
         self._followers = WeakSet()
+        self._ring = None
         self._trace = Trace(self)
         self._constructed = False
         self._shown = Shown()
@@ -70,48 +72,6 @@ class FusedOptimizer(Followed, Stepping):
             if slot.name not in group.get("schedules", {}):
                 slot.verify(group)
 
-    def set_schedule(self, name: str, schedule: Schedule, group: int | None = None) -> None:
-        """Puts a schedule in the place of a scalar, in one group or (None) in all. It runs on the present clock.
-
-        `name`: "lr", "beta1", "beta2", "momentum" or "weight_decay", as the optimizer has them.
-        Raises ValueError for an unknown name and for a schedule that is negative or not finite somewhere.
-
-        >>> import torch
-        >>> from fusedsched import SGD, schedules
-        >>> opt = SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
-        >>> opt.set_schedule("lr", schedules.linear(0.25, 0.0, steps=10))
-        >>> opt.param_groups[0]["lr"]
-        tensor(0.2500, dtype=torch.float64)
-        """
-        slot = next((s for s in self._slots if s.name == name and s.schedulable), None)
-        if slot is None:
-            names = ", ".join(s.name for s in self._slots if s.schedulable)
-            raise ValueError(f"'{name}' cannot be scheduled. {type(self).__name__} has {names}.")
-        if not isinstance(schedule, Schedule):
-            raise TypeError(f"set_schedule takes a schedule, got {type(schedule).__name__}. See fusedsched.schedules.")
-        check_schedule(slot, schedule)
-        for target in self.param_groups if group is None else [self.param_groups[group]]:
-            self._shown.forget(target, name)
-            target["schedules"] = {**target.get("schedules", {}), name: schedule}
-        self._invalidate()
-        self._show()
-
-    def advance(self, *, samples: int = 0, tokens: int = 0) -> None:
-        """Advances the clocks of schedules with `unit="sample"` or `unit="token"`. Updates count themselves.
-
-        Raises ValueError for a negative number.
-        """
-        if samples < 0 or tokens < 0:
-            raise ValueError(f"advance() got samples={samples}, tokens={tokens}. Neither may be negative.")
-        self._clocks.add("samples", samples)
-        self._clocks.add("tokens", tokens)
-        self._show()
-
-    def _show(self) -> None:
-        # The values of schedules, between steps; a step shows them itself.
-        if self._constructed and any("schedules" in group for group in self.param_groups):
-            self._ready_plan().advance(0, 0)
-
     @property
     def backend(self) -> str:
         """What updates the parameters: "cpu", "cuda", "triton", "reference"; several are joined by "+"."""
@@ -120,6 +80,7 @@ class FusedOptimizer(Followed, Stepping):
     @property
     def skipped_steps(self) -> int:
         """How many calls of `step()` a GradScaler made without effect."""
+        self._check_counts()
         return self._clocks.read()[3]
 
     def _invalidate(self) -> None:
@@ -147,6 +108,8 @@ class FusedOptimizer(Followed, Stepping):
         if self._plan is None:
             self._plan = build_plan(self)
             _checkpoint.recall_counts(self)
+            if self._ring is not None:
+                self._ring.attach(self)
             self._retrace()
             for follower in list(self._followers):
                 follower.restart()
@@ -160,6 +123,7 @@ class FusedOptimizer(Followed, Stepping):
 
         A plain configuration loads into torch's class of the same name, with `weights_only=True` too.
         """
+        self._check_counts()
         return _checkpoint.state_dict(self, super().state_dict)
 
     def load_state_dict(self, state_dict: dict[str, Any], *, override: str = "checkpoint") -> None:

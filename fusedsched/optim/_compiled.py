@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fusedsched._graphs import OBJECTS, apart, in_place_of, one_for_each_storage, while_tracing
-from fusedsched.optim._plans import plans_of
+from fusedsched.optim._plans import every_plan, plans_of
 from fusedsched.optim._state import init_states
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 torch.library.define(
     "fusedsched::step", "(str handle, Tensor(a!)[] params, Tensor?[] grads, Tensor(b!)[] buffers) -> ()"
+)
+torch.library.define(
+    "fusedsched::advance",
+    "(str handle, SymInt samples, SymInt tokens, Tensor? samples_there, Tensor? tokens_there, Tensor(a!)[] clocks) -> ()",
 )
 
 
@@ -60,6 +64,7 @@ def _open(handle: str) -> bool:
     """Whether one op can do the step: others know nothing of its op, and `differentiable` is to be seen through."""
     optimizer = OBJECTS[handle]
     if not optimizer._trace.roster:
+        optimizer._ready_plan()
         refresh(optimizer)
     plain = all(type(p).__torch_dispatch__ is Tensor.__torch_dispatch__ for g in optimizer._trace.roster for p in g)
     return plain and not optimizer.defaults["differentiable"]
@@ -87,6 +92,7 @@ def refresh(optimizer: FusedOptimizer) -> None:
     """After something was replaced: graphs that fit go on with the tensors that are there now."""
     trace = optimizer._trace
     trace.roster = [group["params"] for group in optimizer._groups()]
+    trace.clocks = _clocks(optimizer)
     length = sum(map(len, trace.roster))
     trace.buffers = {pattern: _buffers(optimizer, pattern) for pattern in trace.buffers if len(pattern) == length}
 
@@ -100,15 +106,25 @@ def _incomplete(optimizer: FusedOptimizer, g: int, i: int) -> bool:
 
 def _buffers(optimizer: FusedOptimizer, pattern: str) -> list[Tensor]:
     """All tensors beside the parameters that such a step writes, or reads while others write them."""
-    found, params = optimizer._clocks.tensors(), []
+    found, params = _clocks(optimizer), []
+    if optimizer._ring is not None:
+        found.append(optimizer._ring.tensor)
     for group in optimizer._groups():
         numbers = [slot.read(group) for slot in optimizer._slots]
-        found += [apart(n) for n in numbers if isinstance(n, Tensor)]
+        found += [apart(n) for n in numbers if isinstance(n, Tensor) and not optimizer._shown.owns(n)]
         params += group["params"]
     for p, mark in zip(params, pattern, strict=True):
         if mark == "1":
             found += (optimizer.state.get(p) or {}).values()
     return one_for_each_storage([t for t in found if isinstance(t, Tensor)])
+
+
+def _clocks(optimizer: FusedOptimizer) -> list[Tensor]:
+    """The clocks, and what shows the values of schedules at them."""
+    places = len(optimizer._groups()) * len(optimizer._slots)
+    for device in {plan.device for plan in every_plan(optimizer._plan)}:
+        optimizer._shown.reserve(device, places)
+    return [*optimizer._clocks.tensors(), *optimizer._shown.rooms()]
 
 
 def _step(handle: str, params: list[Tensor], grads: list[Tensor | None], buffers: list[Tensor]) -> None:
@@ -128,5 +144,29 @@ def _step(handle: str, params: list[Tensor], grads: list[Tensor | None], buffers
             p.grad = grad
 
 
+def traced_advance(optimizer: FusedOptimizer, samples: Any, tokens: Any) -> None:
+    trace = optimizer._trace
+    _open(trace.handle)
+    counts = [samples, tokens]
+    numbers = [0 if isinstance(count, Tensor) else count for count in counts]
+    tensors = [count if isinstance(count, Tensor) else None for count in counts]
+    with torch.no_grad():
+        torch.ops.fusedsched.advance(trace.handle, *numbers, *tensors, trace.clocks)
+
+
+def _advance(
+    handle: str, samples: int, tokens: int, samples_there: Tensor | None, tokens_there: Tensor | None,
+    clocks: list[Tensor],
+) -> None:  # fmt: skip
+    optimizer = OBJECTS[handle]
+    with torch.no_grad(), in_place_of(optimizer._trace.clocks, clocks):
+        optimizer.advance(
+            samples=samples if samples_there is None else samples_there,
+            tokens=tokens if tokens_there is None else tokens_there,
+        )
+
+
 torch.library.impl("fusedsched::step", "CompositeExplicitAutograd", _step)
 torch.library.register_fake("fusedsched::step", lambda handle, params, grads, buffers: None)
+torch.library.impl("fusedsched::advance", "CompositeExplicitAutograd", _advance)
+torch.library.register_fake("fusedsched::advance", lambda *arguments: None)

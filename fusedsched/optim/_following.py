@@ -69,6 +69,11 @@ class Follower:
         for plan in optimizer._device_plans():
             plan.sync_hparams(optimizer._groups())
 
+    def slots(self) -> set[str]:
+        """The names of those that follow."""
+        cycled = any(momentum >= 0 for momentum in self._programs.momenta)
+        return {"lr", self._programs.momentum} if cycled else {"lr"}
+
     def edited(self) -> bool:
         """Whether a user wrote to a rate since the host last showed it. Does not wait."""
         now = [group["lr"] for group in self._optimizer()._groups()]
@@ -134,6 +139,13 @@ class Followed:
         self._followers.add(follower)
         return follower
 
+    def _refuse_followed(self, name: str) -> None:
+        if any(name in follower.slots() for follower in self._followers):
+            raise RuntimeError(
+                f"set_schedule() got '{name}', which follows a scheduler that steps inside a captured graph. Capture again "
+                "without that scheduler."
+            )
+
     def _has_device(self) -> bool:
         """Whether some parameters are updated by CUDA kernels."""
         devices = {p.device for group in self._groups() for p in group["params"]}
@@ -163,6 +175,7 @@ class Followed:
         Without it they act at the next `step()`. An edit of a tensor needs neither. Waits for the device.
         """
         self._settle()
+        self._check_counts()
         for plan in self._device_plans():
             if not plan.sync_hparams(self._groups()):
                 self._invalidate()

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from fusedsched import _native
 from fusedsched.optim import backends
-from fusedsched.optim._clocks import UNITS
+from fusedsched.optim._clocks import NAMES, UNITS
 from fusedsched.optim._eager import EagerPlan, EagerUpdates
+from fusedsched.optim._hyperparameters import Slot
 from fusedsched.optim._scheduled import scheduled_slots
 from fusedsched.optim._state import tidy_states
+from fusedsched.schedules import Schedule
 
 if TYPE_CHECKING:
     from fusedsched.optim._base import FusedOptimizer
@@ -63,9 +65,18 @@ def _refusal(optimizer: FusedOptimizer, chosen: str, g: int, i: int) -> str:
 
 def _install_schedules(optimizer: FusedOptimizer, plans: list[Any]) -> None:
     for index, group, slot, schedule in scheduled_slots(optimizer.param_groups, optimizer._slots):
-        tensor = optimizer._shown.install(group, slot, _device_of(group, plans))
-        for plan in plans:
-            plan.set_program(index, slot.name, schedule.program.table.tolist(), UNITS.index(schedule.unit), tensor)
+        install_schedule(optimizer, plans, index, group, slot, schedule)
+
+
+def install_schedule(
+    optimizer: FusedOptimizer, plans: list[Any], index: int, group: dict[str, Any], slot: Slot, schedule: Schedule
+) -> bool:
+    """Puts a schedule into the plans. True: a captured graph cannot get it, and the plans are out of date."""
+    device = _device_of(group, plans)
+    optimizer._shown.reserve(device, len(optimizer._groups()) * len(optimizer._slots))
+    tensor = optimizer._shown.install(group, slot, device)
+    program, unit = schedule.program.table.tolist(), UNITS.index(schedule.unit)
+    return any([plan.set_program(index, slot.name, program, unit, tensor) for plan in plans])
 
 
 def _device_of(group: dict[str, Any], plans: list[Any]) -> torch.device:
@@ -82,10 +93,10 @@ def _cpu_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
 
 def _cuda_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
     clocks = optimizer._clocks.on(device)
-    past_horizon = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
+    flags = torch.zeros(len(NAMES), dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
     stream_of = torch._C._cuda_getCurrentRawStream if device.type == "cuda" else _no_stream
     return _native.module().CudaPlan(
-        optimizer._adam, optimizer.param_groups, optimizer.state, clocks, past_horizon, stream_of
+        optimizer._adam, optimizer.param_groups, optimizer.state, clocks, flags, stream_of
     )
 
 
@@ -103,16 +114,27 @@ def _triton_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
 _MAKERS = {"cpu": _cpu_plan, "cuda": _cuda_plan, "triton": _triton_plan}
 
 
+def recorder_of(plan: Any) -> Any:
+    """The one of several plans that keeps telemetry: on a device if any is, so that nothing there is waited for."""
+    return plan if not isinstance(plan, Together) else plan.recorder
+
+
 def plans_of(plan: Any) -> list[Any]:
     """The plans with kernels in what `build_plan` made."""
     return plan.plans if isinstance(plan, Together) else [] if isinstance(plan, EagerPlan) else [plan]
+
+
+def every_plan(plan: Any) -> list[Any]:
+    """The same, or the reference's where it is alone. None: not built yet."""
+    return [] if plan is None else plans_of(plan) or [plan]
 
 
 class Together:
     """Several plans, and the reference for parameters that none of them takes, as one. All check before any applies."""
 
     def __init__(self, optimizer: FusedOptimizer, plans: list[Any], left: list[tuple[int, int]]) -> None:
-        self.plans, self._clocks = plans, optimizer._clocks
+        self.plans = plans
+        self.recorder = min(plans, key=lambda plan: plan.device.type == "cpu")
         self._updates = EagerUpdates(optimizer, left) if left else None
         self._waiting: Any = None  # the plan that lacks state
         self.name = "+".join([*dict.fromkeys(plan.name for plan in plans), *(["reference"] if left else [])])
@@ -121,8 +143,7 @@ class Together:
         if found_inf is not None and (self._updates is not None or found_inf.device.type == "cpu"):
             # The reference has to wait for the device anyway, to know.
             if float(found_inf) != 0.0:
-                self._clocks.add("skipped", 1)
-                return DONE
+                return self.skip(param_groups, found_inf)
             found_inf = None
         outcome = self.check(param_groups, state)
         return self.apply(scale, found_inf) if outcome == DONE else outcome
@@ -141,6 +162,14 @@ class Together:
         if self._eager_pending:
             self._updates.run(scale)
         return max(plan.apply(scale, found_inf, counts) for plan in self.plans)
+
+    def skip(self, param_groups: Any, found_inf: Tensor) -> int:
+        others = [plan for plan in self.plans if plan is not self.recorder]
+        for plan in (self.recorder, *others):  # the first may be out of date, and then nothing is counted yet
+            outcome = plan.skip(param_groups, found_inf)
+            if outcome != DONE:
+                return outcome
+        return DONE
 
     def missing(self) -> list[tuple[int, int]]:
         return self._waiting.missing()

@@ -46,17 +46,48 @@ def take_schedules(group: dict[str, Any], slots: tuple[Slot, ...]) -> dict[str, 
 
 
 class Shown:
-    """The tensors that show scheduled values, by group and slot."""
+    """The tensors that show scheduled values, by group and slot.
+
+    Those of a device lie in one room with a place for each slot, whether it has a schedule or not: compiled steps are
+    told of the room, and need not be told anew when a number becomes a schedule.
+    """
 
     def __init__(self) -> None:
         self._tensors: dict[tuple[int, str], Tensor] = {}
+        self._installed: set[tuple[int, str]] = set()
+        self._rooms: dict[torch.device, list[Tensor]] = {}
+        self._left: dict[torch.device, list[Tensor]] = {}  # places that nobody has yet
         self._warned = False
+
+    def reserve(self, device: torch.device | str, places: int) -> None:
+        """Sees to it that a device has so many, together with those in use."""
+        device = torch.device(device)
+        rooms, left = self._rooms.setdefault(device, []), self._left.setdefault(device, [])
+        missing = places - sum(map(len, rooms))
+        if missing > 0:
+            room = torch.zeros(missing, dtype=torch.float64, device=device)
+            rooms.append(room)
+            numbers = [torch.empty(0, dtype=torch.float64, device=device) for _ in range(missing)]
+            # Not views to autograd: each has a version counter of its own.
+            left += [number.set_(room.untyped_storage(), i, (), ()) for i, number in enumerate(numbers)]
+
+    def rooms(self) -> list[Tensor]:
+        return [room for rooms in self._rooms.values() for room in rooms]
+
+    def owns(self, number: Any) -> bool:
+        storages = {room.untyped_storage()._cdata for room in self.rooms()}
+        return isinstance(number, Tensor) and number.untyped_storage()._cdata in storages
 
     def install(self, group: dict[str, Any], slot: Slot, device: torch.device | str = "cpu") -> Tensor:
         """The tensor of a slot. It is put into the group unless an edit of the user stands there."""
         key = (id(group), slot.name)
         if key not in self._tensors:
-            self._tensors[key] = torch.zeros((), dtype=torch.float64, device=device)
+            device = torch.device(device)
+            if not self._left.get(device):
+                self.reserve(device, 1 + sum(map(len, self._rooms.get(device, []))))
+            self._tensors[key] = self._left[device].pop(0)
+        if key not in self._installed:
+            self._installed.add(key)
             slot.write(group, self._tensors[key])
         return self._tensors[key]
 
@@ -64,7 +95,8 @@ class Shown:
         return slot.read(group) is not self._tensors.get((id(group), slot.name))
 
     def forget(self, group: dict[str, Any], name: str) -> None:
-        self._tensors.pop((id(group), name), None)
+        """The next `install` puts the tensor into the group, whatever stands there."""
+        self._installed.discard((id(group), name))
 
     def warn(self, name: str) -> None:
         if not self._warned:

@@ -15,6 +15,8 @@ from torch import Tensor
 from fusedsched.optim._triton_entries import Entry, aligned, reset_gradients, types_of
 from fusedsched.optim._triton_groups import GroupReader
 from fusedsched.optim._triton_launches import Job, Launches, Memory, Prepared, Programs, Table, launching
+from fusedsched.optim._triton_scheduled import Scheduled
+from fusedsched.optim._triton_telemetry import Recording
 from fusedsched.triton_kernels import rules, step, tuning
 
 _DONE, _REBUILD, _STATE_MISSING, _DONE_WITH_EDITS = range(4)  # Plan::Outcome
@@ -23,7 +25,7 @@ _ADAM_STATES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _SGD_STATES = ("momentum_buffer",)
 
 
-class TritonPlan:
+class TritonPlan(Recording, Scheduled):
     """Updates the parameters on the device of `clocks`. What its methods promise: `csrc/plan.h`.
 
     `adam`: whether the groups are Adam's, otherwise SGD's. `clocks`: int64, applied updates, samples, tokens, skipped.
@@ -46,9 +48,8 @@ class TritonPlan:
         self._memory = Memory(device)
         self._launches = Launches(self._memory)
         self._prepared = Prepared(len(self._entries), max(len(self._groups), 1) * width, device)
-        self._programs = Programs(self._memory, clocks)
-        self._scheduled: list[tuple[int, str]] = []
-        self._versions: list[int] = []
+        self._programs = Programs(self._memory, clocks, max(len(self._groups), 1) * width)
+        self._versions: dict[int, int] = {}
         self._edited: set[int] = set()
         self._sources, self._steps = (Table(self._memory, torch.int64) for _ in range(2))
         self._values = Table(self._memory, torch.float64)
@@ -103,23 +104,6 @@ class TritonPlan:
             group is reader.group and reader.same_members()
             for group, reader in zip(param_groups, self._groups, strict=True)
         )
-
-    def _check_horizons(self) -> None:
-        for i, (_, name) in enumerate(self._scheduled):
-            left_alone = self._kept(i) and not self._written_to(i) and i not in self._edited
-            if left_alone and int(self._programs.past_horizon[i]):
-                raise RuntimeError(
-                    f"The schedule of '{name}' ends at step {self._programs.horizons[i]:.0f} and past_end=\"error\" "
-                    'was asked for. Give it more steps, or past_end="hold".'
-                )
-
-    def _written_to(self, i: int) -> bool:
-        return self._programs.shown[i]._version != self._versions[i]
-
-    def _kept(self, i: int) -> bool:
-        """Whether the tensor that shows a schedule still stands in its slot."""
-        group, name = self._scheduled[i]
-        return self._groups[group].object(name) is self._programs.shown[i]
 
     def _collect(self) -> bool:
         self._missing, self._jobs, self._grads = [], [], []
@@ -211,11 +195,13 @@ class TritonPlan:
 
     def _prepare(self, scale: Tensor | None, found_inf: Tensor | None) -> None:
         self._write_tables()
+        if self._ring is not None:
+            self._record(found_inf)
         made, any_tensor = self._prepared, self._clocks
         step.prepare_kernel[(1,)](
             made.control, self._clocks, self._sources.tensor, self._values.tensor, made.resolved, made.resolved.numel(),
             self._launches.active, len(self._jobs), self._steps.tensor, made.counts, made.doubles, made.singles,
-            *self._programs.arguments(), self._programs.past_horizon, len(self._programs),
+            *self._programs.arguments(), self._programs.past_horizon,
             any_tensor if scale is None else scale, any_tensor if found_inf is None else found_inf,
             ADAM=self._adam, SCALED=scale is not None, CHECKED=found_inf is not None, BLOCK=tuning.PREPARE_BLOCK,
             num_warps=tuning.PREPARE_WARPS, enable_fp_fusion=False,
@@ -243,28 +229,7 @@ class TritonPlan:
         outcome = self.check(param_groups, state)
         return self.apply(scale, found_inf, False) if outcome == _DONE else outcome
 
-    # Schedules and counts.
-
-    def set_program(self, group: int, name: str, table: list[float], unit: int, shown: Tensor) -> None:
-        """Puts a schedule into a slot of a group. `shown` gets its value for the next update, now and at each step."""
-        if name not in [slot[0] for slot in (rules.ADAM_SLOTS if self._adam else rules.SGD_SLOTS)]:
-            raise ValueError(f"'{name}' cannot be scheduled by this optimizer.")
-        self._programs.add(list(table), unit, shown)
-        self._scheduled.append((group, name))
-        self._versions.append(shown._version)
-        self.advance(0, 0)
-
-    def advance(self, unit: int, amount: int) -> None:
-        self._programs.advance(unit, amount)
-
-    def _take_edited(self) -> bool:
-        """Whether a scheduled slot was written to. The kernel sees that too, by the value; this is for the warning."""
-        replaced = [i for i in range(len(self._programs)) if not self._kept(i)]
-        written_to = [i for i in range(len(self._programs)) if self._written_to(i)]
-        self._edited.update(written_to)
-        for i in written_to:
-            self._versions[i] = self._programs.shown[i]._version
-        return bool(replaced or written_to)
+    # Counts.
 
     def exact_counts(self) -> list[tuple[Tensor, int]]:
         """Counts that the state cannot tell: those that float32 cannot hold, and the zero of a momentum buffer that is

@@ -49,8 +49,11 @@ class Memory:
         return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     def keep_for_graph(self, owner: Any) -> None:
-        if not any(owner is kept for kept in _captured):
+        if not self.in_graph(owner):
             _captured.append(owner)
+
+    def in_graph(self, owner: Any) -> bool:
+        return any(owner is kept for kept in _captured)
 
     def table(self, numbers: list[int]) -> Tensor:
         return self._copy(numbers, torch.int64)
@@ -202,35 +205,42 @@ class Prepared:
 
 
 class Programs:
-    """The scheduled slots of all groups in device memory."""
+    """The scheduled slots of all groups in device memory. All of it stays at one address, with room for every slot, so
+    that captured graphs go on with what is put there later."""
 
-    def __init__(self, memory: Memory, clocks: Tensor) -> None:
-        self._memory, self._clocks = memory, clocks
-        self._rows: list[int] = []
-        self._tables: list[Tensor] = []
+    def __init__(self, memory: Memory, clocks: Tensor, room: int) -> None:
+        self._memory, self._clocks, device = memory, clocks, memory.device
+        self.slots: list[tuple[int, str]] = []  # group, name
         self.shown: list[Tensor] = []
         self.horizons: list[float] = []
-        self._grow()
+        self._tables: list[Tensor] = []
+        self._table = torch.zeros(1 + room, step.PROGRAM_WIDTH.value, dtype=torch.int64, device=device)
+        self._written = torch.zeros(room, dtype=torch.float64, device=device)
+        self._edited = torch.zeros(room, dtype=torch.int32, device=device)
+        # The host looks at these without waiting, so they are the host's memory; the device writes there.
+        pinned = device.type != "cpu"
+        self.past_horizon = torch.zeros(room, dtype=torch.int32, device="cpu", pin_memory=pinned)
+        self.negative = torch.zeros(len(clocks), dtype=torch.int32, device="cpu", pin_memory=pinned)
 
     def __len__(self) -> int:
         return len(self.shown)
 
-    def add(self, table: list[float], unit: int, shown: Tensor) -> None:
-        self._tables.append(self._memory.values(table))
-        self.shown.append(shown)
-        self.horizons.append(table[2])
-        self._rows += (self._tables[-1].data_ptr(), unit, shown.data_ptr())
-        self._grow()
-
-    def _grow(self) -> None:
-        n, device = max(len(self.shown), 1), self._memory.device
-        self._table = self._memory.table(self._rows or [0] * step.PROGRAM_WIDTH.value)
-        self._written = torch.zeros(n, dtype=torch.float64, device=device)
-        self._edited = torch.zeros(n, dtype=torch.int32, device=device)
-        # The host looks at it without waiting, so it is the host's memory; the device writes there.
-        self.past_horizon = torch.zeros(n, dtype=torch.int32, device="cpu", pin_memory=device.type != "cpu")
-        for i, shown in enumerate(self.shown):
-            self._written[i].copy_(shown)  # nothing has been edited yet
+    def put(self, slot: tuple[int, str], table: list[float], unit: int, shown: Tensor) -> int:
+        """Which of all it is. What was launched before reads what was there before."""
+        if slot not in self.slots:
+            for column in (self.slots, self.shown, self.horizons, self._tables):
+                column.append(None)
+            self.slots[-1] = slot
+        i = self.slots.index(slot)
+        self.shown[i], self.horizons[i] = shown, table[2]
+        self._tables[i] = self._memory.values(table)
+        row = [self._tables[i].data_ptr(), unit, shown.data_ptr()]
+        self._table[1 + i].copy_(self._memory.table(row))
+        self._table[0, 0] = len(self.shown)
+        self._written[i].copy_(shown)  # nothing has been edited yet
+        self._edited[i] = 0
+        self.past_horizon[i] = 0
+        return i
 
     def arguments(self) -> tuple[Any, ...]:
         return self._table, self._written, self._edited
@@ -238,7 +248,13 @@ class Programs:
     def advance(self, unit: int, amount: int) -> None:
         with launching(self._memory.device):
             step.advance_kernel[(1,)](
-                *self.arguments(), self._clocks, self.past_horizon, len(self), unit, amount, num_warps=1,
+                *self.arguments(), self._clocks, self.past_horizon, unit, amount, num_warps=1, enable_fp_fusion=False
+            )
+
+    def advance_by(self, unit: int, amount: Tensor) -> None:
+        with launching(self._memory.device):
+            step.advance_by_kernel[(1,)](
+                *self.arguments(), self._clocks, self.past_horizon, unit, amount, self.negative[unit:], num_warps=1,
                 enable_fp_fusion=False,
             )  # fmt: skip
 
