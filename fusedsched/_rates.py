@@ -149,8 +149,9 @@ class Rates:
 
         return lambda: launch(table, clock, updates, past)
 
-    def write(self, targets: list[Target], clock: int) -> None:
-        """Tables for these targets, at this clock; what the tensors hold now is no edit. In stream order.
+    def write(self, targets: list[Target], rates: list[Tensor], clock: int) -> None:
+        """Tables for these targets, at this clock; what the tensors hold now is no edit. In stream order. `rates`: those
+        of the groups, one for each.
 
         Graphs that were captured read the new ones, since they stay where they are.
         """
@@ -171,13 +172,14 @@ class Rates:
             row[:_WRITTEN] = torch.tensor(
                 [places[0], target.tensor.data_ptr(), places[1], DTYPES.index(target.tensor.dtype)]
             )
-            row.view(torch.float64)[_WRITTEN:] = torch.tensor([0.0, target.gain, 0.0, target.until])
+            numbers_of_row = [0.0, target.gain, 0.0, target.until]
+            row.view(torch.float64)[_WRITTEN:] = torch.tensor(numbers_of_row, dtype=torch.float64)
         self.table.copy_(rows)
         with torch.no_grad():
             now = [target.tensor.detach().reshape(()).to(torch.float64) for target in targets]
             self.table.view(torch.float64)[:, _WRITTEN] = torch.stack(now)
         self.clock[0] = clock
-        self._kept = targets
+        self._kept, self._rates = targets, rates
 
     def place_at(self, clock: int) -> None:
         """Sets the counter."""
@@ -199,11 +201,11 @@ class Rates:
         gains = self.table.view(torch.float64)[:, _WRITTEN + 1 : _WRITTEN + 3].tolist()
         return gains != [[target.gain, 0.0] for target in self._kept]
 
-    def written(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Copies of what the last launch wrote to these. Does not wait."""
+    def written(self) -> list[Tensor]:
+        """Copies of what the last launch wrote to the rates of the groups. Does not wait."""
         places = {target.tensor.data_ptr(): i for i, target in enumerate(self._kept)}
         numbers = self.table.view(torch.float64)[:, _WRITTEN].clone()
-        return [numbers[places[t.data_ptr()]].to(t.dtype, copy=True).reshape(t.shape) for t in tensors]
+        return [numbers[places[t.data_ptr()]].to(t.dtype, copy=True).reshape(t.shape) for t in self._rates]
 
     def keep_for_graph(self) -> None:
         """A graph was captured that reads these tables."""

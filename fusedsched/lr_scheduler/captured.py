@@ -45,7 +45,7 @@ class Stepper:
         self._scheduler = weakref.ref(scheduler)
 
     def clock(self) -> int:
-        return self._scheduler().__dict__["last_epoch"]
+        return self._scheduler()._steps_counted()
 
     def programs(self) -> Programs:
         scheduler = self._scheduler()
@@ -103,7 +103,7 @@ def step(scheduler: Any) -> bool:
     """The step, if it is decided or counted on the device: in a captured graph, or after one, or behind a gate."""
     optimizer, follower = scheduler.optimizer, scheduler._follower
     capturing = may_capture(optimizer)
-    gated = scheduler._gate is not None and scheduler._gate.on_device
+    gated = scheduler._gate is not None and scheduler._gate.on_device and not scheduler._is_initial
     if follower is None and not gated and (capturing is None or not capturing()):
         return False
     if isinstance(follower, device.Driver) or device.place_of(optimizer) is not None:

@@ -115,6 +115,9 @@ class Composite(Restored):
         called = getattr(self.optimizer, "_opt_called", False)
         return called and not self._apart and device.place_of(self.optimizer) is not None
 
+    def _steps_counted(self) -> int:
+        return clock_of(self)
+
     def _stepped(self) -> None:
         count_to(self, self._track.clock)
 

@@ -68,8 +68,7 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
             captured.refuse(self, "step(epoch)")
         if self._gate is not None and skips.holds_after_waiting(self) and epoch is None:
             return
-        with captured.paused(self):
-            self._step_as_torch(epoch)
+        self._step_slowly(epoch)
 
     def _step_as_torch(self, epoch: float | None) -> None:
         self._drop_track()

@@ -45,7 +45,7 @@ def tables(scheduler: Any, targets: list[Target | None], place: Place, clock: in
         rates = scheduler._rates = Rates(place, len(found), updates)
         if gate is not None:
             rates.see(gate.seen)
-    rates.write(found, clock)
+    rates.write(found, [group["lr"] for group in groups_of(scheduler.optimizer)], clock)
     return rates
 
 

@@ -17,7 +17,7 @@ from .._graphs import Trace
 from ..schedules.convert import from_torch
 from ..schedules.expression import Schedule
 from .captured import Mirrored, may_capture
-from .device import groups_of, momenta_kept
+from .device import momenta_kept
 from .rows import Programs
 from .skips import Gate, extended
 from .tracks import copied, same, scalar
@@ -71,11 +71,15 @@ class Restored:
     def _show_rates(self) -> None:
         """Derives `_last_lr` from what a kernel wrote."""
         if self._track is not None and self._track.launched:
-            self.__dict__["_last_lr"] = self._rates.written([group["lr"] for group in groups_of(self.optimizer)])
+            self.__dict__["_last_lr"] = self._rates.written()
 
     def _capturing_now(self) -> bool:
         probe = may_capture(self.optimizer)
         return probe is not None and probe()
+
+    def _steps_counted(self) -> int:
+        """Its clock, as the host has it."""
+        return self.__dict__["last_epoch"]
 
     def _stepped(self) -> None:
         """Called after a step that a launch did."""

@@ -61,8 +61,13 @@ class Scheduled(saving.Restored):
             captured.refuse(self, "step(epoch)")
         if self._gate is not None and skips.holds_after_waiting(self) and epoch is None:
             return
+        self._step_slowly(epoch)
+
+    def _step_slowly(self, epoch: Any) -> None:
         with captured.paused(self):
             self._step_as_torch(epoch)
+        if self._track is None and not self._is_initial and device.place_of(self.optimizer) is not None:
+            self._rebase()  # now, so that the next step may stand in a graph
 
     def _step_on_track(self) -> bool:
         track = self._track

@@ -67,6 +67,8 @@ def check_on_device(scheduler: Any) -> None:
 def holds(scheduler: Any) -> bool:
     """Whether a step is none, as far as the host can tell without waiting."""
     gate = scheduler._gate
+    if scheduler._is_initial:
+        return False
     if gate.on_device:
         return not getattr(scheduler.optimizer, "_opt_called", False)  # then no update can have been applied
     return not gate.moved()
@@ -75,8 +77,8 @@ def holds(scheduler: Any) -> bool:
 def holds_after_waiting(scheduler: Any) -> bool:
     """The same where the device decides, for steps that are torch's own."""
     gate, rates = scheduler._gate, scheduler._rates
-    if not gate.on_device:
-        return False  # decided before
+    if not gate.on_device or scheduler._is_initial:
+        return False  # decided before, or a first step
     if rates is not None:
         gate.seen = int(rates.clock[1])
     moved = gate.moved()
