@@ -83,7 +83,8 @@ def test_names():
     for name in theirs.__all__:
         mine, other = getattr(ours, name), getattr(theirs, name)
         arguments = dict(inspect.signature(mine).parameters)
-        assert arguments.pop("advance_on_skip").default is True
+        if mine is not other:
+            assert arguments.pop("advance_on_skip").default is True
         assert list(arguments) == list(inspect.signature(other).parameters)
         defaults = [p.default for p in inspect.signature(other).parameters.values()]
         assert [p.default for p in arguments.values()] == defaults
