@@ -150,7 +150,7 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
 void CudaPlan::advance(int unit, int64_t amount) {
   if (!groups_table_.defined()) prepare_tables(false);
   auto* clocks = static_cast<int64_t*>(clocks_.mutable_data_ptr());
-  if (amount != 0) check_cuda(runtime_.advance(index(), stream(), clocks + unit, amount, nullptr));
+  if (amount != 0) check_cuda(runtime_.advance(index(), stream(), clocks + unit, amount, nullptr, nullptr));
   show();
 }
 
@@ -218,8 +218,10 @@ at::Tensor CudaPlan::write(const at::Tensor& host, const OptionalTensor& there) 
   return target;
 }
 
-void CudaPlan::tick(const at::Tensor& clock) {
-  check_cuda(runtime_.advance(index(), stream(), clock.mutable_data_ptr<int64_t>(), 1, nullptr));
+void CudaPlan::tick(const at::Tensor& clock, const OptionalTensor& seen) {
+  const int64_t* updates = seen ? static_cast<const int64_t*>(clocks_.const_data_ptr()) + kUpdates : nullptr;
+  check_cuda(runtime_.advance(index(), stream(), clock.mutable_data_ptr<int64_t>(), 1, updates,
+                              seen ? seen->mutable_data_ptr<int64_t>() : nullptr));
 }
 
 bool CudaPlan::sync_hparams(const py::list& param_groups) {

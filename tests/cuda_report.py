@@ -63,7 +63,7 @@ def rule_of(function, known):
 def kernels(tool, folder=OBJECTS):
     """All `Kernel`s of the objects in a folder."""
     known, found = rules(), []
-    for path in [p for name in ("step_?", "launches", "telemetry") for p in sorted(folder.glob(f"cuda_{name}.o"))]:
+    for path in [folder / f"{name}.o" for name, _, _ in toolchain.UNITS if (folder / f"{name}.o").exists()]:
         text = subprocess.run([tool, "--dump-resource-usage", str(path)], capture_output=True, text=True, check=True)
         arch, function = "", ""
         loop = int(path.stem[-1]) if path.stem[-1].isdigit() else -1

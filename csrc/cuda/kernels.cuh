@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels of other files that runtime.cu launches: those of step.cu, compiled once for each loop, and telemetry's.
+// The kernels that runtime.cu launches. step.cu is compiled once for each loop.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,8 +18,10 @@ struct StepKernels {
 extern const StepKernels step_kernels_0, step_kernels_1, step_kernels_2, step_kernels_3, step_kernels_4,
     step_kernels_5;
 
-using RecordKernel = void (*)(Header, double*, int64_t);
+// telemetry.cu
+__global__ void record_kernel(const __grid_constant__ Header header, double* ring, int64_t rows);
 
-extern const RecordKernel record;
+// rates.cu
+__global__ void rates_kernel(Rates args);
 
 }  // namespace fs_cuda

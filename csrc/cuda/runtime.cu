@@ -14,8 +14,12 @@ namespace fs_cuda {
 
 namespace {
 
-__global__ void advance_kernel(int64_t* clock, int64_t by, const int32_t* held) {
-  if (held == nullptr || *held == 0) *clock += by;
+__global__ void advance_kernel(int64_t* clock, int64_t by, const int64_t* updates, int64_t* seen) {
+  if (updates != nullptr) {
+    if (*updates == *seen) return;
+    *seen = *updates;
+  }
+  *clock += by;
 }
 
 __global__ void advance_by_kernel(int64_t* clock, const void* by, bool wide, int32_t* negative) {
@@ -27,8 +31,8 @@ __global__ void advance_by_kernel(int64_t* clock, const void* by, bool wide, int
   }
 }
 
-__global__ void __launch_bounds__(kShowThreads) show_kernel(Group* groups, int32_t n_groups, int32_t* past_horizon) {
-  show_programs(groups, n_groups, past_horizon, blockIdx.x * kShowThreads + threadIdx.x, gridDim.x * kShowThreads);
+__global__ void __launch_bounds__(kSmallThreads) show_kernel(Group* groups, int32_t n_groups, int32_t* past_horizon) {
+  show_programs(groups, n_groups, past_horizon, blockIdx.x * kSmallThreads + threadIdx.x, gridDim.x * kSmallThreads);
 }
 
 const StepKernels& kernels_of(int loop) {
@@ -92,8 +96,8 @@ const char* step(int device, uint64_t stream, int rule, int loop, int blocks, co
   return launch_on(device, stream, kernels.kernel[rule], blocks, kThreads, arguments, kernels.shared_bytes[rule]);
 }
 
-const char* advance(int device, uint64_t stream, int64_t* clock, int64_t by, const int32_t* held) {
-  void* arguments[] = {&clock, &by, &held};
+const char* advance(int device, uint64_t stream, int64_t* clock, int64_t by, const int64_t* updates, int64_t* seen) {
+  void* arguments[] = {&clock, &by, &updates, &seen};
   return launch_on(device, stream, advance_kernel, 1, 1, arguments, 0);
 }
 
@@ -102,15 +106,20 @@ const char* advance_by(int device, uint64_t stream, int64_t* clock, const void* 
   return launch_on(device, stream, advance_by_kernel, 1, 1, arguments, 0);
 }
 
+const char* rates(int device, uint64_t stream, const Rates& rates) {
+  void* arguments[] = {const_cast<Rates*>(&rates)};
+  return launch_on(device, stream, rates_kernel, 1, kSmallThreads, arguments, 0);
+}
+
 const char* show(int device, uint64_t stream, Group* groups, int n_groups, int32_t* past_horizon) {
-  const int blocks = (n_groups * kMaxSlots + kShowThreads - 1) / kShowThreads;
+  const int blocks = (n_groups * kMaxSlots + kSmallThreads - 1) / kSmallThreads;
   void* arguments[] = {&groups, &n_groups, &past_horizon};
-  return blocks == 0 ? nullptr : launch_on(device, stream, show_kernel, blocks, kShowThreads, arguments, 0);
+  return blocks == 0 ? nullptr : launch_on(device, stream, show_kernel, blocks, kSmallThreads, arguments, 0);
 }
 
 const char* record_row(int device, uint64_t stream, const Header& header, double* ring, int64_t rows) {
   void* arguments[] = {const_cast<Header*>(&header), &ring, &rows};
-  return launch_on(device, stream, record, 1, kRecordThreads, arguments, 0);
+  return launch_on(device, stream, record_kernel, 1, kSmallThreads, arguments, 0);
 }
 
 const char* capturing(uint64_t stream, bool* result) {
@@ -140,7 +149,7 @@ const char* write(int device, void* to, const void* from, uint64_t bytes) {
   return words(error);
 }
 
-constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks, step, advance, advance_by, show, record_row, capturing, write};
+constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks, step, advance, advance_by, show, record_row, capturing, write, rates};
 
 }  // namespace
 

@@ -8,23 +8,17 @@
 
 namespace fs_cuda {
 
-namespace {
-
-__global__ void __launch_bounds__(kRecordThreads)
-    record_kernel(const __grid_constant__ Header header, double* ring, int64_t rows) {
+__global__ void __launch_bounds__(kSmallThreads) record_kernel(const __grid_constant__ Header header, double* ring,
+                                                                int64_t rows) {
   const int32_t n_slots = header.n_groups * kMaxSlots;
   double* const row = fs::next_row(ring, rows, fs::row_width(header.n_groups));
 #pragma unroll 1
-  for (int32_t item = threadIdx.x; item < n_slots; item += kRecordThreads) {
+  for (int32_t item = threadIdx.x; item < n_slots; item += kSmallThreads) {
     row[fs::kRowHead + item] = slot_value(header, item / kMaxSlots, item % kMaxSlots);
   }
   __syncthreads();  // all have read which row it is
   if (threadIdx.x != 0) return;
   fs::finish_row(ring, row, header.clocks[kUpdates], header.found_inf != nullptr && *header.found_inf != 0.0f);
 }
-
-}  // namespace
-
-const RecordKernel record = record_kernel;
 
 }  // namespace fs_cuda

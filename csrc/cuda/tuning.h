@@ -25,11 +25,9 @@ constexpr int kBlocksPerMultiprocessor = kBurdens<kBytesPerElement, kMixed, kSta
                                          : kBurdens<kBytesPerElement, kMixed, kStates> == 1 ? 2
                                                                                             : 1;
 
-// For showing all programs outside of a step. It is rare: any number does.
-constexpr int kShowThreads = 128;
-
-// For a row of telemetry: one block, a slot each. More groups take their turns.
-constexpr int kRecordThreads = 128;
+// Threads of the small kernels beside the step: showing programs, a row of telemetry, the rates of a scheduler. The last
+// two have one block, since it alone can advance a counter that all its threads have read.
+constexpr int kSmallThreads = 128;
 
 // Arrays whose scalars are prepared at a time: one warp prepares one batch, a lane each.
 constexpr int kBatch = 32;

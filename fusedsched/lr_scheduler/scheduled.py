@@ -13,10 +13,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.compiler import is_dynamo_compiling
 
-from . import captured, saving
+from . import captured, device, saving, skips
 from .forms import form_of, swa_zero
 from .joining import join
-from .rows import HORIZON, Row
+from .rows import HORIZON, Programs, Row
 from .traced import traced_step
 from .tracks import same, scalar, table, track_class
 
@@ -38,11 +38,10 @@ class Origins(NamedTuple):
 class Scheduled(saving.Restored):
     """Mixin in front of a torch scheduler class that computes rates from `last_epoch`."""
 
-    __slots__ = ("_track", "_origins", "_clock", "_capturing")
+    __slots__ = ("_origins", "_clock", "_capturing")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
-        self._track = None
         self._origins = None
         self._clock = None  # last_epoch as we left it
         self._capturing = None  # asks whether a graph is being captured, where there may be one
@@ -54,15 +53,26 @@ class Scheduled(saving.Restored):
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, epoch)
         if epoch is None:
-            track = self._track
-            if track is not None and (self._capturing is None or not self._capturing()) and track.step(self.__dict__):
+            if self._gate is not None and skips.holds(self):
                 return
-            if captured.step(self) or self._step_on_new_track():
+            if self._step_on_track() or captured.step(self) or self._step_on_new_track():
                 return
         else:
             captured.refuse(self, "step(epoch)")
+        if self._gate is not None and skips.holds_after_waiting(self) and epoch is None:
+            return
+        self._step_slowly(epoch)
+
+    def _step_slowly(self, epoch: Any) -> None:
         with captured.paused(self):
             self._step_as_torch(epoch)
+        if self._track is None and not self._is_initial and device.place_of(self.optimizer) is not None:
+            self._rebase()  # now, so that the next step may stand in a graph
+
+    def _step_on_track(self) -> bool:
+        track = self._track
+        free = self._follower is None and (self._capturing is None or not self._capturing())
+        return track is not None and free and track.step(self.__dict__)
 
     def _step_as_torch(self, epoch: Any) -> None:
         self._admit_new_groups()  # now, since torch counts the step before it comes to _update_lr
@@ -74,7 +84,8 @@ class Scheduled(saving.Restored):
             return False
         self._drop_track()
         # The first steps are torch's: it sets up in them, and warns about the order of calls.
-        if self._is_initial or self._step_count == 1 or not self._untouched():
+        first = self._step_count == 1 and not (self._gate is not None and self._gate.on_device)
+        if self._is_initial or first or not self._untouched():
             return False
         self._admit_new_groups()
         if not self._known():
@@ -82,8 +93,13 @@ class Scheduled(saving.Restored):
         track = self._build_track()
         if track is None or not track.step(self.__dict__):
             return False
-        self._track, self._capturing = track, captured.may_capture(self.optimizer)
+        self._keep(track)
         return True
+
+    def _keep(self, track: Any) -> None:
+        self._track, self._capturing = track, captured.may_capture(self.optimizer)
+        if track is not None and track.launched and self._gate is not None and self._follower is None:
+            self._follower = device.Driver(self)
 
     def _update_lr(self, epoch: Any = None) -> None:
         """torch's own step, from whatever the groups have now."""
@@ -94,21 +110,31 @@ class Scheduled(saving.Restored):
         self._drop_track()
         self._admit_new_groups()
         first = epoch is None and not self._is_initial and self._known() and self._untouched()
-        super()._update_lr(epoch)
+        with device.momenta_kept(self.optimizer):
+            super()._update_lr(epoch)
         self._clock = self.last_epoch
         if first:
-            track = self._build_track()
-            if track is not None:
-                track.write(self.__dict__)  # the same to a rounding; no later step starts from that rounding
+            self._write_from_origins()  # the same to a rounding; no later step starts from that rounding
         elif self.last_epoch == 0:
             self._mark()
         else:
             self._origins = None  # noted when the next step comes and finds the rates as they are now
 
-    def _drop_track(self) -> None:
-        """Without a track; and without origins either if somebody set `last_epoch`."""
+    def _write_from_origins(self) -> None:
+        track = self._build_track()
+        if track is not None and track.launched:
+            self._rates.place_at(self.__dict__["last_epoch"] - 1)  # a launch goes on by one
+            self._keep(track)
+        if track is not None:
+            track.write(self.__dict__)
+
+    def _drop_track(self, edited: bool = False) -> None:
+        """Without a track; and without origins either if somebody set `last_epoch`, or a kernel carried an edit on."""
         if self._track is not None:
+            self._show_rates()
             self._clock = self._track.clock
+            if edited or (self._track.launched and self._track.edited):
+                self._origins = None
             self._track = None
         if self.__dict__.get("last_epoch") != self._clock:
             self._origins = None
@@ -155,7 +181,7 @@ class Scheduled(saving.Restored):
         form, (t, x) = form_of(self), self._origins.points[i]
         return None if form is None else form.rows(self, i, t, x)
 
-    def _tables(self) -> captured.Programs | None:
+    def _tables(self) -> Programs | None:
         """Programs from the origins; None where some group has no closed form."""
         form, groups = form_of(self), self.optimizer.param_groups
         if form is None or self._origins is None or len(groups) != len(self._origins.points):
@@ -175,30 +201,31 @@ class Scheduled(saving.Restored):
                     tables.append(flat)
                 indices.append(index)
         slot = ("beta1" if self.use_beta1 else "momentum") if cycled else ""
-        return captured.Programs(tables, rates, momenta, slot)
+        return Programs(tables, rates, momenta, slot)
 
     def _build_track(self) -> Any:
         """A track from the origins, standing at `last_epoch`; None where some group has no closed form."""
         programs, form = self._tables(), form_of(self)
         if programs is None:
             return None
+        launched = device.track_arguments(self, programs, self._origins.points)
+        launch, *rates = launched or (None, *programs[:3])
         return track_class()(
             self.__dict__,
             self.__dict__["_step_count"] if self._counts_steps else -1,
             self._last_step(),
-            programs.tables,
-            programs.rates,
-            programs.momenta,
+            *rates,
             "betas" if programs.momentum == "beta1" else programs.momentum,
             list(form.attributes),
             list(form.lists),
             list(form.keys),
+            launch,
         )
 
     def _last_step(self) -> int:
         return self.total_steps if isinstance(self, torch.optim.lr_scheduler.OneCycleLR) else -1
 
-    def _programs(self) -> captured.Programs | None:
+    def _programs(self) -> Programs | None:
         self._drop_track()
         self._admit_new_groups()
         if form_of(self) is None:
@@ -210,13 +237,31 @@ class Scheduled(saving.Restored):
             table_[HORIZON] = float(self._last_step())
         return programs
 
+    def _has_form(self) -> bool:
+        return form_of(self) is not None
+
+    def _rebase(self, edited: bool = False) -> None:
+        """Tables for where it stands and for what the groups hold: captured graphs go on from there."""
+        self._drop_track(edited)
+        self._admit_new_groups()
+        if form_of(self) is not None:
+            if not (self._known() and self._untouched()):
+                self._mark()
+            self._keep(self._build_track())
+
     def _move(self, clock: int) -> None:
-        """To a clock that was reached inside a captured graph, without an edit on the way."""
+        """To a clock that was reached on the device, without an edit on the way."""
+        self._count_to(clock)
+        if self._track is not None and self._track.launched:
+            self._track.move(clock)
+        else:
+            self._build_track().write(self.__dict__)
+
+    def _count_to(self, clock: int) -> None:
         state = self.__dict__
         if self._counts_steps:
-            state["_step_count"] += clock - state["last_epoch"]
+            state["_step_count"] += clock - max(state["last_epoch"], 0)
         state["last_epoch"] = self._clock = clock
-        self._build_track().write(state)
 
     _counts_steps = True  # CosineAnnealingWarmRestarts has a step of its own, which does not
 
@@ -254,9 +299,7 @@ class Scheduled(saving.Restored):
             return
         points = [(0, form.first(self, i, x)) for i, x in enumerate(start)]
         self._origins, self._clock = Origins(points, self._settings()), self.last_epoch
-        track = self._build_track()
-        if track is not None:
-            track.write(self.__dict__)
+        self._write_from_origins()
         _, classes = _RESUMED.get(self.optimizer, ([], []))
         _RESUMED[self.optimizer] = ([scalar(lr) for lr in self._last_lr], [*classes, type(self)])
 
@@ -266,13 +309,12 @@ class Scheduled(saving.Restored):
             self._origins = Origins([(t, x) for t, x in points], self._settings())
 
     def __getstate__(self) -> tuple[dict[str, Any], Any]:
-        self._settle()
-        self._drop_track()
-        return self.__dict__.copy(), self._origins.points if self._known() else None
+        state, ours = super().__getstate__()
+        return state, {**ours, "origins": self._origins.points if self._known() else None}
 
     def __setstate__(self, state: Any) -> None:
-        state, points = state if isinstance(state, tuple) else (state, None)
-        self.__dict__.update(state)
+        super().__setstate__(state)
+        points = state[1].get("origins") if isinstance(state, tuple) else None
         self._clock = self.__dict__.get("last_epoch")
         self._origins = None if points is None else Origins(points, self._settings())
 
