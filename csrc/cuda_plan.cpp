@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <unordered_set>
 
 #include "cuda_part.h"
 #include "work.h"
@@ -86,6 +87,20 @@ Plan::Outcome CudaPlan::prepare_tables(bool moved) {
   return kDone;
 }
 
+// The kernel unscales gradients in memory: of one that several parameters share, the others read a copy.
+void CudaPlan::separate_gradients() {
+  at::NoGradGuard no_grad;
+  std::unordered_set<const void*> seen;
+  for (Entry* entry : work_->entries) {
+    if (entry->span.numel == 0 || seen.insert(entry->span.grad).second) continue;
+    const at::Tensor& grad = entry->param().grad();
+    at::Tensor copy = at::empty_strided(entry->layout->sizes, entry->layout->strides, grad.options());
+    copy.copy_(grad);
+    entry->span.grad = copy.data_ptr();
+    work_->copies.emplace_back(entry, std::move(copy));
+  }
+}
+
 // Puts the gradients' addresses into the launch arguments.
 void CudaPlan::address_gradients() {
   const bool same = present_ == work_->entries;
@@ -127,6 +142,7 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
   const bool in_capture = capturing();
   if (in_capture) note_capture();
   if (!edits_.empty() && (in_capture || edits_.size() > fs_cuda::kMaxEdits)) flush_numbers(in_capture);
+  if (scale) separate_gradients();
   address_gradients();
   std::vector<Part*> chosen;
   for (auto& part : parts_) {

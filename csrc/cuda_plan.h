@@ -66,6 +66,7 @@ class CudaPlan : public Plan {
   void show();
   void build_parts();
   void count_entries();
+  void separate_gradients();
   void address_gradients();
   void share_out(Part& part);
   bool read_numbers(bool accept);

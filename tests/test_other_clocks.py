@@ -137,8 +137,8 @@ def test_a_negative_number_on_the_device_holds_the_clock_and_is_named_later(unit
 
 
 REFUSED = {
-    "negative": (ValueError, "negative number of tokens: -1", dict(tokens=-1)),
-    "negative samples": (ValueError, "negative number of samples: -3", dict(tokens=3, samples=-3)),
+    "negative": (ValueError, "tokens=-1", dict(tokens=-1)),
+    "negative samples": (ValueError, "samples=-3", dict(tokens=3, samples=-3)),
     "a float": (TypeError, "tokens=2.0", dict(tokens=2.0)),
     "a flag": (TypeError, "samples=True", dict(samples=True)),
     "None": (TypeError, "samples=None", dict(samples=None)),
@@ -161,7 +161,7 @@ def test_what_is_refused_changes_nothing(row, product):
 @pytest.mark.parametrize("backend", ("cpu", "reference"))
 def test_a_negative_tensor_that_the_host_can_see_is_refused_at_once(backend):
     _, optimizer = build(maker(backend))
-    with pytest.raises(ValueError, match="negative number of tokens: -2"):
+    with pytest.raises(ValueError, match="tokens=-2"):
         optimizer.advance(samples=4, tokens=torch.tensor(-2))
     assert_at(optimizer, 0, 0)
 

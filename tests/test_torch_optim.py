@@ -141,6 +141,24 @@ def test_scaled_gradients_are_unscaled_in_the_update(name, product):
     assert_same(*results)
 
 
+@pytest.mark.parametrize("name", VISIBLE)
+def test_a_gradient_of_two_parameters_is_unscaled_once(name, product):
+    results = []
+    for scale in (None, 64.0):
+        params = parameters(4, 4, 5)
+        optimizer = product(name, params, **VISIBLE[name])
+        for update in range(3):
+            give_gradients(params, update)
+            params[1].grad = params[0].grad
+            if scale is not None:
+                for p in (params[0], params[2]):
+                    p.grad.mul_(scale)
+                optimizer.grad_scale, optimizer.found_inf = torch.tensor(scale), torch.tensor(0.0)
+            optimizer.step()
+        results.append(seen(optimizer, params, left=params[0].grad.clone()))
+    assert_same(*results)
+
+
 # The comparison can fail.
 
 

@@ -39,12 +39,12 @@ def _edited(optimizer: FusedOptimizer, group: dict[str, Any], slot: Any, schedul
 
 
 def settle_edits(optimizer: FusedOptimizer) -> None:
-    """Drops the schedules that an edit has replaced, so that what is saved is what runs."""
+    """Drops the schedules that an edit has replaced, so that what is saved is what runs. The plan has seen the edit, or
+    will; it goes on as it is, and captured graphs with it."""
     for _, group, slot, schedule in list(scheduled_slots(optimizer.param_groups, optimizer._slots)):
         if _edited(optimizer, group, slot, schedule, optimizer._clocks.unit(schedule.unit)):
             group["schedules"] = {k: v for k, v in group["schedules"].items() if k != slot.name}
             optimizer._shown.forget(group, slot.name)
-            optimizer._invalidate()
 
 
 def settled(optimizer: FusedOptimizer) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def _checked(name: str, count: Any) -> int | Tensor:
 
 def _not_negative(name: str, count: int) -> int:
     if count < 0:
-        raise ValueError(f"advance() got a negative number of {name}: {count}. It must be zero or more.")
+        raise ValueError(f"advance() got {name}={count}. It must be zero or more.")
     return count
 
 
