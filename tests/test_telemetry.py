@@ -153,6 +153,17 @@ def test_a_drop_in_scheduler(product):
     assert optimizer.telemetry().lr.flatten().tolist() == pytest.approx(rates, rel=1e-6)
 
 
+def test_differentiable_steps_have_rows():
+    p, start = torch.ones(3), torch.ones(3, requires_grad=True)
+    optimizer = fs.SGD([p], lr=RATE, differentiable=True)
+    optimizer.enable_telemetry()
+    for _ in range(3):
+        p.grad = start * 2
+        optimizer.step()
+    assert optimizer.telemetry().lr.flatten().tolist() == [RATE(update) for update in range(3)]
+    assert optimizer.telemetry().update.tolist() == [0, 1, 2]
+
+
 def test_a_step_without_gradients_has_no_row(product):
     params, optimizer = scene(product, "AdamW")
     optimizer.enable_telemetry()

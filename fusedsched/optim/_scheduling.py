@@ -81,23 +81,29 @@ class Scheduling:
         captured graph each replay advances by what it holds then. A negative one there advances nothing, and a later
         call (`step`, `telemetry`, `state_dict`, `skipped_steps`, `sync_hparams`) raises ValueError.
         Raises ValueError for a negative number and for several elements, TypeError for what is no integer.
+
+        >>> from fusedsched import SGD, schedules
+        >>> rate = schedules.linear(0.5, 0.0, steps=1_000, unit="token")
+        >>> opt = SGD([torch.zeros(1, requires_grad=True)], lr=rate)
+        >>> opt.advance(tokens=torch.tensor(250))
+        >>> float(opt.param_groups[0]["lr"])
+        0.375
         """
         if is_dynamo_compiling():
             return traced_advance(self, samples, tokens)
         counts = [(unit, _checked(NAMES[unit], count)) for unit, count in ((1, samples), (2, tokens))]
         self._check_counts()
         plans = every_plan(self._ready_plan())
-        there = [{p.device for p in plans if _by_pointer(p, count)} for _, count in counts]
         numbers = [
-            0 if all(p.device in devices for p in plans) else _number(NAMES[unit], count, self)
-            for (unit, count), devices in zip(counts, there, strict=True)
+            0 if all(_by_pointer(plan, count) for plan in plans) else _number(NAMES[unit], count, self)
+            for unit, count in counts
         ]
-        for (unit, count), devices, number in zip(counts, there, numbers, strict=True):
-            for p in plans:
-                if p.device in devices:
-                    p.advance_by(unit, count)
+        for (unit, count), number in zip(counts, numbers, strict=True):
+            for plan in plans:
+                if _by_pointer(plan, count):
+                    plan.advance_by(unit, count.to(plan.device, non_blocking=True))
                 elif number:
-                    p.advance(unit, number)
+                    plan.advance(unit, number)
 
     def _check_counts(self) -> None:
         for plan in every_plan(self._plan):
@@ -146,7 +152,7 @@ def _not_negative(name: str, count: int) -> int:
 
 def _by_pointer(plan: Any, count: int | Tensor) -> bool:
     """Whether a plan's device reads it when it gets there."""
-    return isinstance(count, Tensor) and plan.name in ("cuda", "triton") and count.device == plan.device
+    return isinstance(count, Tensor) and plan.name in ("cuda", "triton") and count.device.type == plan.device.type
 
 
 def _number(name: str, count: int | Tensor, optimizer: Any) -> int:
