@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users change while a model trains: the schedules, and the clocks that they run on.
 
-A plan takes a new schedule where the old one was, so neither eager steps nor compiled ones nor captured graphs are built
-anew for it.
+A plan takes a new schedule where the old one was, so neither eager steps nor compiled ones nor captured graphs are
+built anew for it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class Scheduling:
     def set_schedule(self, name: str, schedule: Schedule | Sequence[Schedule], group: int | None = None) -> None:
         """Puts a schedule in the place of a scalar, in one group or (None) in all. It runs on the present clock.
 
-        `name`: "lr", "beta1", "beta2", "momentum" or "weight_decay", as the optimizer has them. `schedule`: one, or with
-        `group=None` a list of one for each group. It acts at the next step, also of a captured graph: at its next replay.
+        `name`: "lr", "beta1", "beta2", "momentum" or "weight_decay", as the optimizer has them. `schedule`: one, or
+        with `group=None` a list of one for each group. It acts at the next step; a captured graph follows at its next
+        replay.
         Raises ValueError for an unknown name, for a schedule that is negative or not finite somewhere and for a list of
         another length, IndexError for a group that is not there, RuntimeError while a graph is captured and for what
         follows a drop-in scheduler inside one. Nothing is changed then.
@@ -66,8 +67,8 @@ class Scheduling:
                 left.append(index)
         if left:
             warnings.warn(
-                f"set_schedule('{slot.name}') gives group {left[0]} another update rule than the CUDA graph has that was "
-                "captured. That graph goes on as it was; capture again.",
+                f"set_schedule('{slot.name}') gives group {left[0]} another update rule than the CUDA graph has that "
+                "was captured. That graph goes on as it was; capture again.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -120,7 +121,9 @@ def _by_group(schedule: Any, group: Any, n: int) -> dict[int, Any]:
     if isinstance(schedule, (list, tuple)):
         if group is not None or len(schedule) != n:
             where = f"{n} groups" if group is None else f"group={group}"
-            raise ValueError(f"set_schedule() got {len(schedule)} schedules for {where}. Pass one, or one for each group.")
+            raise ValueError(
+                f"set_schedule() got {len(schedule)} schedules for {where}. Pass one, or one for each group."
+            )
         return dict(enumerate(schedule))
     if group is None:
         return dict.fromkeys(range(n), schedule)
@@ -158,7 +161,7 @@ def _by_pointer(plan: Any, count: int | Tensor) -> bool:
 def _number(name: str, count: int | Tensor, optimizer: Any) -> int:
     if isinstance(count, Tensor) and optimizer._capturing():
         raise RuntimeError(
-            f"advance() inside a captured graph got {name} on {count.device}: each replay would repeat the number of now. "
-            "Pass a tensor on the device of the parameters."
+            f"advance() inside a captured graph got {name} on {count.device}: each replay would repeat the number of "
+            "now. Pass a tensor on the device of the parameters."
         )
     return _not_negative(name, int(count))
