@@ -166,7 +166,10 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
 void CudaPlan::advance(int unit, int64_t amount) {
   if (!groups_table_.defined()) prepare_tables(false);
   auto* clocks = static_cast<int64_t*>(clocks_.mutable_data_ptr());
-  if (amount != 0) check_cuda(runtime_.advance(index(), stream(), clocks + unit, amount, nullptr, nullptr));
+  if (amount != 0) {
+    captured_ |= capturing();
+    check_cuda(runtime_.advance(index(), stream(), clocks + unit, amount, nullptr, nullptr));
+  }
   show();
 }
 

@@ -192,6 +192,43 @@ def test_forward_backward_and_step_in_one_graph():
     assert all(torch.equal(p, q) for p, q in zip(*results, strict=True))
 
 
+def test_tokens_a_new_schedule_and_telemetry_in_replays(backend):
+    schedule, tokens = S.linear(0.1, 0.01, steps=5_000, unit="token"), torch.tensor(0, device="cuda")
+    params = parameters(50, 4097)
+    optimizer = build(backend, "AdamW", params, lr=schedule)
+    optimizer.enable_telemetry(64)
+
+    def train():
+        optimizer.advance(tokens=tokens)
+        optimizer.step()
+
+    for update in range(EAGER):
+        fill(params, update)
+        train()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        train()
+    expected, seen = [], 0
+    for update in range(40):
+        if update == 20:
+            schedule = S.cosine(0.2, 0.0, steps=1_000, unit="token")
+            optimizer.set_schedule("lr", schedule)
+        tokens.fill_(update)
+        fill(params, update)
+        graph.replay()
+        seen += update
+        expected.append(schedule(seen))
+    telemetry = optimizer.telemetry(last=40)
+    assert telemetry.lr.flatten().tolist() == pytest.approx(expected, rel=1e-14)
+    assert telemetry.update.tolist() == list(range(EAGER, EAGER + 40))
+    tokens.fill_(-1)
+    graph.replay()
+    torch.cuda.synchronize()
+    with pytest.raises(ValueError, match="negative number of tokens"):
+        optimizer.step()
+    assert optimizer._clocks.read()[2] == seen
+
+
 @pytest.mark.parametrize("name", VISIBLE)
 def test_grad_scaler(name, backend):
     params, plain = parameters(40, 7), parameters(40, 7)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A schedule that is set while a model trains acts at the next step: eager, compiled, or replayed. Nothing is built anew."""
+"""A schedule that is set while a model trains acts at the next step, eager, compiled or replayed, and nothing is built
+anew."""
 
 import warnings
 
@@ -110,15 +111,25 @@ def test_one_group_alone(group, product):
     run(product, "another schedule", group % 2)
     params, optimizer = build(product, "lr", OLD)
     optimizer.set_schedule("lr", NEW, group)
-    assert [read(g, "lr") for g in optimizer.param_groups] == [
-        (NEW if g == group % 2 else OLD)(0) for g in range(2)
-    ]
+    assert [read(g, "lr") for g in optimizer.param_groups] == [(NEW if g == group % 2 else OLD)(0) for g in range(2)]
 
 
 def test_one_for_each_group(product):
     _, optimizer = build(product, "lr", OLD)
     optimizer.set_schedule("lr", [NEW, S.constant(0.3)])
     assert [read(g, "lr") for g in optimizer.param_groups] == [NEW(0), 0.3]
+
+
+def test_one_that_has_ended_is_replaced(product):
+    params, optimizer = build(product, "lr", S.from_function(lambda update: 0.1, steps=2))
+    for update in range(2):
+        fill(params, update)
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="ends at step 1"):
+        optimizer.step()
+    optimizer.set_schedule("lr", NEW)
+    optimizer.step()
+    assert float(optimizer.param_groups[0]["lr"]) == NEW(3)
 
 
 EDITS = {
@@ -245,6 +256,6 @@ def test_it_is_refused_in_a_capture():
 def test_the_law_can_fail(left_out, product, monkeypatch):
     """Mutant: one group goes on with the old schedule."""
     put = Scheduling._put
-    monkeypatch.setattr(Scheduling, "_put", lambda self, slot, chosen: put(self, slot, {1 - left_out: chosen[left_out]}))
+    monkeypatch.setattr(Scheduling, "_put", lambda self, slot, all: put(self, slot, {1 - left_out: all[left_out]}))
     with pytest.raises(AssertionError):
         run(product, "another schedule")

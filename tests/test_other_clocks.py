@@ -4,7 +4,7 @@
 import pytest
 import torch
 from cases import VISIBLE, maker
-from compiling import QUIET
+from compiling import INDUCTOR, QUIET
 from scripting import give_gradients, parameters
 from test_capture import emulated, fill
 from torch._dynamo.utils import counters
@@ -85,7 +85,7 @@ def test_each_replay_advances_by_what_the_tensor_holds():
         assert_at(optimizer, tokens, 2 * update)
 
 
-@pytest.mark.parametrize("backend", ("eager", "aot_eager"))
+@pytest.mark.parametrize("backend", ("eager", "aot_eager", INDUCTOR))
 def test_compiled(backend, product):
     torch._dynamo.reset()
     counters.clear()
@@ -133,7 +133,8 @@ def test_a_negative_number_on_the_device_holds_the_clock_and_is_named_later(unit
     assert all(map(torch.equal, params, before))
     CALLS[call](optimizer)  # said once, nothing lost
     optimizer.advance(**{unit: torch.tensor(5)})
-    assert optimizer._clocks.read()[1:3] == [10 + 5 * (unit == "samples"), 10 + 5 * (unit == "tokens") + (call == "advance")]
+    tokens = 10 + 5 * (unit == "tokens") + (call == "advance")
+    assert optimizer._clocks.read()[1:3] == [10 + 5 * (unit == "samples"), tokens]
 
 
 REFUSED = {

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 from cases import VISIBLE
-from compiling import QUIET
+from compiling import INDUCTOR, QUIET
 from scripting import give_gradients, parameters
 
 import fusedsched as fs
@@ -19,7 +19,7 @@ pytestmark = QUIET
 RATE = S.warmup_cosine(peak=0.1, warmup_steps=3, total_steps=9)
 MOMENTUM = S.linear(0.5, 0.9, steps=5)
 DECAY = S.cosine(0.5, 0.1, steps=5)
-NORMS = (0.5, torch.tensor(3.0), None, torch.tensor(0.25, dtype=torch.bfloat16), torch.tensor([7.5], dtype=torch.float64))
+NORMS = (0.5, torch.tensor(3.0), None, torch.tensor(0.25, dtype=torch.bfloat16), torch.tensor([7.5]).double())
 UPDATES = 13
 
 
@@ -117,7 +117,7 @@ def test_compiled_steps_have_rows(backend, product):
     check(optimizer.telemetry(), rows)
 
 
-@pytest.mark.parametrize("backend", ("eager", "aot_eager"))
+@pytest.mark.parametrize("backend", ("eager", "aot_eager", INDUCTOR))
 def test_a_norm_is_logged_in_the_graph(backend, product):
     torch._dynamo.reset()
     params, optimizer = scene(product, "AdamW")
@@ -151,6 +151,17 @@ def test_a_drop_in_scheduler(product):
         for scheduler in pair:
             scheduler.step()
     assert optimizer.telemetry().lr.flatten().tolist() == pytest.approx(rates, rel=1e-6)
+
+
+def test_differentiable_steps_have_rows():
+    p, start = torch.ones(3), torch.ones(3, requires_grad=True)
+    optimizer = fs.SGD([p], lr=RATE, differentiable=True)
+    optimizer.enable_telemetry()
+    for _ in range(3):
+        p.grad = start * 2
+        optimizer.step()
+    assert optimizer.telemetry().lr.flatten().tolist() == [RATE(update) for update in range(3)]
+    assert optimizer.telemetry().update.tolist() == [0, 1, 2]
 
 
 def test_a_step_without_gradients_has_no_row(product):

@@ -16,8 +16,8 @@ Tables are int64 tensors on the device, so that addresses and sizes of any magni
 - chunks: pairs (row of arrays, tile).
 - sources: one pair per slot of each group: where its number is (`VALUE`: in `values`; otherwise the dtype of the tensor
   at the address that follows), the address.
-- programs: how many there are, in a row of its own; then one row per scheduled slot: address of the table, clock, address
-  of the tensor that shows the value.
+- programs: how many there are, in a row of its own; then one row per scheduled slot: address of the table, clock,
+  address of the tensor that shows the value.
 - entries: one row per parameter: group, address of its shown float32 step, 0 if it has none.
 """
 

@@ -21,6 +21,9 @@ class Clocks:
     >>> clocks.add("tokens", 7)
     >>> clocks.read()
     [5, 0, 7, 1]
+    >>> clocks.keep([])
+    >>> clocks.tensors(), clocks.read()
+    ([], [5, 0, 7, 1])
     """
 
     def __init__(self, counts: list[int] | None = None) -> None:
@@ -52,6 +55,14 @@ class Clocks:
         self._start = list(counts)
         for tensor in self._tensors.values():
             tensor.copy_(torch.tensor(counts, dtype=torch.int64, device="cpu"))
+
+    def keep(self, devices: list[torch.device]) -> None:
+        """Lets go of the others' tensors: nobody advances them any more."""
+        gone = [device for device in self._tensors if device not in devices]
+        if gone:
+            self._start = self.read()
+        for device in gone:
+            del self._tensors[device]
 
     def add(self, name: str, amount: int | Tensor) -> None:
         index = NAMES.index(name)

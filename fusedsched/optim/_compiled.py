@@ -26,7 +26,8 @@ torch.library.define(
 )
 torch.library.define(
     "fusedsched::advance",
-    "(str handle, SymInt samples, SymInt tokens, Tensor? samples_there, Tensor? tokens_there, Tensor(a!)[] clocks) -> ()",
+    "(str handle, SymInt samples, SymInt tokens, Tensor? samples_there, Tensor? tokens_there, Tensor(a!)[] clocks) -> "
+    "()",
 )
 
 

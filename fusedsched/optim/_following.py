@@ -149,8 +149,8 @@ class Followed:
     def _refuse_followed(self, name: str) -> None:
         if any(name in follower.slots() for follower in self._followers):
             raise RuntimeError(
-                f"set_schedule() got '{name}', which follows a scheduler that steps inside a captured graph. Capture again "
-                "without that scheduler."
+                f"set_schedule() got '{name}', which follows a scheduler that steps inside a captured graph. Capture "
+                "again without that scheduler."
             )
 
     def _has_device(self) -> bool:

@@ -46,6 +46,7 @@ def build_plan(optimizer: FusedOptimizer) -> Any:
         _native.module_or_warn()  # only now: a GPU with Triton does without the extension
     if not plans:
         return EagerPlan(optimizer)
+    optimizer._clocks.keep([plan.device for plan in plans])
     _install_schedules(optimizer, plans)
     return plans[0] if len(plans) == 1 and not left else Together(optimizer, plans, left)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Telemetry of an optimizer: a ring of rows that its plan fills, on the plan's device.
 
-The layout of the ring is csrc/core/telemetry.h: a header (rows written so far, the gradient norm for the next one), then
-rows of update, skipped, gradient norm and the slots of all groups. Its place in the ring is counted in the ring itself,
-so that replays of captured graphs go on filling it.
+The layout of the ring is csrc/core/telemetry.h: a header (rows written so far, the gradient norm for the next one),
+then rows of update, skipped, gradient norm and the slots of all groups. Rows are counted in the ring itself, so that
+replays of captured graphs go on filling it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users change while a model trains: the schedules, and the clocks that they run on.
 
-A plan takes a new schedule where the old one was, so neither eager steps nor compiled ones nor captured graphs are built
-anew for it.
+A plan takes a new schedule where the old one was, so neither eager steps nor compiled ones nor captured graphs are
+built anew for it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class Scheduling:
     def set_schedule(self, name: str, schedule: Schedule | Sequence[Schedule], group: int | None = None) -> None:
         """Puts a schedule in the place of a scalar, in one group or (None) in all. It runs on the present clock.
 
-        `name`: "lr", "beta1", "beta2", "momentum" or "weight_decay", as the optimizer has them. `schedule`: one, or with
-        `group=None` a list of one for each group. It acts at the next step, also of a captured graph: at its next replay.
+        `name`: "lr", "beta1", "beta2", "momentum" or "weight_decay", as the optimizer has them. `schedule`: one, or
+        with `group=None` a list of one for each group. It acts at the next step; a captured graph follows at its next
+        replay.
         Raises ValueError for an unknown name, for a schedule that is negative or not finite somewhere and for a list of
         another length, IndexError for a group that is not there, RuntimeError while a graph is captured and for what
         follows a drop-in scheduler inside one. Nothing is changed then.
@@ -66,8 +67,8 @@ class Scheduling:
                 left.append(index)
         if left:
             warnings.warn(
-                f"set_schedule('{slot.name}') gives group {left[0]} another update rule than the CUDA graph has that was "
-                "captured. That graph goes on as it was; capture again.",
+                f"set_schedule('{slot.name}') gives group {left[0]} another update rule than the CUDA graph has that "
+                "was captured. That graph goes on as it was; capture again.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -81,23 +82,29 @@ class Scheduling:
         captured graph each replay advances by what it holds then. A negative one there advances nothing, and a later
         call (`step`, `telemetry`, `state_dict`, `skipped_steps`, `sync_hparams`) raises ValueError.
         Raises ValueError for a negative number and for several elements, TypeError for what is no integer.
+
+        >>> from fusedsched import SGD, schedules
+        >>> rate = schedules.linear(0.5, 0.0, steps=1_000, unit="token")
+        >>> opt = SGD([torch.zeros(1, requires_grad=True)], lr=rate)
+        >>> opt.advance(tokens=torch.tensor(250))
+        >>> float(opt.param_groups[0]["lr"])
+        0.375
         """
         if is_dynamo_compiling():
             return traced_advance(self, samples, tokens)
         counts = [(unit, _checked(NAMES[unit], count)) for unit, count in ((1, samples), (2, tokens))]
         self._check_counts()
         plans = every_plan(self._ready_plan())
-        there = [{p.device for p in plans if _by_pointer(p, count)} for _, count in counts]
         numbers = [
-            0 if all(p.device in devices for p in plans) else _number(NAMES[unit], count, self)
-            for (unit, count), devices in zip(counts, there, strict=True)
+            0 if all(_by_pointer(plan, count) for plan in plans) else _number(NAMES[unit], count, self)
+            for unit, count in counts
         ]
-        for (unit, count), devices, number in zip(counts, there, numbers, strict=True):
-            for p in plans:
-                if p.device in devices:
-                    p.advance_by(unit, count)
+        for (unit, count), number in zip(counts, numbers, strict=True):
+            for plan in plans:
+                if _by_pointer(plan, count):
+                    plan.advance_by(unit, count.to(plan.device, non_blocking=True))
                 elif number:
-                    p.advance(unit, number)
+                    plan.advance(unit, number)
 
     def _check_counts(self) -> None:
         for plan in every_plan(self._plan):
@@ -114,7 +121,9 @@ def _by_group(schedule: Any, group: Any, n: int) -> dict[int, Any]:
     if isinstance(schedule, (list, tuple)):
         if group is not None or len(schedule) != n:
             where = f"{n} groups" if group is None else f"group={group}"
-            raise ValueError(f"set_schedule() got {len(schedule)} schedules for {where}. Pass one, or one for each group.")
+            raise ValueError(
+                f"set_schedule() got {len(schedule)} schedules for {where}. Pass one, or one for each group."
+            )
         return dict(enumerate(schedule))
     if group is None:
         return dict.fromkeys(range(n), schedule)
@@ -146,13 +155,13 @@ def _not_negative(name: str, count: int) -> int:
 
 def _by_pointer(plan: Any, count: int | Tensor) -> bool:
     """Whether a plan's device reads it when it gets there."""
-    return isinstance(count, Tensor) and plan.name in ("cuda", "triton") and count.device == plan.device
+    return isinstance(count, Tensor) and plan.name in ("cuda", "triton") and count.device.type == plan.device.type
 
 
 def _number(name: str, count: int | Tensor, optimizer: Any) -> int:
     if isinstance(count, Tensor) and optimizer._capturing():
         raise RuntimeError(
-            f"advance() inside a captured graph got {name} on {count.device}: each replay would repeat the number of now. "
-            "Pass a tensor on the device of the parameters."
+            f"advance() inside a captured graph got {name} on {count.device}: each replay would repeat the number of "
+            "now. Pass a tensor on the device of the parameters."
         )
     return _not_negative(name, int(count))
