@@ -129,7 +129,7 @@ class Rates:
     """The tables of one scheduler on one device. `updates`: the optimizer's clocks, if a step needs an update first."""
 
     def __init__(self, place: Place, n: int, updates: Tensor | None = None) -> None:
-        self.place, self._updates = place, updates
+        self.place, self._updates, self.conditional = place, updates, updates is not None
         device = place.device
         self.table = torch.zeros((n, WIDTH), dtype=torch.int64, device=device)
         self.clock = torch.zeros(2, dtype=torch.int64, device=device)  # and the count of updates at the last step

@@ -20,6 +20,8 @@ F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float1
 DTYPES = (F32, F64, BF16, F16)
 PLACES = [name for name in ("cuda", "triton") if name in BACKENDS] or ["cuda"]
 
+LRS = (0.3, 0.2, 0.07)
+
 # `m`: our module or torch's.
 SCHEDULERS: dict[str, Any] = {
     "StepLR": lambda o, m=ours, **k: m.StepLR(o, step_size=3, gamma=0.5, **k),
@@ -74,6 +76,20 @@ def optimizer(kind, place, lrs, **options):
         made._backend = place
     made._opt_called = True
     return made
+
+
+def pair(name, kind, place, dtype=F64, lrs=LRS):
+    """(optimizer, scheduler) of tensors on a device."""
+    opt = optimizer(kind, place, tensors(lrs, dtype))
+    return opt, SCHEDULERS[name](opt)
+
+
+def settled(opt, sched, steps=3):
+    """After some eager steps, with its tables written."""
+    for _ in range(steps):
+        sched.step()
+    assert sched._track.launched
+    return opt, sched
 
 
 def values(opt):

@@ -133,7 +133,8 @@ class Composite(Restored):
             self._track = track_of(self)
 
     def _has_form(self) -> bool:
-        return tables(self) is not None
+        known = all(isinstance(leaf, Restored) and leaf._has_form() for leaf in leaves(self))
+        return known and not self._apart
 
     def _programs(self) -> Programs | None:
         return programs(self)
@@ -151,7 +152,7 @@ class Composite(Restored):
             turn_of = turn(turn_of, clock_of(turn_of))[0] if hasattr(turn_of, "_milestones") else turn_of._schedulers[-1]
         turn_of.__dict__["_last_lr"] = _rates(self)
 
-    def _loaded(self, points: list[Any] | None) -> None:
+    def _loaded(self, ours: dict[str, Any]) -> None:
         self._track, self._apart = None, False
 
 

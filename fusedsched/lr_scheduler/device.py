@@ -40,7 +40,7 @@ def tables(scheduler: Any, targets: list[Target | None], place: Place, clock: in
     if found is None:
         return None
     rates, gate = scheduler._rates, scheduler._gate
-    if rates is None or len(rates) != len(found) or rates.place != place:
+    if rates is None or len(rates) != len(found) or rates.place != place or rates.conditional != (gate is not None):
         updates = None if gate is None else gate.clocks(place.device)
         rates = scheduler._rates = Rates(place, len(found), updates)
         if gate is not None:
@@ -179,6 +179,12 @@ class Driver:
                 scheduler._move(clock)
             if scheduler._track.edited or scheduler._rates.edited():
                 scheduler._rebase(edited=True)
+
+    def see(self, updates: int) -> None:
+        """Sets the count of applied updates at its last step."""
+        scheduler = self._scheduler()
+        if scheduler._rates is not None:
+            scheduler._rates.see(updates)
 
     def check_horizon(self) -> None:
         """Raises RuntimeError if replays went past the last step."""
