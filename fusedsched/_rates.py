@@ -65,11 +65,9 @@ class Place(NamedTuple):
 
 def place_of(optimizer: Any, groups: list[dict[str, Any]]) -> Place | None:
     """Where the rates of all groups lie, if they are tensors on one device that has kernels."""
-    rates = [group["lr"] for group in groups]
-    if not rates or not all(isinstance(lr, Tensor) for lr in rates):
-        return None
-    place = _place(optimizer, rates[0].device)
-    return place if place is not None and all(writable(lr, place.device) for lr in rates) else None
+    first = groups[0]["lr"] if groups else None
+    place = _place(optimizer, first.device) if isinstance(first, Tensor) else None
+    return place if place is not None and all(writable(group["lr"], place.device) for group in groups) else None
 
 
 def _place(optimizer: Any, device: torch.device) -> Place | None:
@@ -91,8 +89,7 @@ def writable(number: Any, device: torch.device) -> bool:
 
 def capture_probe(optimizer: Any, groups: list[dict[str, Any]]) -> Callable[[], bool] | None:
     """A function that says whether a graph is being captured where this optimizer works; None: there never is one."""
-    tensors = [t for group in groups for t in (*group["params"], group["lr"]) if isinstance(t, Tensor)]
-    devices = {t.device for t in tensors}
+    devices = {t.device for group in groups for t in (*group["params"][:1], group["lr"]) if isinstance(t, Tensor)}
     if any(device.type == "cuda" for device in devices):
         return torch.cuda.is_current_stream_capturing
     if any((place := _place(optimizer, device)) is not None and place.backend == "cuda" for device in devices):

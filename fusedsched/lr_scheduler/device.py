@@ -166,12 +166,13 @@ class Driver:
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = ref(scheduler)
+        self._probe = _rates.capture_probe(scheduler.optimizer, groups_of(scheduler.optimizer))
         self._busy = False
 
     def settle(self) -> None:
         """Brings the host up to date. Waits; does nothing while a graph is captured."""
         scheduler = self._scheduler()
-        if self._busy or scheduler is None or scheduler._track is None or scheduler._capturing_now():
+        if self._busy or scheduler is None or scheduler._track is None or self.capturing():
             return
         with self.paused():
             clock = scheduler._rates.read()
@@ -179,6 +180,10 @@ class Driver:
                 scheduler._move(clock)
             if scheduler._track.edited or scheduler._rates.edited():
                 scheduler._rebase(edited=True)
+
+    def capturing(self) -> bool:
+        """Whether a graph is being captured."""
+        return self._probe is not None and self._probe()
 
     def see(self, updates: int) -> None:
         """Sets the count of applied updates at its last step."""

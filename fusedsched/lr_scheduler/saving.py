@@ -161,9 +161,9 @@ def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, 
     for group, rate in zip(groups, rates, strict=False):
         if not same(group["lr"], rate):
             write_lr(group, rate)
-    for key in ("betas", "momentum"):
-        for group, saved in zip(groups, (ours or {}).get(key, ()), strict=False):
-            with momenta_kept(scheduler.optimizer):
+    with momenta_kept(scheduler.optimizer):
+        for key in ("betas", "momentum"):
+            for group, saved in zip(groups, (ours or {}).get(key, ()), strict=False):
                 group[key] = tuple(saved) if key == "betas" else saved
     if ours is not None or scheduler._gate is not None:
         scheduler._set_gate((ours or {}).get("advance_on_skip", scheduler._gate is None))

@@ -86,6 +86,10 @@ class Follower:
         for plan in self._optimizer()._device_plans():
             plan.tick(self._counters[plan.device], self._seen.get(plan.device))
 
+    def capturing(self) -> bool:
+        """Whether a graph is being captured."""
+        return self._optimizer()._capturing()
+
     def see(self, updates: int) -> None:
         """Sets the count of applied updates at the scheduler's last step."""
         for plan in self._optimizer()._device_plans():
