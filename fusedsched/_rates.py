@@ -71,7 +71,9 @@ def place_of(optimizer: Any, groups: list[dict[str, Any]]) -> Place | None:
 
 
 def _place(optimizer: Any, device: torch.device) -> Place | None:
-    backend = for_device(getattr(optimizer, "_backend", "auto"), device)
+    # Whose kernels they are, if not those for the device: an optimizer of this package was told, tests tell others.
+    chosen = getattr(optimizer, "_backend" if hasattr(optimizer, "_follow") else "_fusedsched_backend", "auto")
+    backend = for_device(chosen, device)
     return Place(backend, device) if backend in ("cuda", "triton") else None
 
 
@@ -134,17 +136,21 @@ class Rates:
         self.past_horizon = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type != "cpu")
         self._kept: list[Target] = []
         self._numbers: Tensor | None = None
-        self._launcher = self._make_launcher()
-        self.launch: Callable[[], None] = self._launcher
+        self.launch = self._launcher()
 
-    def _make_launcher(self) -> Callable[[], None]:
+    def _launcher(self) -> Callable[[], None]:
         table, clock, updates, past = self.table, self.clock, self._updates, self.past_horizon
         if self.place.backend == "cuda":
             stream_of = _stream_of(self.place.device)
             return _native.module().Rates(table, clock, updates, past, stream_of).launch
+        from fusedsched.optim._triton_launches import launching
         from fusedsched.triton_kernels.rates import launch
 
-        return lambda: launch(table, clock, updates, past)
+        def launch_there() -> None:
+            with launching(table.device):
+                launch(table, clock, updates, past)
+
+        return launch_there
 
     def write(self, targets: list[Target], rates: list[Tensor], clock: int) -> None:
         """Tables for these targets, at this clock; what the tensors hold now is no edit. In stream order. `rates`: those

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rates that are tensors on a device: schedulers, optimizers, and devices that are none.
 
-Here tensors on a device are tensors on the CPU: `_backend` says whose they are, the emulated CUDA's or the interpreted
-Triton's. An optimizer of fusedsched has it from `backend=`; one of torch is given it.
+Here tensors on a device are tensors on the CPU: `backend=` says whose they are, the emulated CUDA's or the interpreted
+Triton's. An optimizer of torch is told by an attribute.
 """
 
 import functools
@@ -73,7 +73,7 @@ def optimizer(kind, place, lrs, **options):
         made = fusedsched.AdamW(groups_of(lrs), backend=place, **options)
     else:
         made = torch.optim.AdamW(groups_of(lrs), foreach=False, **options)
-        made._backend = place
+        made._fusedsched_backend = place
     made._opt_called = True
     return made
 

@@ -4,7 +4,9 @@ replays; a compiled step is the eager one.
 """
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -104,13 +106,13 @@ def loaded(opt, sched, name, kind):
 
 def copied(opt, sched, name, kind):
     twin = copy.deepcopy(sched)
-    twin.optimizer._backend = "cuda"
+    twin.optimizer._fusedsched_backend = "cuda"
     return twin.optimizer, twin
 
 
 def pickled(opt, sched, name, kind):
     twin = pickle.loads(pickle.dumps(sched))
-    twin.optimizer._backend = "cuda"
+    twin.optimizer._fusedsched_backend = "cuda"
     return twin.optimizer, twin
 
 
@@ -185,6 +187,25 @@ def test_replays_past_the_last_step_are_told():
     assert values(opt) == end
     with pytest.raises(RuntimeError, match="stepped past its last step"):
         sched.step()
+
+
+@kinds
+@schedules
+def test_nothing_is_kept_alive(name, kind):
+    opt, sched = settled(*pair(name, kind, "cuda"))
+    graph = emulated().record(sched.step)  # the graph keeps tables and tensors, and no scheduler
+    emulated().replay(graph)
+    gc.collect()
+    gc.disable()
+    try:
+        seen, tensor = [weakref.ref(sched), weakref.ref(opt)], opt.param_groups[0]["lr"]
+        del sched, opt
+        assert seen[0]() is None and seen[1]() is None
+    finally:
+        gc.enable()
+    before = tensor.item()
+    emulated().replay(graph)
+    assert tensor.item() != before or name in ("StepLR", "MultiStepLR", "ConstantLR")
 
 
 # "aot_eager" hands copies of what is written; one class of each kind, since Dynamo takes most of the time.

@@ -162,7 +162,7 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
     Arguments: the optimizer; `schedulers`, one more than `milestones`; `milestones`, steps; `last_epoch` as in StepLR.
     As `torch.optim.lr_scheduler.SequentialLR`, the jump of a warmup that a milestone cuts short included. Members may
     hold others, and OneCycleLR may stand anywhere; with last_epoch=k the members go to where a run from the start has
-    them.
+    them. Whether a skipped update counts (`advance_on_skip`) is for this scheduler to say, not for its members.
 
     >>> import torch
     >>> from fusedsched.lr_scheduler import ExponentialLR, LinearLR
@@ -213,7 +213,8 @@ class ChainedScheduler(Composite, torch_schedulers.ChainedScheduler):
     For those that multiply the rate the result is the product of the factors; one that computes from its own numbers
     (LambdaLR, CosineAnnealingWarmRestarts, OneCycleLR, CyclicLR) overwrites what came before it.
 
-    Arguments: `schedulers`, at least one; `optimizer`, theirs. As `torch.optim.lr_scheduler.ChainedScheduler`.
+    Arguments: `schedulers`, at least one; `optimizer`, theirs. As `torch.optim.lr_scheduler.ChainedScheduler`. Its
+    `advance_on_skip` goes for all of them.
 
     >>> import torch
     >>> from fusedsched.lr_scheduler import ExponentialLR, StepLR
