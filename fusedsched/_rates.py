@@ -65,15 +65,15 @@ class Place(NamedTuple):
 
 def place_of(optimizer: Any, groups: list[dict[str, Any]]) -> Place | None:
     """Where the rates of all groups lie, if they are tensors on one device that has kernels."""
-    rates = [group["lr"] for group in groups]
-    if not rates or not all(isinstance(lr, Tensor) for lr in rates):
-        return None
-    place = _place(optimizer, rates[0].device)
-    return place if place is not None and all(writable(lr, place.device) for lr in rates) else None
+    first = groups[0]["lr"] if groups else None
+    place = _place(optimizer, first.device) if isinstance(first, Tensor) else None
+    return place if place is not None and all(writable(group["lr"], place.device) for group in groups) else None
 
 
 def _place(optimizer: Any, device: torch.device) -> Place | None:
-    backend = for_device(getattr(optimizer, "_backend", "auto"), device)
+    # Whose kernels they are, if not those for the device: an optimizer of this package was told, tests tell others.
+    chosen = getattr(optimizer, "_backend" if hasattr(optimizer, "_follow") else "_fusedsched_backend", "auto")
+    backend = for_device(chosen, device)
     return Place(backend, device) if backend in ("cuda", "triton") else None
 
 
@@ -91,8 +91,7 @@ def writable(number: Any, device: torch.device) -> bool:
 
 def capture_probe(optimizer: Any, groups: list[dict[str, Any]]) -> Callable[[], bool] | None:
     """A function that says whether a graph is being captured where this optimizer works; None: there never is one."""
-    tensors = [t for group in groups for t in (*group["params"], group["lr"]) if isinstance(t, Tensor)]
-    devices = {t.device for t in tensors}
+    devices = {t.device for group in groups for t in (*group["params"][:1], group["lr"]) if isinstance(t, Tensor)}
     if any(device.type == "cuda" for device in devices):
         return torch.cuda.is_current_stream_capturing
     if any((place := _place(optimizer, device)) is not None and place.backend == "cuda" for device in devices):
@@ -129,7 +128,7 @@ class Rates:
     """The tables of one scheduler on one device. `updates`: the optimizer's clocks, if a step needs an update first."""
 
     def __init__(self, place: Place, n: int, updates: Tensor | None = None) -> None:
-        self.place, self._updates = place, updates
+        self.place, self._updates, self.conditional = place, updates, updates is not None
         device = place.device
         self.table = torch.zeros((n, WIDTH), dtype=torch.int64, device=device)
         self.clock = torch.zeros(2, dtype=torch.int64, device=device)  # and the count of updates at the last step
@@ -137,17 +136,21 @@ class Rates:
         self.past_horizon = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type != "cpu")
         self._kept: list[Target] = []
         self._numbers: Tensor | None = None
-        self._launcher = self._make_launcher()
-        self.launch: Callable[[], None] = self._launcher
+        self.launch = self._launcher()
 
-    def _make_launcher(self) -> Callable[[], None]:
+    def _launcher(self) -> Callable[[], None]:
         table, clock, updates, past = self.table, self.clock, self._updates, self.past_horizon
         if self.place.backend == "cuda":
             stream_of = _stream_of(self.place.device)
             return _native.module().Rates(table, clock, updates, past, stream_of).launch
+        from fusedsched.optim._triton_launches import launching
         from fusedsched.triton_kernels.rates import launch
 
-        return lambda: launch(table, clock, updates, past)
+        def launch_there() -> None:
+            with launching(table.device):
+                launch(table, clock, updates, past)
+
+        return launch_there
 
     def write(self, targets: list[Target], rates: list[Tensor], clock: int) -> None:
         """Tables for these targets, at this clock; what the tensors hold now is no edit. In stream order. `rates`: those

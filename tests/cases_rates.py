@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rates that are tensors on a device: schedulers, optimizers, and devices that are none.
 
-Here tensors on a device are tensors on the CPU: `_backend` says whose they are, the emulated CUDA's or the interpreted
-Triton's. An optimizer of fusedsched has it from `backend=`; one of torch is given it.
+Here tensors on a device are tensors on the CPU: `backend=` says whose they are, the emulated CUDA's or the interpreted
+Triton's. An optimizer of torch is told by an attribute.
 """
 
 import functools
@@ -19,6 +19,8 @@ from fusedsched import lr_scheduler as ours
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 DTYPES = (F32, F64, BF16, F16)
 PLACES = [name for name in ("cuda", "triton") if name in BACKENDS] or ["cuda"]
+
+LRS = (0.3, 0.2, 0.07)
 
 # `m`: our module or torch's.
 SCHEDULERS: dict[str, Any] = {
@@ -71,9 +73,23 @@ def optimizer(kind, place, lrs, **options):
         made = fusedsched.AdamW(groups_of(lrs), backend=place, **options)
     else:
         made = torch.optim.AdamW(groups_of(lrs), foreach=False, **options)
-        made._backend = place
+        made._fusedsched_backend = place
     made._opt_called = True
     return made
+
+
+def pair(name, kind, place, dtype=F64, lrs=LRS):
+    """(optimizer, scheduler) of tensors on a device."""
+    opt = optimizer(kind, place, tensors(lrs, dtype))
+    return opt, SCHEDULERS[name](opt)
+
+
+def settled(opt, sched, steps=3):
+    """After some eager steps, with its tables written."""
+    for _ in range(steps):
+        sched.step()
+    assert sched._track.launched
+    return opt, sched
 
 
 def values(opt):

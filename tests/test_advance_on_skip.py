@@ -131,6 +131,26 @@ def test_it_holds_when_compiled(name, mark):
     assert len(graphs) == 1
 
 
+@pytest.mark.parametrize("advance", (True, False))
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "triton"])
+def test_with_a_grad_scaler_as_users_write_it(backend, advance):
+    """The first update is skipped. No warning about the order of calls, which is right."""
+    opt = optimizer("ours", backend, LRS)
+    del opt._opt_called
+    sched = ours.ExponentialLR(opt, 0.5, advance_on_skip=advance)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    params = [p for group in opt.param_groups for p in group["params"]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for factor in (float("inf"), 1.0, 1.0, float("nan"), 1.0):
+            opt.zero_grad()
+            scaler.scale(sum((p * factor).sum() for p in params)).backward()
+            scaler.step(opt)
+            scaler.update()
+            sched.step()
+    assert sched.last_epoch == (5 if advance else 3) and opt.skipped_steps == 2
+
+
 def test_a_metric_is_not_taken_where_no_update_was_applied():
     opt, sched = build("", "cpu", schedule=lambda o, **k: ours.ReduceLROnPlateau(o, factor=0.5, patience=0, **k))
     for applied in (1, 0, 0, 1):

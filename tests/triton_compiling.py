@@ -14,7 +14,7 @@ import tempfile
 
 import torch
 import triton
-from fusedsched.triton_kernels import rules, step, telemetry, tuning
+from fusedsched.triton_kernels import rates, rules, step, telemetry, tuning
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -34,7 +34,7 @@ TYPES = {
 MOST = "AdamCoupledAmsgrad"  # the rule with the most arrays and the longest update
 POINTERS = {"i32": ("control", "edited", "past_horizon", "negative"), "fp32": ("singles", "grad_scale", "found_inf")}
 POINTERS["fp64"] = ("values", "resolved", "doubles", "written", "ring")
-NUMBERS = ("n_slots", "n_active", "n_chunks", "unit", "amount", "rows")
+NUMBERS = ("n_slots", "n_active", "n_chunks", "n_rates", "unit", "amount", "rows")
 
 
 def compiled(kernel, constants, arch, warps, types=None, **options):
@@ -113,6 +113,9 @@ def everything(arch, every_rule):
     found["advance by"] = facts(compiled(step.advance_by_kernel, {}, arch, 1))
     constants = {"CHECKED": True, "BLOCK": tuning.PREPARE_BLOCK}
     found["record"] = facts(compiled(telemetry.record_kernel, constants, arch, tuning.PREPARE_WARPS))
+    for conditional in (True, False):
+        kernel = compiled(rates.rates_kernel, {"CONDITIONAL": conditional}, arch, 1)
+        found[f"rates/{'conditional' if conditional else 'plain'}"] = facts(kernel)
     found["mutant: few registers"] = facts(update(arch, MOST, "float32", maxnreg=32))
     return found
 

@@ -34,7 +34,8 @@ __device__ __forceinline__ void carry_edit(Rate& rate, const Piece& piece, doubl
   double until = piece.end;
   if (carry == kDiscard) return;
   if (carry == kWave) {
-    const double passed = fs::fmod(clock - piece.low, piece.turn), next = clock - passed + piece.turn;
+    const double since = clock - piece.low;  // whole numbers, as a turn is: the remainder is exact
+    const double passed = since - fs::floor(since / piece.turn) * piece.turn, next = clock - passed + piece.turn;
     if (next < until) until = next;
     rate.gain = passed == 0.0 ? 1.0 + above * piece.kick : above / height;
   } else if (height != 0.0) {
@@ -48,41 +49,40 @@ __device__ __forceinline__ void carry_edit(Rate& rate, const Piece& piece, doubl
   rate.until = until;
 }
 
-__device__ __forceinline__ void step_rate(Rate& rate, int64_t clock, int32_t* past_horizon) {
+__device__ __forceinline__ bool is_edited(const Rate& rate) {
+  return rate.written == rate.written && number_at(rate.tensor, static_cast<DType>(rate.dtype)) != rate.written;
+}
+
+// What follows an evaluation, at a clock whose value it gave: the first is that of an edit, the last that of the step.
+__device__ __forceinline__ void use_value(Rate& rate, double clock, bool last, double value) {
   const auto dtype = static_cast<DType>(rate.dtype);
-  const double found = number_at(rate.tensor, dtype);
-  const bool edited = rate.written == rate.written && found != rate.written;
-  double value = 0.0, pivot = 0.0;
-  // At the clock of the edit, then at the next one: in a loop, since the evaluator's code is long.
-#pragma unroll 1
-  for (int64_t at = edited ? clock : clock + 1; at <= clock + 1; ++at) {
-    const Piece& piece = piece_at(rate.pieces, static_cast<double>(at));
-    value = program_value(rate.program, at);
-    pivot = piece.pivot;
-    if (at == clock) carry_edit(rate, piece, static_cast<double>(at), value, found);
-  }
-  if (static_cast<double>(clock + 1) >= rate.until) {
+  const Piece& piece = piece_at(rate.pieces, clock);
+  if (!last) return carry_edit(rate, piece, clock, value, number_at(rate.tensor, dtype));
+  if (clock >= rate.until) {
     rate.gain = 1.0;
     rate.shift = 0.0;
   }
-  if (rate.gain != 1.0 || rate.shift != 0.0) value = pivot + rate.gain * (value - pivot) + rate.shift;
-  if (is_past(rate.program, clock + 1)) *past_horizon = 1;
+  if (rate.gain != 1.0 || rate.shift != 0.0) value = piece.pivot + rate.gain * (value - piece.pivot) + rate.shift;
   rate.written = store_number(rate.tensor, dtype, value);
 }
 
 }  // namespace
 
 __global__ void __launch_bounds__(kSmallThreads) rates_kernel(Rates args) {
-  const int64_t clock = *args.clock;
-  const int64_t updates = args.updates == nullptr ? 0 : *args.updates;
-  const bool held = args.updates != nullptr && updates == *args.seen;
-  __syncthreads();  // all have read what the first is about to change
-  if (held) return;
+  const bool held = args.updates != nullptr && *args.updates == *args.seen;
+  // Two turns for each rate: at the clock of an edit, which is left out without one, and at the next. One evaluator does
+  // both, since its code is long, and what is needed after it is loaded after it: nothing is kept across its calls.
 #pragma unroll 1
-  for (int32_t i = threadIdx.x; i < args.n_rates; i += kSmallThreads) step_rate(args.rates[i], clock, args.past_horizon);
-  if (threadIdx.x != 0) return;
-  *args.clock = clock + 1;
-  if (args.updates != nullptr) *args.seen = updates;
+  for (int32_t turn = 2 * threadIdx.x; turn < 2 * args.n_rates && !held; turn += turn % 2 ? 2 * kSmallThreads - 1 : 1) {
+    if (turn % 2 == 0 && !is_edited(args.rates[turn / 2])) ++turn;
+    const double value = program_value(args.rates[turn / 2].program, *args.clock + turn % 2);
+    use_value(args.rates[turn / 2], static_cast<double>(*args.clock + turn % 2), turn % 2 == 1, value);
+    if (turn % 2 == 1 && is_past(args.rates[turn / 2].program, *args.clock + 1)) *args.past_horizon = 1;
+  }
+  __syncthreads();  // all have read what the first is about to change
+  if (threadIdx.x != 0 || held) return;
+  *args.clock += 1;
+  if (args.updates != nullptr) *args.seen = *args.updates;
 }
 
 }  // namespace fs_cuda

@@ -92,9 +92,10 @@ def refuse_mixed(scheduler: Any) -> None:
 
 def may_capture(optimizer: Any) -> Any:
     """A function that says whether a graph is being captured on the optimizer's device; None: there never is one."""
-    if not hasattr(optimizer, "_follow") or device.place_of(optimizer) is not None or not optimizer._can_follow():
-        return _rates.capture_probe(optimizer, device.groups_of(optimizer))
-    plan = optimizer._plan
+    plan, groups = getattr(optimizer, "_plan", None), device.groups_of(optimizer)
+    foreign = not hasattr(optimizer, "_follow") or (plan is not None and "triton" in plan.name)
+    if foreign or (groups and isinstance(groups[0]["lr"], Tensor)):
+        return _rates.capture_probe(optimizer, groups)
     there_is_one = optimizer._has_device() if plan is None else "cuda" in plan.name
     return optimizer._capturing if there_is_one else None
 
@@ -102,7 +103,7 @@ def may_capture(optimizer: Any) -> Any:
 def step(scheduler: Any) -> bool:
     """The step, if it is decided or counted on the device: in a captured graph, or after one, or behind a gate."""
     optimizer, follower = scheduler.optimizer, scheduler._follower
-    capturing = may_capture(optimizer)
+    capturing = may_capture(optimizer) if follower is None else follower.capturing
     gated = scheduler._gate is not None and scheduler._gate.on_device and not scheduler._is_initial
     if follower is None and not gated and (capturing is None or not capturing()):
         return False

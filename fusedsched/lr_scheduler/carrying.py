@@ -17,7 +17,7 @@ from torch.optim.swa_utils import SWALR
 
 from .._rates import Carry, Piece, Target
 from ..schedules.evaluate import half_wave
-from .forms import FORMS, _key, form_of
+from .forms import FORMS, _key
 from .rows import HORIZON, Row
 from .tracks import table
 
@@ -73,14 +73,14 @@ def piece_of(scheduler: Any, i: int) -> Piece | None:
 
 def target_of(scheduler: Any, i: int, t: int, x: float, rows: list[Row]) -> Target | None:
     """Group i's rate, which is x at the clock t, from where on it has these rows; None where no kernel can write it."""
-    piece = piece_of(scheduler, i)
+    piece = scheduler._piece(i)
     if piece is None:
         return None
     lr = scheduler.optimizer.param_groups[i]["lr"]
     passed = math.fmod(t - piece.low, piece.turn) if piece.carry is Carry.WAVE else 1.0
     if piece.carry is not Carry.DISCARD and x == piece.pivot and passed:
         # Nothing can be scaled: the rows of another rate, of which there is nothing until somebody edits it.
-        rows = form_of(scheduler).rows(scheduler, i, t, x + 1.0)
+        rows = scheduler._form().rows(scheduler, i, t, x + 1.0)
         until = t - passed + piece.turn if piece.carry is Carry.WAVE else math.inf
         return Target(lr, table(rows), (piece,), 0.0, until)
     return Target(lr, table(rows), (piece,))

@@ -133,7 +133,8 @@ class Composite(Restored):
             self._track = track_of(self)
 
     def _has_form(self) -> bool:
-        return tables(self) is not None
+        known = all(isinstance(leaf, Restored) and leaf._has_form() for leaf in leaves(self))
+        return known and not self._apart
 
     def _programs(self) -> Programs | None:
         return programs(self)
@@ -151,7 +152,7 @@ class Composite(Restored):
             turn_of = turn(turn_of, clock_of(turn_of))[0] if hasattr(turn_of, "_milestones") else turn_of._schedulers[-1]
         turn_of.__dict__["_last_lr"] = _rates(self)
 
-    def _loaded(self, points: list[Any] | None) -> None:
+    def _loaded(self, ours: dict[str, Any]) -> None:
         self._track, self._apart = None, False
 
 
@@ -161,7 +162,7 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
     Arguments: the optimizer; `schedulers`, one more than `milestones`; `milestones`, steps; `last_epoch` as in StepLR.
     As `torch.optim.lr_scheduler.SequentialLR`, the jump of a warmup that a milestone cuts short included. Members may
     hold others, and OneCycleLR may stand anywhere; with last_epoch=k the members go to where a run from the start has
-    them.
+    them. Whether a skipped update counts (`advance_on_skip`) is for this scheduler to say, not for its members.
 
     >>> import torch
     >>> from fusedsched.lr_scheduler import ExponentialLR, LinearLR
@@ -212,7 +213,8 @@ class ChainedScheduler(Composite, torch_schedulers.ChainedScheduler):
     For those that multiply the rate the result is the product of the factors; one that computes from its own numbers
     (LambdaLR, CosineAnnealingWarmRestarts, OneCycleLR, CyclicLR) overwrites what came before it.
 
-    Arguments: `schedulers`, at least one; `optimizer`, theirs. As `torch.optim.lr_scheduler.ChainedScheduler`.
+    Arguments: `schedulers`, at least one; `optimizer`, theirs. As `torch.optim.lr_scheduler.ChainedScheduler`. Its
+    `advance_on_skip` goes for all of them.
 
     >>> import torch
     >>> from fusedsched.lr_scheduler import ExponentialLR, StepLR

@@ -40,7 +40,7 @@ def tables(scheduler: Any, targets: list[Target | None], place: Place, clock: in
     if found is None:
         return None
     rates, gate = scheduler._rates, scheduler._gate
-    if rates is None or len(rates) != len(found) or rates.place != place:
+    if rates is None or len(rates) != len(found) or rates.place != place or rates.conditional != (gate is not None):
         updates = None if gate is None else gate.clocks(place.device)
         rates = scheduler._rates = Rates(place, len(found), updates)
         if gate is not None:
@@ -166,12 +166,13 @@ class Driver:
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = ref(scheduler)
+        self._probe = _rates.capture_probe(scheduler.optimizer, groups_of(scheduler.optimizer))
         self._busy = False
 
     def settle(self) -> None:
         """Brings the host up to date. Waits; does nothing while a graph is captured."""
         scheduler = self._scheduler()
-        if self._busy or scheduler is None or scheduler._track is None or scheduler._capturing_now():
+        if self._busy or scheduler is None or scheduler._track is None or self.capturing():
             return
         with self.paused():
             clock = scheduler._rates.read()
@@ -179,6 +180,16 @@ class Driver:
                 scheduler._move(clock)
             if scheduler._track.edited or scheduler._rates.edited():
                 scheduler._rebase(edited=True)
+
+    def capturing(self) -> bool:
+        """Whether a graph is being captured."""
+        return self._probe is not None and self._probe()
+
+    def see(self, updates: int) -> None:
+        """Sets the count of applied updates at its last step."""
+        scheduler = self._scheduler()
+        if scheduler._rates is not None:
+            scheduler._rates.see(updates)
 
     def check_horizon(self) -> None:
         """Raises RuntimeError if replays went past the last step."""

@@ -55,6 +55,8 @@ class Restored:
 
     def _set_gate(self, advance_on_skip: bool) -> None:
         self._gate = None if advance_on_skip else Gate(self.optimizer, type(self))
+        if self._gate is not None and self._follower is not None:
+            self._follower.see(self._gate.seen)
 
     def _settle(self) -> None:
         """Brings it up to date with a captured graph that advances it."""
@@ -108,8 +110,8 @@ class Restored:
         """
         load(self, state_dict, super().load_state_dict)
 
-    def _loaded(self, points: list[Any] | None) -> None:
-        """Called when everything is in place; `points`: where the closed forms began, if the state knew."""
+    def _loaded(self, ours: dict[str, Any]) -> None:
+        """Called when everything is in place; `ours`: what stood under our key."""
 
 
 def write_lr(group: dict[str, Any], value: Any) -> None:
@@ -159,13 +161,13 @@ def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, 
     for group, rate in zip(groups, rates, strict=False):
         if not same(group["lr"], rate):
             write_lr(group, rate)
-    for key in ("betas", "momentum"):
-        for group, saved in zip(groups, (ours or {}).get(key, ()), strict=False):
-            with momenta_kept(scheduler.optimizer):
+    with momenta_kept(scheduler.optimizer):
+        for key in ("betas", "momentum"):
+            for group, saved in zip(groups, (ours or {}).get(key, ()), strict=False):
                 group[key] = tuple(saved) if key == "betas" else saved
     if ours is not None or scheduler._gate is not None:
         scheduler._set_gate((ours or {}).get("advance_on_skip", scheduler._gate is None))
-    scheduler._loaded(None if ours is None else ours.get("origins"))
+    scheduler._loaded(ours or {})
     if scheduler._follower is not None:
         scheduler._follower.restart()
 

@@ -59,7 +59,7 @@ class Follower:
             self._counters[plan.device] = counter = plan.write(clock, self._counters.get(plan.device))
             seen = self._scheduler.seen()
             if seen is not None and plan.device not in self._seen:
-                self._seen[plan.device] = plan.write(torch.tensor([seen], dtype=torch.int64, device="cpu"))
+                self.see(seen)
             for g, (rate, momentum) in enumerate(zip(self._programs.rates, self._programs.momenta, strict=True)):
                 # What stands there now counts for the next update, an edit too; the program goes on after it.
                 group, until = optimizer._groups()[g], self._known + 1
@@ -90,6 +90,16 @@ class Follower:
         """One step of the scheduler, in stream order."""
         for plan in self._optimizer()._device_plans():
             plan.tick(self._counters[plan.device], self._seen.get(plan.device))
+
+    def capturing(self) -> bool:
+        """Whether a graph is being captured."""
+        return self._optimizer()._capturing()
+
+    def see(self, updates: int) -> None:
+        """Sets the count of applied updates at the scheduler's last step."""
+        for plan in self._optimizer()._device_plans():
+            count = torch.tensor([updates], dtype=torch.int64, device="cpu")
+            self._seen[plan.device] = plan.write(count, self._seen.get(plan.device))
 
     def settle(self) -> None:
         """Brings the host up to date, and the device up to an edit. Waits; does nothing while a graph is captured."""
