@@ -18,7 +18,9 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
 from ..schedules.convert import closed_form
 from . import captured, checks
-from .saving import Restored, write_lr
+from .live import Live
+from .saving import write_lr
+from .scheduled import Scheduled
 from .traced import traced_step
 from .tracks import copied
 
@@ -59,8 +61,26 @@ def _restart(scheduler: Any, onto_present: bool = False) -> None:
                 write_lr(group, base)
         scheduler.last_epoch = -1
         scheduler._initial_step()
+    _at_rates(scheduler)
+
+
+def _at_rates(scheduler: Any) -> None:
+    """What holds others shows what they wrote; a branch that it was in is over."""
     if _holds_others(scheduler):
         scheduler._last_lr = _rates(scheduler)
+    if isinstance(scheduler, Live):
+        scheduler._branch = None
+
+
+def _admit(scheduler: Any) -> None:
+    """Lets those whose turn it is take in groups that were added to the optimizer since."""
+    if isinstance(scheduler, torch_schedulers.SequentialLR):
+        _admit(_turn(scheduler, scheduler.last_epoch)[0])
+    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
+        for member in scheduler._schedulers:
+            _admit(member)
+    elif isinstance(scheduler, Scheduled):
+        scheduler._admit_new_groups()
 
 
 def _seek(scheduler: Any, t: int) -> None:
@@ -84,11 +104,10 @@ def _seek(scheduler: Any, t: int) -> None:
                     member.step()
     else:
         scheduler._update_lr(t)
-    if _holds_others(scheduler):
-        scheduler._last_lr = _rates(scheduler)
+    _at_rates(scheduler)
 
 
-class SequentialLR(Restored, torch_schedulers.SequentialLR):
+class SequentialLR(Live, torch_schedulers.SequentialLR):
     """Runs schedulers one after the other; each starts at its milestone, at its own step 0.
 
     Arguments: the optimizer; `schedulers`, one more than `milestones`; `milestones`, steps; `last_epoch` as in StepLR.
@@ -128,6 +147,8 @@ class SequentialLR(Restored, torch_schedulers.SequentialLR):
                 return traced_step(self)
         if captured.step(self):
             return
+        if self._in_branch(None):
+            return
         member, local = _turn(self, self.last_epoch + 1)
         if local == 0 and _holds_others(member):
             self.last_epoch += 1
@@ -136,7 +157,12 @@ class SequentialLR(Restored, torch_schedulers.SequentialLR):
         else:
             super().step()
 
+    def _admit_at(self, clock: int) -> None:
+        _admit(_turn(self, clock)[0])  # which has not moved since
+
     def _programs(self) -> captured.Programs | None:
+        if self._branch is not None:
+            return self._branch.programs(self)
         groups, clock = range(len(self.optimizer._groups())), self.__dict__["last_epoch"]
         schedules = [closed_form(self, i) for i in groups]
         if None in schedules or any(getattr(leaf, "cycle_momentum", False) for leaf in _leaves(self)):
@@ -148,10 +174,12 @@ class SequentialLR(Restored, torch_schedulers.SequentialLR):
         return captured.Programs(programs, list(groups), [-1] * len(groups), "")
 
     def _move(self, clock: int) -> None:
+        if self._branch is not None:
+            return self._branch.move(self, clock)
         _seek(self, clock)
 
 
-class ChainedScheduler(Restored, torch_schedulers.ChainedScheduler):
+class ChainedScheduler(Live, torch_schedulers.ChainedScheduler):
     """Steps several schedulers at once, each from the rate that the one before it leaves.
 
     For those that multiply the rate the result is the product of the factors; one that computes from its own numbers
@@ -178,4 +206,11 @@ class ChainedScheduler(Restored, torch_schedulers.ChainedScheduler):
         if is_dynamo_compiling():
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self)
-        super().step()
+        if self._branch is not None:
+            captured.refuse(self, "step()")
+        if not self._in_branch(None):
+            super().step()
+
+    def _admit_at(self, clock: int) -> None:
+        for member in self._schedulers:
+            _admit(member)

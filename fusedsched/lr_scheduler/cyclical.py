@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -69,13 +70,16 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
             self._step_as_torch(epoch)
 
     def _step_as_torch(self, epoch: float | None) -> None:
+        if (epoch is None or epoch >= 0) and self._in_branch(epoch):
+            return
         self._drop_track()
         self._admit_new_groups()
         torch_schedulers.CosineAnnealingWarmRestarts.step(self, epoch)
         self._origins, self._clock = None, self.last_epoch
 
     def _move(self, clock: int) -> None:
-        for _ in range(clock - self.__dict__["last_epoch"]):  # as the steps would have; both may have been set by hand
+        steps = clock - self.__dict__["last_epoch"] if self._branch is None else 0
+        for _ in range(steps):  # as they would have; both may have been set by hand
             self._advance()
         super()._move(clock)
 
@@ -92,8 +96,11 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
             current, length = current - length, length * self.T_mult
         self.T_cur, self.T_i = current % length, length
 
+    def _clock_at(self, epoch: float) -> int:
+        return math.floor(epoch)
+
     def _update_lr(self, epoch: Any = None) -> None:
-        if epoch is not None:
+        if epoch is not None and (self._branch is None or epoch < self._branch.begin):
             self._locate(epoch)
         super()._update_lr(epoch)
 

@@ -63,8 +63,8 @@ class Restored:
         """
         load(self, state_dict, super().load_state_dict)
 
-    def _loaded(self, points: list[Any] | None) -> None:
-        """Called when everything is in place; `points`: where the closed forms began, if the state knew."""
+    def _loaded(self, ours: dict[str, Any]) -> None:
+        """Called when everything is in place; `ours`: what stood under our key."""
 
 
 def write_lr(group: dict[str, Any], value: Any) -> None:
@@ -116,7 +116,7 @@ def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, 
     for key in ("betas", "momentum"):
         for group, saved in zip(groups, (ours or {}).get(key, ()), strict=False):
             group[key] = tuple(saved) if key == "betas" else saved
-    scheduler._loaded(None if ours is None else ours.get("origins"))
+    scheduler._loaded(ours or {})
     if scheduler._follower is not None:
         scheduler._follower.restart()
 

@@ -71,6 +71,10 @@ def from_torch(scheduler: Any, steps: int | None = None, group: int = 0, *, past
     closed = closed_form(scheduler, group)
     if closed is not None:
         return closed
+    branch = getattr(scheduler, "_branch", None)
+    if branch is not None:  # the table is needed up to there
+        table = _table(_tabulate(scheduler, max(1, branch.first_begin()), group), "hold", "update")
+        return branch.expression(table, group)
     if steps is None:
         raise ValueError(
             f"steps is missing: {kind} has no closed form here and must be tabulated. Give steps=, the number of "
@@ -96,6 +100,14 @@ def closed_form(scheduler: Any, group: int, base: float | None = None) -> Schedu
 
     `base`: in place of the group's base rate, for classes that only multiply it.
     """
+    branch, own = getattr(scheduler, "_branch", None), _own_form(scheduler, group, base)
+    if branch is None or own is None:
+        return own
+    return branch.expression(own, group) if base is None else None
+
+
+def _own_form(scheduler: Any, group: int, base: float | None) -> Schedule | None:
+    """The same without its branches."""
     from torch.optim import lr_scheduler as torch_schedulers
 
     from ..lr_scheduler.forms import form_of  # it imports this package
@@ -127,6 +139,8 @@ def _factor(scheduler: Any, group: int) -> Schedule | None:
     """What one scheduler of a chain multiplies the rate by; None if it does anything but multiply."""
     from torch.optim import lr_scheduler as torch_schedulers
 
+    if getattr(scheduler, "_branch", None) is not None:
+        return None
     multiplying = ("StepLR", "MultiStepLR", "LinearLR", "ExponentialLR", "PolynomialLR", "ConstantLR")
     if isinstance(scheduler, tuple(getattr(torch_schedulers, name) for name in multiplying)):
         # ConstantLR(factor=0) comes back to the base rate, not to a multiple of zero.

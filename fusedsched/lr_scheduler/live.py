@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans that change while they run: another end (`extend`), or a decay from here on (`branch`).
+
+A graph that was captured follows at its next replay, since what changes are programs in device memory; a compiled step
+runs the same code as an eager one. See docs/live-plans.md.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from ..schedules.flags import final_level, one_of
+from ..schedules.warmups import DECAYS
+from . import captured
+from .branch import Branch
+from .extending import clock_of, extension
+from .saving import KEY, Restored
+from .tracks import copied, scalar
+
+
+def _whole(name: str, number: Any, what: str) -> int:
+    """A positive integer."""
+    if isinstance(number, bool) or not hasattr(number, "__index__") or number.__index__() < 1:
+        raise ValueError(f"Invalid {name}: {number!r}. It must be an integer of 1 or more: {what}.")
+    return number.__index__()
+
+
+def _each(scheduler: Any, name: str, number: Any) -> list[Any]:
+    """One for each group."""
+    count = len(scheduler.optimizer.param_groups)
+    if not isinstance(number, (list, tuple)):
+        return [number] * count
+    if len(number) != count:
+        raise ValueError(
+            f"{name} must have the same length as optimizer.param_groups. "
+            f"{name} has {len(number)} values, param_groups has {count}."
+        )
+    return list(number)
+
+
+class Live(Restored):
+    """Mixin: a scheduler whose plan may be changed under way."""
+
+    __slots__ = ("_branch",)  # what stands in for it; None as a rule
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._branch = None
+        return self
+
+    def extend(self, total_steps: int) -> None:
+        """Moves the end of the schedule to step `total_steps`, from the present rate on: the run got longer or shorter.
+
+        CosineAnnealingLR, LinearLR, PolynomialLR, ConstantLR, SWALR: what torch's own recursion does once `T_max`,
+        `total_iters` or `anneal_epochs` is set to that. OneCycleLR: a climb under way keeps its pace, what lies ahead
+        is stretched in proportion, and the last value comes at step total_steps - 1. SequentialLR: its last member
+        ends there, ChainedScheduler: the members that end last. After `branch()`: the branch does.
+
+        Argument: `total_steps`, the length of the whole run in steps of this scheduler. Raises TypeError for a class
+        without an end, ValueError for a step that is not ahead and for a schedule that has arrived; nothing is changed
+        then.
+
+        >>> import torch
+        >>> from fusedsched.lr_scheduler import PolynomialLR
+        >>> opt = torch.optim.SGD([torch.zeros(1)], lr=0.8)
+        >>> sched = PolynomialLR(opt, total_iters=4)
+        >>> opt.step(), sched.step(), sched.step()
+        (None, None, None)
+        >>> sched.extend(total_steps=6)
+        >>> for _ in range(4):
+        ...     print(round(sched.get_last_lr()[0], 3), end=" ")
+        ...     sched.step()
+        0.4 0.3 0.2 0.1 
+        """
+        captured.refuse(self, "extend()")
+        changes = extension(self, _whole("total_steps", total_steps, "the length of the whole run"))
+        with captured.paused(self):
+            for change in changes:
+                change()
+
+    def branch(
+        self,
+        steps: int,
+        final: float | list[float] | None = None,
+        decay: str = "linear",
+        *,
+        final_ratio: float | list[float] | None = None,
+    ) -> None:
+        """Lets the rates decay from here: from what each group has now to `final` in `steps` steps, then `final`.
+
+        lr(t) = final + (lr(begin) - final) * d(q), q = (t - begin) / steps, d as in `schedules.warmup_stable_decay`
+
+        Whatever the scheduler would have done is forgotten; it goes on counting steps, and a momentum that it cycled
+        stays where it is. An edit of a rate is carried on, to the same end. `step(epoch)` of an epoch before the branch
+        ends it.
+
+        Arguments: `steps`, 1 or more; `final`, a rate or one for each group, default 0; `decay`, "linear", "cosine" or
+        "1-sqrt"; `final_ratio`, instead of `final`, as a part of the present rate. Raises ValueError before anything is
+        changed. Call it on the scheduler that you step, not on a member of it.
+
+        >>> import torch
+        >>> from fusedsched.lr_scheduler import ConstantLR
+        >>> opt = torch.optim.SGD([torch.zeros(1)], lr=0.8)
+        >>> sched = ConstantLR(opt, factor=1.0)
+        >>> sched.branch(steps=2, final=0.2)
+        >>> sched.expressions()[0].curve(4)
+        [0.8, 0.5, 0.2, 0.2]
+        """
+        captured.refuse(self, "branch()")
+        begin, steps = clock_of(self), _whole("steps", steps, "how many steps the decay takes")
+        if type(begin) is not int:
+            raise ValueError(f"The scheduler stands at last_epoch={begin}. A branch begins at a whole step.")
+        one_of("decay", decay, tuple(DECAYS))
+        if final is not None and final_ratio is not None:
+            raise ValueError(f"Got both final={final} and final_ratio={final_ratio}. Give one of them.")
+        rates = [scalar(group["lr"]) for group in self.optimizer.param_groups]
+        ratios = None if final_ratio is None else _each(self, "final_ratio", final_ratio)
+        given = [None] * len(rates) if ratios is not None else _each(self, "final", final)
+        finals = [
+            final_level("final", value, ratio, of=rate, default=0.0)
+            for value, ratio, rate in zip(given, ratios or given, rates, strict=True)
+        ]
+        earlier = [] if self._branch is None else [*self._branch.earlier, self._branch.plain()]
+        known = len(self.__dict__["_last_lr"])  # groups that were added since join at the next step
+        last = [copied(group["lr"]) for group in self.optimizer.param_groups[:known]]
+        with captured.paused(self):
+            self._branch = Branch(
+                self.optimizer,
+                begin,
+                last,
+                earlier,
+                begin=begin,
+                end=begin + steps,
+                decay=decay,
+                start=rates[:known],
+                final=finals,
+                ratio=ratios,
+            )
+            self._drop_track()
+
+    def _drop_track(self) -> None:
+        """Whatever made its steps fast is out of date."""
+
+    def _admit_at(self, clock: int) -> None:
+        """Takes in groups added to the optimizer since, at the rates that they would have had at a clock."""
+
+    def _in_branch(self, epoch: float | None) -> bool:
+        """The step, if it belongs to a branch; one to before the branch ends it."""
+        branch = self._branch
+        if branch is None:
+            return False
+        if epoch is None:
+            branch.step(self)
+        elif epoch < branch.begin:
+            self._branch = None
+        else:
+            branch.seek(self, epoch, self._clock_at(epoch))
+        return self._branch is not None
+
+    def _clock_at(self, epoch: float) -> float:
+        """`last_epoch` after `step(epoch)`."""
+        return epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's state dict of this class, and one key of plain data, "fusedsched": the groups' rates, exactly."""
+        state = super().state_dict()
+        if self._branch is not None:
+            state[KEY]["branch"] = self._branch.saved()
+        return state
+
+    def _loaded(self, ours: dict[str, Any]) -> None:
+        saved = ours.get("branch")
+        self._branch = None
+        if saved is not None:
+            self._branch = Branch.resumed(self.optimizer, self.__dict__["_last_lr"], saved)
+
+    def __getstate__(self) -> Any:
+        state = super().__getstate__()
+        return state if self._branch is None else (state, {"_branch": copy.copy(self._branch)})
