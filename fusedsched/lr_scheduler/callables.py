@@ -15,7 +15,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
 from . import captured, checks
-from .saving import Restored
+from .live import Live
 from .scheduled import Scheduled
 from .traced import traced_step
 
@@ -70,7 +70,7 @@ class MultiplicativeLR(Scheduled, torch_schedulers.MultiplicativeLR):
         super().__init__(optimizer, lr_lambda, last_epoch)
 
 
-class ReduceLROnPlateau(Restored, torch_schedulers.ReduceLROnPlateau):
+class ReduceLROnPlateau(Live, torch_schedulers.ReduceLROnPlateau):
     """Multiplies the rate by `factor` when a metric has not improved for more than `patience` steps.
 
     lr = max(lr * factor, min_lr), if that changes it by more than `eps`
@@ -121,4 +121,5 @@ class ReduceLROnPlateau(Restored, torch_schedulers.ReduceLROnPlateau):
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, epoch, torch.as_tensor(metrics))
         captured.refuse(self, "step(metrics)")
-        super().step(metrics, epoch)
+        if not self._in_branch(epoch):
+            super().step(metrics, epoch)

@@ -16,7 +16,9 @@ import torch
 from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
-from ..schedules.convert import closed_form
+from ..schedules.compose import Sequence as InTurn, Shift
+from ..schedules.convert import closed_form, lowerable
+from ..schedules.expression import Schedule
 from . import captured, checks
 from .live import Live
 from .saving import write_lr
@@ -68,8 +70,8 @@ def _at_rates(scheduler: Any) -> None:
     """What holds others shows what they wrote; a branch that it was in is over."""
     if _holds_others(scheduler):
         scheduler._last_lr = _rates(scheduler)
-    if isinstance(scheduler, Live):
-        scheduler._branch = None
+        if isinstance(scheduler, Live):
+            scheduler._branch = None
 
 
 def _admit(scheduler: Any) -> None:
@@ -85,6 +87,8 @@ def _admit(scheduler: Any) -> None:
 
 def _seek(scheduler: Any, t: int) -> None:
     """Brings a scheduler to step t, at the rates that a run from the base would have there."""
+    if isinstance(scheduler, Live) and scheduler._in_branch(t):
+        return
     if isinstance(scheduler, torch_schedulers.SequentialLR):
         begins = (0, *scheduler._milestones)
         for i, member in enumerate(scheduler._schedulers):
@@ -164,8 +168,10 @@ class SequentialLR(Live, torch_schedulers.SequentialLR):
         if self._branch is not None:
             return self._branch.programs(self)
         groups, clock = range(len(self.optimizer._groups())), self.__dict__["last_epoch"]
-        schedules = [closed_form(self, i) for i in groups]
-        if None in schedules or any(getattr(leaf, "cycle_momentum", False) for leaf in _leaves(self)):
+        if any(getattr(leaf, "cycle_momentum", False) for leaf in _leaves(self)):
+            return None
+        schedules = [self._ahead(i, clock) for i in groups]
+        if None in schedules:
             return None
         for group, schedule in zip(self.optimizer._groups(), schedules, strict=True):
             if abs(schedule(clock) - group["lr"]) > 1e-9 * abs(group["lr"]):
@@ -173,10 +179,24 @@ class SequentialLR(Live, torch_schedulers.SequentialLR):
         programs = [schedule.lower().table for schedule in schedules]
         return captured.Programs(programs, list(groups), [-1] * len(groups), "")
 
+    def _ahead(self, i: int, clock: int) -> Schedule | None:
+        """What it does to group i from here on: the member whose turn it is from where that stands."""
+        idx, (member, local) = bisect_right(self._milestones, clock), _turn(self, clock)
+        now = member._ahead(i) if isinstance(member, Scheduled) else closed_form(member, i)
+        parts = [now, *(closed_form(later, i) for later in self._schedulers[idx + 1 :])]
+        if None in parts:
+            return None
+        return lowerable(InTurn, (Shift(now, clock - local), *parts[1:]), self._milestones[idx:])
+
     def _move(self, clock: int) -> None:
         if self._branch is not None:
             return self._branch.move(self, clock)
-        _seek(self, clock)
+        (before, _), (member, local) = _turn(self, self.__dict__["last_epoch"]), _turn(self, clock)
+        if member is before and isinstance(member, Scheduled) and member._known():
+            member._move(local)
+            self.__dict__["last_epoch"], self.__dict__["_last_lr"] = clock, _rates(self)
+        else:
+            _seek(self, clock)
 
 
 class ChainedScheduler(Live, torch_schedulers.ChainedScheduler):

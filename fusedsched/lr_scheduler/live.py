@@ -69,9 +69,12 @@ class Live(Restored):
         (None, None, None)
         >>> sched.extend(total_steps=6)
         >>> for _ in range(4):
-        ...     print(round(sched.get_last_lr()[0], 3), end=" ")
         ...     sched.step()
-        0.4 0.3 0.2 0.1 
+        ...     print(round(sched.get_last_lr()[0], 3))
+        0.3
+        0.2
+        0.1
+        0.0
         """
         captured.refuse(self, "extend()")
         changes = extension(self, _whole("total_steps", total_steps, "the length of the whole run"))
@@ -115,11 +118,10 @@ class Live(Restored):
         if final is not None and final_ratio is not None:
             raise ValueError(f"Got both final={final} and final_ratio={final_ratio}. Give one of them.")
         rates = [scalar(group["lr"]) for group in self.optimizer.param_groups]
-        ratios = None if final_ratio is None else _each(self, "final_ratio", final_ratio)
-        given = [None] * len(rates) if ratios is not None else _each(self, "final", final)
+        given, ratios = _each(self, "final", final), _each(self, "final_ratio", final_ratio)
         finals = [
             final_level("final", value, ratio, of=rate, default=0.0)
-            for value, ratio, rate in zip(given, ratios or given, rates, strict=True)
+            for value, ratio, rate in zip(given, ratios, rates, strict=True)
         ]
         earlier = [] if self._branch is None else [*self._branch.earlier, self._branch.plain()]
         known = len(self.__dict__["_last_lr"])  # groups that were added since join at the next step
@@ -135,7 +137,7 @@ class Live(Restored):
                 decay=decay,
                 start=rates[:known],
                 final=finals,
-                ratio=ratios,
+                ratio=None if final_ratio is None else ratios,
             )
             self._drop_track()
 

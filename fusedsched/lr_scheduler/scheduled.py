@@ -14,6 +14,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.compiler import is_dynamo_compiling
 
+from ..schedules.convert import of_rows
+from ..schedules.expression import Schedule
 from . import captured
 from .closed import ClosedForm, Origins
 from .joining import join
@@ -105,6 +107,12 @@ class Scheduled(ClosedForm, Live):
         self._drop_track()
         self._admit_new_groups()
         return None if self._form() is None else self._from_here()
+
+    def _ahead(self, i: int) -> Schedule | None:
+        """What it does to group i from here on, on its own clock; None where that has no closed form."""
+        if self._programs() is None:
+            return None
+        return of_rows((self if self._branch is None else self._branch)._rows(i))
 
     def _move(self, clock: int) -> None:
         """To a clock that was reached inside a captured graph, without an edit on the way."""

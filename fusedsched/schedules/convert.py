@@ -116,11 +116,11 @@ def _own_form(scheduler: Any, group: int, base: float | None) -> Schedule | None
     known = kind.__module__.startswith(("torch.optim.", "fusedsched."))
     if known and isinstance(scheduler, torch_schedulers.SequentialLR):
         parts = [closed_form(child, group) for child in scheduler._schedulers]
-        return None if None in parts or base is not None else _lowerable(Sequence, parts, scheduler._milestones)
+        return None if None in parts or base is not None else lowerable(Sequence, parts, scheduler._milestones)
     if known and isinstance(scheduler, torch_schedulers.ChainedScheduler):
         factors = [_factor(child, group) for child in scheduler._schedulers]
         start = float(scheduler.optimizer.param_groups[group]["initial_lr"]) if base is None else base
-        return None if None in factors else _lowerable(Product, (start, *factors))
+        return None if None in factors else lowerable(Product, (start, *factors))
     form = form_of(scheduler)
     if form is None:
         return None
@@ -129,9 +129,13 @@ def _own_form(scheduler: Any, group: int, base: float | None) -> Schedule | None
     rows = form.rows(start, group, 0, x)
     if rows is None:
         return None
+    return of_rows(rows, float(scheduler.total_steps) if isinstance(scheduler, torch_schedulers.OneCycleLR) else -1.0)
+
+
+def of_rows(rows: list[tuple[float, ...]], horizon: float = -1.0) -> Schedule:
+    """The rows of one track as an expression."""
     parts = [Segment(Shape(int(shape)), *numbers) for _, shape, *numbers, _ in rows]
     first = Shift(parts[0], rows[0][0]) if rows[0][0] != 0.0 else parts[0]
-    horizon = float(scheduler.total_steps) if isinstance(scheduler, torch_schedulers.OneCycleLR) else -1.0
     return Sequence((first, *parts[1:]), tuple(row[0] for row in rows[1:]), horizon=horizon)
 
 
@@ -148,7 +152,7 @@ def _factor(scheduler: Any, group: int) -> Schedule | None:
     return None
 
 
-def _lowerable(kind: type[Schedule], *parts: Any) -> Schedule | None:
+def lowerable(kind: type[Schedule], *parts: Any) -> Schedule | None:
     """The whole, or None where its parts are too odd to be put together in rows."""
     try:
         whole = kind(*(tuple(part) for part in parts))
