@@ -8,6 +8,8 @@ counts the steps and shows the rates.
 from __future__ import annotations
 
 import copy
+from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 from ..schedules.compose import Sequence
@@ -28,41 +30,57 @@ def _way(s: Any, start: float, final: float) -> Row:
     return row(s.begin, shape, start, span=s.end - s.begin, stop=final, param=param)
 
 
-def _start(s: Any, i: int, t: float, x: float) -> float:
-    """Where a branch began that is at x now: an edit changes its height, never its end."""
-    if t <= s.begin:
-        return x
-    return s.final[i] + (x - s.final[i]) / value([_way(s, 1.0, 0.0)], t)
+def _left(s: Any, t: float) -> float:
+    """How much of the way is left, from 1 to 0."""
+    return value([_way(s, 1.0, 0.0)], t) if t > s.begin else 1.0
 
 
 def _decay(s: Any, i: int, t: float, x: float) -> list[Row]:
+    """An edit changes the height of the way, never its end."""
     if t >= s.end:
         return [row(t, Shape.CONSTANT, x)]
-    rows = [_way(s, _start(s, i, t, x), s.final[i]), row(s.end, Shape.CONSTANT, s.final[i])]
+    final = s.final[i]
+    start = x if t <= s.begin else final + (x - final) / _left(s, t)
+    rows = [_way(s, start, final), row(s.end, Shape.CONSTANT, final)]
     return rows if t >= s.begin else [row(t, Shape.CONSTANT, x), *rows]
 
 
-def _final(plain: dict[str, Any], i: int, start: float) -> float:
-    """The final rate of a group that nobody gave one."""
+def _top(plan: Any, start: float, final: float) -> float:
+    """Where the way begins for who had the rate `start` then."""
+    return start if plan.height == 1.0 else final + (start - final) * plan.height
+
+
+def _final(plan: Any, i: int, start: float) -> float:
+    """The final rate of a group; that of all others, if nobody gave it one."""
     where = "call scheduler.branch() again, with one for each group,"
-    if plain["ratio"] is not None:
-        return start * shared("final_ratio", plain["ratio"], i + 1, where)
-    return shared("final", plain["final"], i + 1, where)
+    if i < len(plan.final):
+        return plan.final[i]
+    if plan.ratio is not None:
+        return start * shared("final_ratio", plan.ratio, i + 1, where)
+    return shared("final", plan.final, i + 1, where)
+
+
+def _rate(plan: Any, i: int, start: float, t: float) -> float:
+    """The rate at step t of a group that had the rate `start` when the branch began."""
+    final = _final(plan, i, start)
+    rows = [_way(plan, _top(plan, start, final), final), row(plan.end, Shape.CONSTANT, final)]
+    return value(rows, max(t, plan.begin))
 
 
 FORM = Form(_decay, lambda s, i, x: x, ("begin", "end", "decay"), ("final",))
 
 
 class Branch(ClosedForm):
-    """Where group i has the rate `start[i]` at step `begin`, it has `final[i]` at step `end`, and holds it.
+    """Group i had the rate `start[i]` at step `begin`; it has `final[i]` at step `end`, and holds it.
 
-    `ratio`: the finals as parts of the starts, if they were given so. `earlier`: branches that this one cut short.
+    `height`: what a move of the end has made of the way's height; 1 as a rule. `ratio`: the finals as parts of the
+    starts, if they were given so. `earlier`: the plans of branches that this one cut short.
     """
 
     __slots__ = ("__dict__", "_track", "_origins", "_clock")
 
     _counts_steps = False
-    KEYS = ("begin", "end", "decay", "start", "final", "ratio")
+    KEYS = ("begin", "end", "decay", "start", "final", "height", "ratio")
 
     def __init__(self, optimizer: Any, clock: int, last_lr: list[Any], earlier: list[Any], **plain: Any) -> None:
         self.optimizer, self.last_epoch, self._last_lr, self.earlier = optimizer, clock, last_lr, earlier
@@ -96,7 +114,7 @@ class Branch(ClosedForm):
         """To an absolute time, at or after `begin`; edits are forgotten. Its owner's `last_epoch` is then `clock`."""
         self._follow(owner)
         self._drop_track()
-        points = [(self.begin, x) for x in self.start]
+        points = [(self.begin, _top(self, *ends)) for ends in zip(self.start, self.final, strict=False)]
         self._write(time, clock, points)
         self._origins = Origins(points, self._settings()) if type(clock) is int else None
         self._show(owner)
@@ -112,8 +130,9 @@ class Branch(ClosedForm):
         """Goes on from the present rates, so that it arrives at step `end`."""
         self._follow(owner)
         self._drop_track()
+        left = _left(self, self.last_epoch)
         self.end, self._origins = end, None
-        self.start = [_start(self, i, *point) for i, point in enumerate(self._present())]
+        self.height *= left / _left(self, self.last_epoch)
 
     def programs(self, owner: Any) -> Programs:
         """Programs from where it stands, for a captured graph. A momentum that the owner cycled stays what it is."""
@@ -131,14 +150,16 @@ class Branch(ClosedForm):
 
     def expression(self, before: Schedule, i: int) -> Schedule:
         """What its owner does to group i: `before`, then the branches."""
-        for plain in (*self.earlier, self.plain()):
-            start = plain["start"][i] if i < len(plain["start"]) else before(plain["begin"])
-            final = plain["final"][i] if i < len(plain["final"]) else _final(plain, i, start)
-            shape, param = DECAYS[plain["decay"]]
-            span = plain["end"] - plain["begin"]
-            way = Segment(shape, span=span, start=start, stop=final, param=param)
-            before = Sequence((before, way, final), (plain["begin"], plain["end"]))
+        for plan in self._plans():
+            start = plan.start[i] if i < len(plan.start) else before(plan.begin)
+            final = _final(plan, i, start)
+            shape, param = DECAYS[plan.decay]
+            way = Segment(shape, span=plan.end - plan.begin, start=_top(plan, start, final), stop=final, param=param)
+            before = Sequence((before, way, final), (plan.begin, plan.end))
         return before
+
+    def _plans(self) -> list[Any]:
+        return [SimpleNamespace(**plain) for plain in (*self.earlier, self.plain())]
 
     def first_begin(self) -> int:
         """The step up to which its owner did what its class does."""
@@ -168,29 +189,31 @@ class Branch(ClosedForm):
 
     def _follow(self, owner: Any) -> None:
         """Takes in what happened to its owner: new groups, a `last_epoch` that was set."""
-        groups = self.optimizer.param_groups
-        if len(groups) > len(self.start):
-            self._join(owner, groups)
+        self.admit(owner)
         self.last_epoch = owner.__dict__.get("last_epoch", self.last_epoch)
 
-    def _join(self, owner: Any, groups: list[dict[str, Any]]) -> None:
-        """New groups: where they would have been at `begin`, had they been there from the start, and on from there."""
-        first, count = len(self.start), len(groups)
-        for i in range(len(self.final), count):  # before anything is changed
-            _final(self.plain(), i, 0.0)
+    def admit(self, owner: Any) -> None:
+        """Takes in new groups: each where it would have been now, had it been there from the owner's start."""
+        groups, first = self.optimizer.param_groups, len(self.start)
+        if len(groups) <= first:
+            return
+        count = len(groups)
+        *earlier, _ = plans = self._plans()
+        for i, plan in product(range(first, count), plans):  # before anything is changed
+            _final(plan, i, 0.0)
         self._drop_track()
         points = list(self._origins.points) if self._known() else None
-        owner._admit_at(self.begin)
-        starts = [scalar(group["lr"]) for group in groups[first:]]
-        self.start = [*self.start, *starts]
-        for i, start in enumerate(starts, first):
-            if i >= len(self.final):
-                self.final = [*self.final, _final(self.plain(), i, start)]
-            if self.last_epoch > self.begin:
-                write_lr(groups[i], value(_decay(self, i, self.begin, start), self.last_epoch))
+        owner._admit_at(self.first_begin())
+        for i in range(first, count):
+            start = scalar(groups[i]["lr"])
+            for plan, end in zip(earlier, (plan.begin for plan in plans[1:]), strict=True):
+                start = _rate(plan, i, start, end)
+            self.start, self.final = [*self.start, start], [*self.final[:i], _final(self, i, start), *self.final[i + 1 :]]
+            write_lr(groups[i], _rate(self, i, start, self.last_epoch))
             self._last_lr = [*self._last_lr, copied(groups[i]["lr"])]
-        joined = [(self.begin, start) for start in starts]
-        self._origins = None if points is None else Origins([*points, *joined], self._settings())
+            if points is not None:
+                points.append((self.begin, _top(self, start, self.final[i])))
+        self._origins = None if points is None else Origins(points, self._settings())
 
     def _write(self, time: float, clock: float, points: list[tuple[float, float]]) -> None:
         """The rates of `time`, coming from `points`."""

@@ -82,7 +82,7 @@ def _admit(scheduler: Any) -> None:
         for member in scheduler._schedulers:
             _admit(member)
     elif isinstance(scheduler, Scheduled):
-        scheduler._admit_new_groups()
+        scheduler._admit_at(scheduler.last_epoch)
 
 
 def _seek(scheduler: Any, t: int) -> None:

@@ -15,7 +15,7 @@ from ..schedules.warmups import DECAYS
 from . import captured
 from .branch import Branch
 from .extending import clock_of, extension
-from .saving import KEY, Restored
+from .saving import KEY, Restored, write_lr
 from .tracks import copied, scalar
 
 
@@ -117,26 +117,28 @@ class Live(Restored):
         one_of("decay", decay, tuple(DECAYS))
         if final is not None and final_ratio is not None:
             raise ValueError(f"Got both final={final} and final_ratio={final_ratio}. Give one of them.")
-        rates = [scalar(group["lr"]) for group in self.optimizer.param_groups]
         given, ratios = _each(self, "final", final), _each(self, "final_ratio", final_ratio)
+        rates = [scalar(group["lr"]) for group in self.optimizer.param_groups]
         finals = [
             final_level("final", value, ratio, of=rate, default=0.0)
             for value, ratio, rate in zip(given, ratios, rates, strict=True)
         ]
         earlier = [] if self._branch is None else [*self._branch.earlier, self._branch.plain()]
-        known = len(self.__dict__["_last_lr"])  # groups that were added since join at the next step
-        last = [copied(group["lr"]) for group in self.optimizer.param_groups[:known]]
         with captured.paused(self):
+            self._admit_at(begin if self._branch is None else self._branch.first_begin())
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                write_lr(group, rate)  # that of a group which was just admitted too
             self._branch = Branch(
                 self.optimizer,
                 begin,
-                last,
+                [copied(group["lr"]) for group in self.optimizer.param_groups],
                 earlier,
                 begin=begin,
                 end=begin + steps,
                 decay=decay,
-                start=rates[:known],
+                start=rates,
                 final=finals,
+                height=1.0,
                 ratio=None if final_ratio is None else ratios,
             )
             self._drop_track()

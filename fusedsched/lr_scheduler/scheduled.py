@@ -127,7 +127,9 @@ class Scheduled(ClosedForm, Live):
     def _admit_new_groups(self) -> None:
         """Takes in groups added to the optimizer since; each as if it had been there from the start."""
         groups = self.optimizer.param_groups
-        if len(groups) <= len(self.base_lrs) or self._branch is not None:
+        if self._branch is not None:
+            return self._branch.admit(self)
+        if len(groups) <= len(self.base_lrs):
             return
         points = list(self._origins.points) if self._known() else None
         for i in range(len(self.base_lrs), len(groups)):
@@ -138,6 +140,8 @@ class Scheduled(ClosedForm, Live):
 
     def _admit_at(self, clock: int) -> None:
         state, groups, branch = self.__dict__, self.optimizer.param_groups, self._branch
+        if branch is not None and clock > branch.begin:
+            return branch.admit(self)
         new, passed = range(len(self.base_lrs), len(groups)), state["last_epoch"] - clock
         state["last_epoch"], self._branch = clock, None
         state["_step_count"] -= passed if self._counts_steps else 0
