@@ -107,8 +107,19 @@ def _seek(scheduler: Any, t: int) -> None:
                 for member in scheduler._schedulers:
                     member.step()
     else:
-        scheduler._update_lr(t)
+        _seek_leaf(scheduler, t)
     _at_rates(scheduler)
+
+
+def _seek_leaf(scheduler: Any, t: int) -> None:
+    """From its beginning on, so that a run that is resumed here goes on bit by bit, if it has a closed form."""
+    scheduler._update_lr(0)
+    if isinstance(scheduler, Scheduled) and scheduler._known():
+        if scheduler._counts_steps:
+            scheduler._step_count = 1
+        scheduler._move(t)
+    elif t > 0:
+        scheduler._update_lr(t)
 
 
 class SequentialLR(Live, torch_schedulers.SequentialLR):
