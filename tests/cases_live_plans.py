@@ -115,7 +115,7 @@ BAD = [
     Bad("CosineAnnealingLR", "extend", {"total_steps": True}, ValueError, "^Invalid total_steps: True"),
     Bad("CosineAnnealingLR", "extend", {"total_steps": None}, ValueError, "^Invalid total_steps: None"),
     Bad("SequentialLR, before its last", "extend", {"total_steps": 20}, ValueError, "begins at step 20, and its end"),
-    Bad("OneCycleLR", "extend", {"total_steps": AT + 1}, ValueError, f"last step of such a run; give more than {AT + 1}"),
+    Bad("OneCycleLR", "extend", {"total_steps": AT + 1}, ValueError, f"of such a run; give more than {AT + 1}"),
     Bad("OneCycleLR, climbing", "extend", {"total_steps": 20}, ValueError, "climbs until step 19; give more than 20"),
     *(
         Bad("StepLR", "branch", arguments, ValueError, message)

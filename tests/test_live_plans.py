@@ -16,6 +16,7 @@ from torch.optim import lr_scheduler as theirs
 from fusedsched import lr_scheduler as L, schedules as S
 from fusedsched.lr_scheduler import branch, extending
 
+pytestmark = pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")  # torch says it of copies, once
 named = pytest.mark.parametrize("name", SCHEDULERS)
 ENDING = [row for row in CLASSES if any(issubclass(row.theirs, cls) for cls in extending.ENDS)]
 
@@ -238,7 +239,12 @@ def test_only_what_ends_last_in_a_chain_is_extended():
 
 
 MUTANTS = {
-    "an end that is late": (extending, "_begin", lambda s: -1, lambda: [law_of_torchs_recursion(ENDING[2], draw) for draw in range(4)]),
+    "an end that is late": (
+        extending,
+        "_begin",
+        lambda s: -1,
+        lambda: [law_of_torchs_recursion(ENDING[2], draw) for draw in range(4)],
+    ),
     "a stretch without a pivot": (
         extending,
         "_stretched",

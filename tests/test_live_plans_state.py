@@ -139,7 +139,8 @@ def test_a_group_joins_as_if_it_had_been_there_from_the_start(name, change):
     defaults = {k: v for k, v in opt.param_groups[0].items() if k in ("swa_lr", "max_lr")}
     opt.add_param_group({"params": [torch.zeros(1)], "lr": 0.7, "momentum": opt.param_groups[0]["momentum"]} | defaults)
     for ours, expected in zip(advance(sched, 20), advance(beside, 20), strict=True):
-        n = 2 if name == "ReduceLROnPlateau" or "OneCycle" in name else 3  # no function of time; max_lr is all that counts
+        # The one is no function of time; to the other a group's own lr says nothing, its max_lr all.
+        n = 2 if name == "ReduceLROnPlateau" or "OneCycle" in name else 3
         assert [lr for lr, _ in ours[:n]] == near([lr for lr, _ in expected[:n]])
 
 

@@ -208,7 +208,8 @@ class Branch(ClosedForm):
             start = scalar(groups[i]["lr"])
             for plan, end in zip(earlier, (plan.begin for plan in plans[1:]), strict=True):
                 start = _rate(plan, i, start, end)
-            self.start, self.final = [*self.start, start], [*self.final[:i], _final(self, i, start), *self.final[i + 1 :]]
+            self.final = [*self.final[:i], _final(self, i, start), *self.final[i + 1 :]]
+            self.start = [*self.start, start]
             write_lr(groups[i], _rate(self, i, start, self.last_epoch))
             self._last_lr = [*self._last_lr, copied(groups[i]["lr"])]
             if points is not None:

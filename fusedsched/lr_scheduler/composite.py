@@ -146,7 +146,10 @@ class SequentialLR(Live, torch_schedulers.SequentialLR):
     ) -> None:
         checks.check_optimizer(optimizer, last_epoch)
         checks.milestones(SequentialLR, milestones)
-        super().__init__(optimizer, schedulers, milestones, last_epoch)
+        with warnings.catch_warnings():
+            if any(map(_holds_others, schedulers)):  # torch steps the members' members, which is undone below
+                warnings.filterwarnings("ignore", "Detected call of|Seems like", UserWarning)
+            super().__init__(optimizer, schedulers, milestones, last_epoch)
         first = _turn(self, 0)[0]
         one_cycle = any(isinstance(s, torch_schedulers.OneCycleLR) for s in schedulers)
         if last_epoch >= 0:
