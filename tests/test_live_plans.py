@@ -257,7 +257,7 @@ MUTANTS = {
         lambda: [law_of_one_cycle(draw, False) for draw in range(4)],
     ),
     "another shape": (branch, "DECAYS", dict.fromkeys(branch.DECAYS, branch.DECAYS["linear"]), None),
-    "an edit that is forgotten": (branch, "_left", lambda s, t: 1.0, lambda: law_of_edits("StepLR", "linear")),
+    "an edit that is forgotten": (branch.Branch, "left", lambda s, t: 1.0, lambda: law_of_edits("StepLR", "linear")),
 }
 
 

@@ -15,7 +15,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
 from . import captured, checks
-from .live import Live
+from .live import Represented
 from .scheduled import Scheduled
 from .traced import traced_step
 
@@ -70,7 +70,7 @@ class MultiplicativeLR(Scheduled, torch_schedulers.MultiplicativeLR):
         super().__init__(optimizer, lr_lambda, last_epoch)
 
 
-class ReduceLROnPlateau(Live, torch_schedulers.ReduceLROnPlateau):
+class ReduceLROnPlateau(Represented, torch_schedulers.ReduceLROnPlateau):
     """Multiplies the rate by `factor` when a metric has not improved for more than `patience` steps.
 
     lr = max(lr * factor, min_lr), if that changes it by more than `eps`

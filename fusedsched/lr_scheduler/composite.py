@@ -20,7 +20,7 @@ from ..schedules.compose import Sequence as InTurn, Shift
 from ..schedules.convert import closed_form, lowerable
 from ..schedules.expression import Schedule
 from . import captured, checks
-from .live import Live
+from .live import Live, Represented
 from .saving import write_lr
 from .scheduled import Scheduled
 from .traced import traced_step
@@ -71,7 +71,7 @@ def _at_rates(scheduler: Any) -> None:
     if _holds_others(scheduler):
         scheduler._last_lr = _rates(scheduler)
         if isinstance(scheduler, Live):
-            scheduler._branch = None
+            scheduler._leave()
 
 
 def _admit(scheduler: Any) -> None:
@@ -122,7 +122,7 @@ def _seek_leaf(scheduler: Any, t: int) -> None:
         scheduler._update_lr(t)
 
 
-class SequentialLR(Live, torch_schedulers.SequentialLR):
+class SequentialLR(Represented, torch_schedulers.SequentialLR):
     """Runs schedulers one after the other; each starts at its milestone, at its own step 0.
 
     Arguments: the optimizer; `schedulers`, one more than `milestones`; `milestones`, steps; `last_epoch` as in StepLR.
@@ -180,7 +180,7 @@ class SequentialLR(Live, torch_schedulers.SequentialLR):
 
     def _programs(self) -> captured.Programs | None:
         if self._branch is not None:
-            return self._branch.programs(self)
+            return self._working()._programs()
         groups, clock = range(len(self.optimizer._groups())), self.__dict__["last_epoch"]
         if any(getattr(leaf, "cycle_momentum", False) for leaf in _leaves(self)):
             return None
@@ -204,7 +204,8 @@ class SequentialLR(Live, torch_schedulers.SequentialLR):
 
     def _move(self, clock: int) -> None:
         if self._branch is not None:
-            return self._branch.move(self, clock)
+            self._working()._move(clock)
+            return self._show()
         (before, _), (member, local) = _turn(self, self.__dict__["last_epoch"]), _turn(self, clock)
         if member is before and isinstance(member, Scheduled) and member._known():
             member._move(local)
@@ -213,7 +214,7 @@ class SequentialLR(Live, torch_schedulers.SequentialLR):
             _seek(self, clock)
 
 
-class ChainedScheduler(Live, torch_schedulers.ChainedScheduler):
+class ChainedScheduler(Represented, torch_schedulers.ChainedScheduler):
     """Steps several schedulers at once, each from the rate that the one before it leaves.
 
     For those that multiply the rate the result is the product of the factors; one that computes from its own numbers

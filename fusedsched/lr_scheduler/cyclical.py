@@ -71,15 +71,14 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
 
     def _step_as_torch(self, epoch: float | None) -> None:
         if (epoch is None or epoch >= 0) and self._in_branch(epoch):
-            return
+            return self._advance() if epoch is None else self._locate(self.last_epoch)
         self._drop_track()
         self._admit_new_groups()
         torch_schedulers.CosineAnnealingWarmRestarts.step(self, epoch)
         self._origins, self._clock = None, self.last_epoch
 
     def _move(self, clock: int) -> None:
-        steps = clock - self.__dict__["last_epoch"] if self._branch is None else 0
-        for _ in range(steps):  # as they would have; both may have been set by hand
+        for _ in range(clock - self.__dict__["last_epoch"]):  # as the steps would have; both may have been set by hand
             self._advance()
         super()._move(clock)
 
@@ -96,13 +95,19 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
             current, length = current - length, length * self.T_mult
         self.T_cur, self.T_i = current % length, length
 
+    def _update_lr(self, epoch: Any = None) -> None:
+        if epoch is not None:
+            self._locate(epoch)
+        super()._update_lr(epoch)
+
     def _clock_at(self, epoch: float) -> int:
         return math.floor(epoch)
 
-    def _update_lr(self, epoch: Any = None) -> None:
-        if epoch is not None and (self._branch is None or epoch < self._branch.begin):
-            self._locate(epoch)
-        super()._update_lr(epoch)
+    def _admit_at(self, clock: int) -> None:
+        phase = self.T_cur, self.T_i
+        self._locate(clock)
+        super()._admit_at(clock)
+        self.T_cur, self.T_i = phase
 
     def _catch_up(self, start: list[float]) -> None:
         self._locate(self.last_epoch)

@@ -33,10 +33,10 @@ def _attribute(s: Any) -> str | None:
 
 def clock_of(s: Any) -> int:
     """The present step; a chain has none of its own."""
-    branch = getattr(s, "_branch", None)
     if "last_epoch" in s.__dict__:
         return s.last_epoch
-    return branch.last_epoch if branch is not None else max(clock_of(member) for member in s._schedulers)
+    stand_in = getattr(s, "_stand_in", None)
+    return stand_in.last_epoch if stand_in is not None else max(clock_of(member) for member in s._schedulers)
 
 
 def _begin(s: Any) -> int:
@@ -77,7 +77,7 @@ def extension(s: Any, total_steps: int, before: int = 0) -> list[Callable[[], An
         )
     if branch is not None:
         _refuse_arrived(kind, now >= end, end + before)
-        return [partial(branch.end_at, s, total_steps)]
+        return [partial(s._move_end, total_steps)]
     if isinstance(s, torch_schedulers.SequentialLR):
         begin = (s._milestones or [0])[-1]
         if total_steps <= begin:

@@ -16,7 +16,7 @@ from . import captured
 from .branch import Branch
 from .extending import clock_of, extension
 from .saving import KEY, Restored, write_lr
-from .tracks import copied, scalar
+from .tracks import scalar
 
 
 def _whole(name: str, number: Any, what: str) -> int:
@@ -42,12 +42,8 @@ def _each(scheduler: Any, name: str, number: Any) -> list[Any]:
 class Live(Restored):
     """Mixin: a scheduler whose plan may be changed under way."""
 
-    __slots__ = ("_branch",)  # what stands in for it; None as a rule
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        self = super().__new__(cls)
-        self._branch = None
-        return self
+    __slots__ = ()
+    _branch: Branch | None  # what it does instead of what its class says; None as a rule
 
     def extend(self, total_steps: int) -> None:
         """Moves the end of the schedule to step `total_steps`, from the present rate on: the run got longer or shorter.
@@ -123,16 +119,12 @@ class Live(Restored):
             final_level("final", value, ratio, of=rate, default=0.0)
             for value, ratio, rate in zip(given, ratios, rates, strict=True)
         ]
-        earlier = [] if self._branch is None else [*self._branch.earlier, self._branch.plain()]
+        clock = begin if self._branch is None else self._branch.first_begin()
         with captured.paused(self):
-            self._admit_at(begin if self._branch is None else self._branch.first_begin())
+            self._admit_at(clock)
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 write_lr(group, rate)  # that of a group which was just admitted too
-            self._branch = Branch(
-                self.optimizer,
-                begin,
-                [copied(group["lr"]) for group in self.optimizer.param_groups],
-                earlier,
+            branch = Branch(
                 begin=begin,
                 end=begin + steps,
                 decay=decay,
@@ -140,45 +132,123 @@ class Live(Restored):
                 final=finals,
                 height=1.0,
                 ratio=None if final_ratio is None else ratios,
+                earlier=[] if self._branch is None else [*self._branch.earlier, self._branch],
             )
-            self._drop_track()
+            self._enter(branch, begin)
 
-    def _drop_track(self) -> None:
-        """Whatever made its steps fast is out of date."""
+    def _enter(self, branch: Branch, clock: int) -> None:
+        """Goes on in a branch, from what the groups have."""
+
+    def _leave(self) -> None:
+        """Is what its class is again."""
+
+    def _move_end(self, end: int) -> None:
+        """Moves the end of its branch."""
 
     def _admit_at(self, clock: int) -> None:
         """Takes in groups added to the optimizer since, at the rates that they would have had at a clock."""
 
     def _in_branch(self, epoch: float | None) -> bool:
-        """The step, if it belongs to a branch; one to before the branch ends it."""
-        branch = self._branch
-        if branch is None:
-            return False
-        if epoch is None:
-            branch.step(self)
-        elif epoch < branch.begin:
-            self._branch = None
-        else:
-            branch.seek(self, epoch, self._clock_at(epoch))
-        return self._branch is not None
+        """The step, if it belongs to a branch; one to an epoch before that ends it."""
+        return False
+
+    def _left_branch(self, epoch: float | None) -> bool:
+        """Whether that is the case."""
+        before = epoch is not None and epoch < self._branch.begin
+        if before:
+            self._leave()
+        return before
 
     def _clock_at(self, epoch: float) -> float:
         """`last_epoch` after `step(epoch)`."""
         return epoch
 
+    def _saved_branch(self) -> dict[str, Any]:
+        return self._branch.saved()
+
     def state_dict(self) -> dict[str, Any]:
         """torch's state dict of this class, and one key of plain data, "fusedsched": the groups' rates, exactly."""
         state = super().state_dict()
         if self._branch is not None:
-            state[KEY]["branch"] = self._branch.saved()
+            state[KEY]["branch"] = self._saved_branch()
         return state
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` of this class or of torch's wrote; the groups get their rates back too.
+
+        Other than in torch, it does not matter whether the optimizer is loaded before, after or not at all.
+        """
+        saved, count = state_dict.get(KEY, {}).get("branch"), len(self.optimizer.param_groups)
+        if saved is not None and len(saved["start"]) > count:
+            raise ValueError(
+                f"The state is in a branch of {len(saved['start'])} param_groups, the optimizer has {count}. "
+                "Build the optimizer with all of them before you load the scheduler."
+            )
+        super().load_state_dict(state_dict)
+
+
+class Represented(Live):
+    """Mixin: a scheduler whose rates are not its own to compute. In a branch, one with a closed form steps for it."""
+
+    __slots__ = ("_stand_in",)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._stand_in = None
+        return self
+
+    @property
+    def _branch(self) -> Branch | None:
+        return None if self._stand_in is None else self._stand_in._branch
+
+    def _enter(self, branch: Branch, clock: int) -> None:
+        from .standing import StandIn  # a scheduler too
+
+        self._stand_in = StandIn.begin(self.optimizer, branch, clock)
+        self.__dict__["_last_lr"] = self._stand_in._last_lr
+
+    def _leave(self) -> None:
+        self._stand_in = None
+
+    def _working(self) -> Any:
+        """The stand-in, where this scheduler is: its `last_epoch` may have been set."""
+        stand_in = self._stand_in
+        stand_in._whole = self
+        clock = self.__dict__.get("last_epoch", stand_in.last_epoch)
+        if clock != stand_in.last_epoch:
+            stand_in.last_epoch = clock
+        return stand_in
+
+    def _show(self) -> None:
+        """Shows what the stand-in did."""
+        self.__dict__["_last_lr"] = self._stand_in._last_lr
+        if "last_epoch" in self.__dict__:
+            self.__dict__["last_epoch"] = self._stand_in.last_epoch
+
+    def _in_branch(self, epoch: float | None) -> bool:
+        if self._stand_in is None or self._left_branch(epoch):
+            return False
+        stand_in = self._working()
+        stand_in.step() if epoch is None else stand_in._in_branch(epoch)
+        self._show()
+        return True
+
+    def _move_end(self, end: int) -> None:
+        self._working()._move_end(end)
+
+    def _saved_branch(self) -> dict[str, Any]:
+        return {**super()._saved_branch(), "at": self._working().points()}
+
     def _loaded(self, ours: dict[str, Any]) -> None:
-        saved = ours.get("branch")
-        self._branch = None
-        if saved is not None:
-            self._branch = Branch.resumed(self.optimizer, self.__dict__["_last_lr"], saved)
+        super()._loaded(ours)
+        self._leave()
+        if "branch" in ours:
+            saved = dict(ours["branch"])
+            (clock, points), last = saved.pop("at"), self.__dict__["_last_lr"]
+            self._enter(Branch.loaded(saved), clock)
+            self._stand_in.resume(last, points)
+            self._show()
 
     def __getstate__(self) -> Any:
         state = super().__getstate__()
-        return state if self._branch is None else (state, {"_branch": copy.copy(self._branch)})
+        return state if self._stand_in is None else (state, {"_stand_in": copy.copy(self._stand_in)})

@@ -110,7 +110,7 @@ def _own_form(scheduler: Any, group: int, base: float | None) -> Schedule | None
     """The same without its branches."""
     from torch.optim import lr_scheduler as torch_schedulers
 
-    from ..lr_scheduler.forms import form_of  # it imports this package
+    from ..lr_scheduler.forms import form_of_class  # it imports this package
 
     kind = type(scheduler)
     known = kind.__module__.startswith(("torch.optim.", "fusedsched."))
@@ -121,7 +121,7 @@ def _own_form(scheduler: Any, group: int, base: float | None) -> Schedule | None
         factors = [_factor(child, group) for child in scheduler._schedulers]
         start = float(scheduler.optimizer.param_groups[group]["initial_lr"]) if base is None else base
         return None if None in factors else lowerable(Product, (start, *factors))
-    form = form_of(scheduler)
+    form = form_of_class(scheduler)
     if form is None:
         return None
     start = _AtStart(scheduler)
