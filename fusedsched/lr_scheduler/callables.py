@@ -15,8 +15,8 @@ from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
 from . import captured, checks
-from .live import Represented
 from .scheduled import Scheduled
+from .standing import Represented
 from .traced import traced_step
 
 

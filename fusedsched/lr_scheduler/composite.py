@@ -20,9 +20,10 @@ from ..schedules.compose import Sequence as InTurn, Shift
 from ..schedules.convert import closed_form, lowerable
 from ..schedules.expression import Schedule
 from . import captured, checks
-from .live import Live, Represented
+from .live import Live
 from .saving import write_lr
 from .scheduled import Scheduled
+from .standing import Represented
 from .traced import traced_step
 from .tracks import copied
 

@@ -7,16 +7,22 @@ runs the same code as an eager one. See docs/live-plans.md.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
+import torch
+
+from ..schedules.convert import of_rows
+from ..schedules.expression import Schedule
 from ..schedules.flags import final_level, one_of
 from ..schedules.warmups import DECAYS
 from . import captured
 from .branch import Branch
 from .extending import clock_of, extension
+from .forms import form_of
+from .origins import Origins
+from .rows import value
 from .saving import KEY, Restored, write_lr
-from .tracks import scalar
+from .tracks import copied, scalar
 
 
 def _whole(name: str, number: Any, what: str) -> int:
@@ -187,68 +193,62 @@ class Live(Restored):
         super().load_state_dict(state_dict)
 
 
-class Represented(Live):
-    """Mixin: a scheduler whose rates are not its own to compute. In a branch, one with a closed form steps for it."""
+class Branching(Live):
+    """Mixin: a scheduler that moves along a branch as along the closed form of its class."""
 
-    __slots__ = ("_stand_in",)
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        self = super().__new__(cls)
-        self._stand_in = None
-        return self
-
-    @property
-    def _branch(self) -> Branch | None:
-        return None if self._stand_in is None else self._stand_in._branch
+    __slots__ = ()
 
     def _enter(self, branch: Branch, clock: int) -> None:
-        from .standing import StandIn  # a scheduler too
-
-        self._stand_in = StandIn.begin(self.optimizer, branch, clock)
-        self.__dict__["_last_lr"] = self._stand_in._last_lr
+        self._drop_track()
+        self._branch, self._origins = branch, None
 
     def _leave(self) -> None:
-        self._stand_in = None
-
-    def _working(self) -> Any:
-        """The stand-in, where this scheduler is: its `last_epoch` may have been set."""
-        stand_in = self._stand_in
-        stand_in._whole = self
-        clock = self.__dict__.get("last_epoch", stand_in.last_epoch)
-        if clock != stand_in.last_epoch:
-            stand_in.last_epoch = clock
-        return stand_in
-
-    def _show(self) -> None:
-        """Shows what the stand-in did."""
-        self.__dict__["_last_lr"] = self._stand_in._last_lr
-        if "last_epoch" in self.__dict__:
-            self.__dict__["last_epoch"] = self._stand_in.last_epoch
-
-    def _in_branch(self, epoch: float | None) -> bool:
-        if self._stand_in is None or self._left_branch(epoch):
-            return False
-        stand_in = self._working()
-        stand_in.step() if epoch is None else stand_in._in_branch(epoch)
-        self._show()
-        return True
+        self._drop_track()
+        self._branch = self._origins = None
 
     def _move_end(self, end: int) -> None:
-        self._working()._move_end(end)
+        self._drop_track()
+        self._admit_new_groups()
+        self._branch.move_end(self.last_epoch, end)
 
-    def _saved_branch(self) -> dict[str, Any]:
-        return {**super()._saved_branch(), "at": self._working().points()}
+    def _in_branch(self, epoch: Any) -> bool:
+        branch = self._branch
+        if branch is None or self._left_branch(epoch):
+            return False
+        self._drop_track()
+        self._admit_new_groups()
+        if epoch is None:
+            if not (self._known() and self._untouched()):
+                self._mark()
+            time = clock = self.last_epoch + 1
+            # Without origins its clock has a fraction, since step(epoch).
+            points = branch.present(self) if self._origins is None else self._origins.points
+        else:
+            time, clock, points = epoch, self._clock_at(epoch), branch.tops()
+        groups = self.optimizer.param_groups
+        for i, (group, point) in enumerate(zip(groups, points, strict=True)):
+            write_lr(group, value(form_of(self).rows(self, i, *point), time))
+        self._last_lr = [copied(group["lr"]) for group in groups]
+        self.last_epoch = self._clock = clock
+        self._origins = Origins(points, self._settings()) if type(clock) is int else None
+        return True
 
-    def _loaded(self, ours: dict[str, Any]) -> None:
-        super()._loaded(ours)
-        self._leave()
-        if "branch" in ours:
-            saved = dict(ours["branch"])
-            (clock, points), last = saved.pop("at"), self.__dict__["_last_lr"]
-            self._enter(Branch.loaded(saved), clock)
-            self._stand_in.resume(last, points)
-            self._show()
+    def _admit_at(self, clock: int) -> None:
+        state, groups, branch = self.__dict__, self.optimizer.param_groups, self._branch
+        if branch is not None and clock > branch.begin:
+            return self._admit_new_groups()
+        new, passed = range(len(self.base_lrs), len(groups)), state["last_epoch"] - clock
+        state["last_epoch"], self._branch = clock, None
+        state["_step_count"] -= passed if self._counts_steps else 0
+        try:
+            self._admit_new_groups()
+        finally:
+            state["last_epoch"], self._branch = clock + passed, branch
+            state["_step_count"] += passed if self._counts_steps else 0
+        if isinstance(self, torch.optim.lr_scheduler.LambdaLR):
+            for i in new:
+                write_lr(groups[i], scalar(self.base_lrs[i]) * self.lr_lambdas[i](clock))
 
-    def __getstate__(self) -> Any:
-        state = super().__getstate__()
-        return state if self._stand_in is None else (state, {"_stand_in": copy.copy(self._stand_in)})
+    def _ahead(self, i: int) -> Schedule | None:
+        """What it does to group i from here on, on its own clock; None where that has no closed form."""
+        return None if self._programs() is None else of_rows(self._rows(i))

@@ -8,40 +8,28 @@ dict: the slots below are rebuilt, copied or saved by the methods here.
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch.compiler import is_dynamo_compiling
 
-from ..schedules.convert import of_rows
-from ..schedules.expression import Schedule
 from . import captured
 from .branch import Branch
 from .forms import form_of, swa_zero
 from .joining import join
-from .live import Live
-from .rows import HORIZON, Row, value
-from .saving import write_lr
+from .live import Branching
+from .origins import Origins
+from .rows import HORIZON, Row
 from .traced import traced_step
-from .tracks import copied, same, scalar, table, track_class
+from .tracks import same, scalar, table, track_class
 
 # Optimizer -> the rates that schedulers built with last_epoch= wrote last, and their classes. One of another class
 # multiplies, as it would have done in the run that is resumed; one of the same class is a second try.
 _RESUMED: WeakKeyDictionary[torch.optim.Optimizer, tuple[list[float], list[type]]] = WeakKeyDictionary()
 
 
-class Origins(NamedTuple):
-    """Where the closed form of each group starts, (clock, rate), and the settings under which that is so.
-
-    Without any, it starts where the scheduler stands, from the rate that it wrote last.
-    """
-
-    points: list[tuple[int, float]]
-    settings: tuple[Any, ...]
-
-
-class Scheduled(Live):
+class Scheduled(Branching):
     """Mixin in front of a torch scheduler class that computes rates from `last_epoch`."""
 
     __slots__ = ("_track", "_origins", "_clock", "_capturing", "_branch")
@@ -112,41 +100,6 @@ class Scheduled(Live):
             self._mark()
         else:
             self._origins = None  # noted when the next step comes and finds the rates as they are now
-
-    def _in_branch(self, epoch: Any) -> bool:
-        branch = self._branch
-        if branch is None or self._left_branch(epoch):
-            return False
-        self._drop_track()
-        self._admit_new_groups()
-        if epoch is None:
-            if not (self._known() and self._untouched()):
-                self._mark()
-            time = clock = self.last_epoch + 1
-            # Without origins its clock has a fraction, since step(epoch).
-            points = branch.present(self) if self._origins is None else self._origins.points
-        else:
-            time, clock, points = epoch, self._clock_at(epoch), branch.tops()
-        groups = self.optimizer.param_groups
-        for i, (group, point) in enumerate(zip(groups, points, strict=True)):
-            write_lr(group, value(form_of(self).rows(self, i, *point), time))
-        self._last_lr = [copied(group["lr"]) for group in groups]
-        self.last_epoch = self._clock = clock
-        self._origins = Origins(points, self._settings()) if type(clock) is int else None
-        return True
-
-    def _enter(self, branch: Branch, clock: int) -> None:
-        self._drop_track()
-        self._branch, self._origins = branch, None
-
-    def _leave(self) -> None:
-        self._drop_track()
-        self._branch = self._origins = None
-
-    def _move_end(self, end: int) -> None:
-        self._drop_track()
-        self._admit_new_groups()
-        self._branch.move_end(self.last_epoch, end)
 
     def _drop_track(self) -> None:
         """Without a track; and without origins either if somebody set `last_epoch`."""
@@ -257,10 +210,6 @@ class Scheduled(Live):
             table_[HORIZON] = float(self._last_step())
         return programs if self._branch is None else self._branch.holding_momentum(self, programs)
 
-    def _ahead(self, i: int) -> Schedule | None:
-        """What it does to group i from here on, on its own clock; None where that has no closed form."""
-        return None if self._programs() is None else of_rows(self._rows(i))
-
     def _move(self, clock: int) -> None:
         """To a clock that was reached inside a captured graph, without an edit on the way."""
         state = self.__dict__
@@ -288,22 +237,6 @@ class Scheduled(Live):
             if points is not None:
                 points.append(point)
         self._origins = None if points is None else Origins(points, self._settings())
-
-    def _admit_at(self, clock: int) -> None:
-        state, groups, branch = self.__dict__, self.optimizer.param_groups, self._branch
-        if branch is not None and clock > branch.begin:
-            return self._admit_new_groups()
-        new, passed = range(len(self.base_lrs), len(groups)), state["last_epoch"] - clock
-        state["last_epoch"], self._branch = clock, None
-        state["_step_count"] -= passed if self._counts_steps else 0
-        try:
-            self._admit_new_groups()
-        finally:
-            state["last_epoch"], self._branch = clock + passed, branch
-            state["_step_count"] += passed if self._counts_steps else 0
-        if isinstance(self, torch.optim.lr_scheduler.LambdaLR):
-            for i in new:
-                write_lr(groups[i], scalar(self.base_lrs[i]) * self.lr_lambdas[i](clock))
 
     def _initial_step(self) -> None:
         """torch's first step; with `last_epoch=k` the rates are then those of step k + 1 of a run from the base."""
