@@ -17,9 +17,8 @@ from ..schedules.flags import final_level, one_of
 from ..schedules.warmups import DECAYS
 from . import captured
 from .branch import Branch
+from .closed import Origins
 from .extending import clock_of, extension
-from .forms import form_of
-from .origins import Origins
 from .rows import value
 from .saving import KEY, Restored, write_lr
 from .tracks import copied, scalar
@@ -227,7 +226,7 @@ class Branching(Live):
             time, clock, points = epoch, self._clock_at(epoch), branch.tops()
         groups = self.optimizer.param_groups
         for i, (group, point) in enumerate(zip(groups, points, strict=True)):
-            write_lr(group, value(form_of(self).rows(self, i, *point), time))
+            write_lr(group, value(self._form().rows(self, i, *point), time))
         self._last_lr = [copied(group["lr"]) for group in groups]
         self.last_epoch = self._clock = clock
         self._origins = Origins(points, self._settings()) if type(clock) is int else None

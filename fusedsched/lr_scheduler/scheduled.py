@@ -16,20 +16,18 @@ from torch.compiler import is_dynamo_compiling
 
 from . import captured
 from .branch import Branch
-from .forms import form_of, swa_zero
+from .closed import ClosedForm, Origins
 from .joining import join
 from .live import Branching
-from .origins import Origins
-from .rows import HORIZON, Row
 from .traced import traced_step
-from .tracks import same, scalar, table, track_class
+from .tracks import scalar
 
 # Optimizer -> the rates that schedulers built with last_epoch= wrote last, and their classes. One of another class
 # multiplies, as it would have done in the run that is resumed; one of the same class is a second try.
 _RESUMED: WeakKeyDictionary[torch.optim.Optimizer, tuple[list[float], list[type]]] = WeakKeyDictionary()
 
 
-class Scheduled(Branching):
+class Scheduled(ClosedForm, Branching):
     """Mixin in front of a torch scheduler class that computes rates from `last_epoch`."""
 
     __slots__ = ("_track", "_origins", "_clock", "_capturing", "_branch")
@@ -64,7 +62,7 @@ class Scheduled(Branching):
 
     def _step_on_new_track(self) -> bool:
         """The step, if closed form holds: nothing was edited since this scheduler's last write."""
-        if form_of(self) is None:
+        if self._form() is None:
             return False
         self._drop_track()
         # The first steps are torch's: it sets up in them, and warns about the order of calls.
@@ -83,7 +81,7 @@ class Scheduled(Branching):
         """torch's own step, from whatever the groups have now."""
         if self._in_branch(epoch):
             return
-        if form_of(self) is None:
+        if self._form() is None:
             self._admit_new_groups()
             super()._update_lr(epoch)
             return
@@ -101,113 +99,10 @@ class Scheduled(Branching):
         else:
             self._origins = None  # noted when the next step comes and finds the rates as they are now
 
-    def _drop_track(self) -> None:
-        """Without a track; and without origins either if somebody set `last_epoch`."""
-        if self._track is not None:
-            self._clock = self._track.clock
-            self._track = None
-        if self.__dict__.get("last_epoch") != self._clock:
-            self._origins = None
-
-    def _mark(self) -> None:
-        """Notes (last_epoch, rate) as the origin of every group."""
-        form = form_of(self)
-        self._origins, self._clock = None, self.last_epoch
-        if form is None or type(self.last_epoch) is not int:
-            return
-        points = []
-        for i, group in enumerate(self.optimizer.param_groups):
-            now = scalar(group["lr"])
-            if self.last_epoch == 0 and isinstance(group["lr"], torch.Tensor):
-                exact = form.first(self, i, scalar(self.base_lrs[i]))
-                if scalar(torch.full_like(group["lr"], exact)) == now:
-                    now = exact  # the tensor rounded it; later rates need not inherit that
-            points.append((self.last_epoch, now))
-        self._origins = Origins(points, self._settings())
-
-    def _settings(self) -> tuple[Any, ...]:
-        """What the origins are good for: another value of one of these makes them void."""
-        if self._branch is not None:
-            return self._branch.settings()
-        form = form_of(self)
-        if form is None:
-            return ()
-        values = [self.__dict__.get(name) for name in form.attributes]
-        values += [_frozen(self.__dict__.get(name)) for name in form.lists]
-        if isinstance(self, torch.optim.swa_utils.SWALR):
-            groups = self.optimizer.param_groups[: len(self.base_lrs)]
-            values += [swa_zero(self), *(scalar(group["swa_lr"]) for group in groups)]
-        return tuple(values)
-
-    def _known(self) -> bool:
-        return self._origins is not None and self._origins.settings == self._settings()
-
-    def _untouched(self) -> bool:
-        """Whether every group has what this scheduler wrote last; says no at the first that has not."""
-        groups, last = self.optimizer.param_groups, self._last_lr
-        if type(self.last_epoch) is not int or self.last_epoch < 0 or len(groups) < len(last):
-            return False
-        return all(same(group["lr"], old) for group, old in zip(groups, last, strict=False))
-
-    def _rows(self, i: int) -> list[Row] | None:
-        form, (t, x) = form_of(self), self._origins.points[i]
-        return None if form is None else form.rows(self, i, t, x)
-
-    def _tables(self) -> captured.Programs | None:
-        """Programs from the origins; None where some group has no closed form."""
-        form, groups = form_of(self), self.optimizer.param_groups
-        if form is None or self._origins is None or len(groups) != len(self._origins.points):
-            return None
-        if not self.__dict__.keys().isdisjoint(("get_lr", "_get_closed_form_lr", "_update_lr")):
-            return None
-        cycled = form.momentum is not None and self.cycle_momentum
-        programs: dict[bytes, int] = {}
-        tables, rates, momenta = [], [], []
-        for i in range(len(groups)):
-            for rows, indices in ((self._rows(i), rates), (form.momentum(self, i) if cycled else [], momenta)):
-                if rows is None:
-                    return None
-                flat = table(rows)
-                index = programs.setdefault(flat.tobytes(), len(tables)) if rows else -1
-                if index == len(tables):
-                    tables.append(flat)
-                indices.append(index)
-        slot = ("beta1" if self.use_beta1 else "momentum") if cycled else ""
-        return captured.Programs(tables, rates, momenta, slot)
-
-    def _build_track(self) -> Any:
-        """A track from the origins, standing at `last_epoch`; None where some group has no closed form."""
-        programs, form = self._tables(), form_of(self)
-        if programs is None:
-            return None
-        return track_class()(
-            self.__dict__,
-            self.__dict__["_step_count"] if self._counts_steps else -1,
-            self._last_step(),
-            programs.tables,
-            programs.rates,
-            programs.momenta,
-            "betas" if programs.momentum == "beta1" else programs.momentum,
-            list(form.attributes),
-            list(form.lists),
-            list(form.keys),
-        )
-
-    def _last_step(self) -> int:
-        if self._branch is not None:
-            return -1
-        return self.total_steps if isinstance(self, torch.optim.lr_scheduler.OneCycleLR) else -1
-
     def _programs(self) -> captured.Programs | None:
         self._drop_track()
         self._admit_new_groups()
-        if form_of(self) is None:
-            return None
-        if not (self._known() and self._untouched()):
-            self._mark()  # goes on from what was written, as torch's recursion does
-        programs = self._tables()
-        for table_ in [] if programs is None else programs.tables:
-            table_[HORIZON] = float(self._last_step())
+        programs = None if self._form() is None else self._from_here()
         return programs if self._branch is None else self._branch.holding_momentum(self, programs)
 
     def _move(self, clock: int) -> None:
@@ -217,8 +112,6 @@ class Scheduled(Branching):
             state["_step_count"] += clock - state["last_epoch"]
         state["last_epoch"] = self._clock = clock
         self._build_track().write(state)
-
-    _counts_steps = True  # CosineAnnealingWarmRestarts has a step of its own, which does not
 
     def _admit_new_groups(self) -> None:
         """Takes in groups added to the optimizer since; each as if it had been there from the start."""
@@ -256,7 +149,7 @@ class Scheduled(Branching):
         return [scalar(base) for base in self.base_lrs]
 
     def _catch_up(self, start: list[float]) -> None:
-        form = form_of(self)
+        form = self._form()
         if form is None:
             return
         points = [(0, form.first(self, i, x)) for i, x in enumerate(start)]
@@ -284,9 +177,3 @@ class Scheduled(Branching):
         self.__dict__.update(state)
         self._clock = self.__dict__.get("last_epoch")
         self._origins = None if points is None else Origins(points, self._settings())
-
-
-def _frozen(container: Any) -> Any:
-    if isinstance(container, dict):
-        return tuple(sorted(container.items()))
-    return None if container is None else tuple(map(scalar, container))

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .branch import Branch
+from .closed import Origins
 from .live import Live
-from .origins import Origins
 from .scheduled import Scheduled
 from .tracks import copied
 
