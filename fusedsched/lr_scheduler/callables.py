@@ -15,8 +15,8 @@ from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
 from . import captured, checks
-from .saving import Restored
 from .scheduled import Scheduled
+from .standing import Represented
 from .traced import traced_step
 
 
@@ -70,7 +70,7 @@ class MultiplicativeLR(Scheduled, torch_schedulers.MultiplicativeLR):
         super().__init__(optimizer, lr_lambda, last_epoch)
 
 
-class ReduceLROnPlateau(Restored, torch_schedulers.ReduceLROnPlateau):
+class ReduceLROnPlateau(Represented, torch_schedulers.ReduceLROnPlateau):
     """Multiplies the rate by `factor` when a metric has not improved for more than `patience` steps.
 
     lr = max(lr * factor, min_lr), if that changes it by more than `eps`
@@ -123,4 +123,5 @@ class ReduceLROnPlateau(Restored, torch_schedulers.ReduceLROnPlateau):
         captured.refuse(self, "step(metrics)")
         if self._gate is not None and not self._gate.moved():
             return
-        super().step(metrics, epoch)
+        if not self._in_branch(epoch):
+            super().step(metrics, epoch)

@@ -67,6 +67,9 @@ _PIECES: dict[type, Callable[[Any, int], Piece | None]] = {
 
 def piece_of(scheduler: Any, i: int) -> Piece | None:
     """How this scheduler carries an edit of group i on; None: not in a way that a kernel knows."""
+    branch = getattr(scheduler, "_branch", None)
+    if branch is not None:
+        return branch.piece(i)
     kind = _key(type(scheduler))
     return None if kind not in FORMS else _PIECES[kind](scheduler, i)
 
@@ -95,6 +98,8 @@ def ending(program: array, last: int) -> array:
 
 def pieces_of(scheduler: Any, i: int) -> tuple[Piece, ...] | None:
     """The same for schedulers made of others: a SequentialLR forgets edits at its milestones, a chain scales."""
+    if getattr(scheduler, "_branch", None) is not None:
+        return (scheduler._branch.piece(i),)
     if isinstance(scheduler, torch_schedulers.ChainedScheduler):
         found = [pieces_of(member, i) for member in scheduler._schedulers]
         scaling = all(p is not None and len(p) == 1 and p[0].carry is Carry.HOLD for p in found)

@@ -68,6 +68,8 @@ class ClosedForm:
 
     def _settings(self) -> tuple[Any, ...]:
         """What the origins are good for: another value of one of these makes them void."""
+        if self._branch is not None:
+            return self._branch.settings()
         form = self._form()
         if form is None:
             return ()
@@ -119,6 +121,8 @@ class ClosedForm:
         programs, form = self._tables(), self._form()
         if programs is None:
             return None
+        if self._branch is not None and device.place_of(self.optimizer) is not None:
+            programs = self._branch.holding_momentum(self, programs)  # captured graphs go on writing the tensors
         launched = device.track_arguments(self, programs, self._origins.points)
         launch, *rates = launched or (None, *programs[:3])
         return track_class()(
@@ -134,6 +138,8 @@ class ClosedForm:
         )
 
     def _last_step(self) -> int:
+        if self._branch is not None:
+            return -1
         return self.total_steps if isinstance(self, torch.optim.lr_scheduler.OneCycleLR) else -1
 
     def _keep(self, track: Any) -> None:

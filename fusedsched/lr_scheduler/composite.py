@@ -17,8 +17,12 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
 from ..schedules.evaluate import evaluate
 from . import captured, checks, device, skips
+from .branch import Branch
+from .live import Live
 from .rows import Programs
 from .saving import Restored, write_lr
+from .scheduled import Scheduled
+from .standing import Represented
 from .traced import traced_step
 from .tracks import copied
 from .whole import clock_of, count_to, holds_others, leaves, programs, tables, track_of, turn
@@ -44,12 +48,32 @@ def _restart(scheduler: Any, onto_present: bool = False) -> None:
                 write_lr(group, base)
         scheduler.last_epoch = -1
         scheduler._initial_step()
+    _at_rates(scheduler)
+
+
+def _at_rates(scheduler: Any) -> None:
+    """What holds others shows what they wrote; a branch that it was in is over."""
     if holds_others(scheduler):
         scheduler._last_lr = _rates(scheduler)
+        if isinstance(scheduler, Live):
+            scheduler._leave()
+
+
+def _admit(scheduler: Any) -> None:
+    """Lets those whose turn it is take in groups that were added to the optimizer since."""
+    if isinstance(scheduler, torch_schedulers.SequentialLR):
+        _admit(turn(scheduler, scheduler.last_epoch)[0])
+    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
+        for member in scheduler._schedulers:
+            _admit(member)
+    elif isinstance(scheduler, Scheduled):
+        scheduler._admit_at(scheduler.last_epoch)
 
 
 def _seek(scheduler: Any, t: int) -> None:
     """Brings a scheduler to step t, at the rates that a run from the base would have there."""
+    if isinstance(scheduler, Live) and scheduler._in_branch(t):
+        return
     if isinstance(scheduler, torch_schedulers.SequentialLR):
         begins = (0, *scheduler._milestones)
         for i, member in enumerate(scheduler._schedulers):
@@ -68,9 +92,19 @@ def _seek(scheduler: Any, t: int) -> None:
                 for member in scheduler._schedulers:
                     member.step()
     else:
+        _seek_leaf(scheduler, t)
+    _at_rates(scheduler)
+
+
+def _seek_leaf(scheduler: Any, t: int) -> None:
+    """From its beginning on, so that a run that is resumed here goes on bit by bit, if it has a closed form."""
+    scheduler._update_lr(0)
+    if isinstance(scheduler, Scheduled) and scheduler._known():
+        if scheduler._counts_steps:
+            scheduler._step_count = 1
+        scheduler._move(t)
+    elif t > 0:
         scheduler._update_lr(t)
-    if holds_others(scheduler):
-        scheduler._last_lr = _rates(scheduler)
 
 
 def _decide_for(scheduler: Any) -> None:
@@ -80,7 +114,7 @@ def _decide_for(scheduler: Any) -> None:
             leaf._gate = None
 
 
-class Composite(Restored):
+class Composite(Represented):
     """Mixin for what is made of members. Where its rates are on a device, it is one program and the members only
     count; else they do their own steps."""
 
@@ -126,6 +160,20 @@ class Composite(Restored):
             self._show_rates()
             self._track = None
 
+    def _enter(self, branch: Branch, clock: int) -> None:
+        self._drop_track()
+        self._apart = False
+        super()._enter(branch, clock)
+
+    def _leave(self) -> None:
+        self._drop_track()
+        self._apart = False
+        super()._leave()
+
+    def _move_end(self, end: int) -> None:
+        self._drop_track()
+        super()._move_end(end)
+
     def _rebase(self, edited: bool = False) -> None:
         self._drop_track()
         self._apart = False
@@ -134,12 +182,15 @@ class Composite(Restored):
 
     def _has_form(self) -> bool:
         known = all(isinstance(leaf, Restored) and leaf._has_form() for leaf in leaves(self))
-        return known and not self._apart
+        return (known or self._branch is not None) and not self._apart
 
     def _programs(self) -> Programs | None:
         return programs(self)
 
     def _move(self, clock: int) -> None:
+        if self._track is None and self._branch is not None:
+            self._working()._move(clock)
+            return self._show()
         count_to(self, clock)
         if self._track is not None:
             self._track.move(clock)
@@ -154,6 +205,7 @@ class Composite(Restored):
 
     def _loaded(self, ours: dict[str, Any]) -> None:
         self._track, self._apart = None, False
+        super()._loaded(ours)
 
 
 class SequentialLR(Composite, torch_schedulers.SequentialLR):
@@ -180,7 +232,10 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
     ) -> None:
         checks.check_optimizer(optimizer, last_epoch)
         checks.milestones(SequentialLR, milestones)
-        super().__init__(optimizer, schedulers, milestones, last_epoch)
+        with warnings.catch_warnings():
+            if any(map(holds_others, schedulers)):  # torch steps the members' members, which is undone below
+                warnings.filterwarnings("ignore", "Detected call of|Seems like", UserWarning)
+            super().__init__(optimizer, schedulers, milestones, last_epoch)
         _decide_for(self)
         first = turn(self, 0)[0]
         one_cycle = any(isinstance(s, torch_schedulers.OneCycleLR) for s in schedulers)
@@ -197,6 +252,8 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
                 return traced_step(self)
         if self._step_as_one():
             return
+        if self._in_branch(None):
+            return
         with captured.paused(self):
             member, local = turn(self, self.last_epoch + 1)
             if local == 0 and holds_others(member):
@@ -205,6 +262,19 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
                 self._last_lr = member.get_last_lr()
             else:
                 super().step()
+
+    def _admit_at(self, clock: int) -> None:
+        _admit(turn(self, clock)[0])  # which has not moved since
+
+    def _move(self, clock: int) -> None:
+        if self._track is not None or self._branch is not None:
+            return super()._move(clock)
+        (before, _), (member, local) = turn(self, self.__dict__["last_epoch"]), turn(self, clock)
+        if member is before and isinstance(member, Scheduled) and member._known():
+            member._move(local)
+            self.__dict__["last_epoch"], self.__dict__["_last_lr"] = clock, _rates(self)
+        else:
+            _seek(self, clock)
 
 
 class ChainedScheduler(Composite, torch_schedulers.ChainedScheduler):
@@ -236,6 +306,10 @@ class ChainedScheduler(Composite, torch_schedulers.ChainedScheduler):
         if is_dynamo_compiling():
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self)
-        if not self._step_as_one():
+        if not self._step_as_one() and not self._in_branch(None):
             with captured.paused(self):
                 super().step()
+
+    def _admit_at(self, clock: int) -> None:
+        for member in self._schedulers:
+            _admit(member)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,8 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
         self._step_slowly(epoch)
 
     def _step_as_torch(self, epoch: float | None) -> None:
+        if (epoch is None or epoch >= 0) and self._in_branch(epoch):
+            return self._advance() if epoch is None else self._locate(self.last_epoch)
         self._drop_track()
         self._admit_new_groups()
         torch_schedulers.CosineAnnealingWarmRestarts.step(self, epoch)
@@ -103,6 +106,15 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
         if epoch is not None:
             self._locate(epoch)
         super()._update_lr(epoch)
+
+    def _clock_at(self, epoch: float) -> int:
+        return math.floor(epoch)
+
+    def _admit_at(self, clock: int) -> None:
+        phase = self.T_cur, self.T_i
+        self._locate(clock)
+        super()._admit_at(clock)
+        self.T_cur, self.T_i = phase
 
     def _catch_up(self, start: list[float]) -> None:
         self._locate(self.last_epoch)

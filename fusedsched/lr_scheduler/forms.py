@@ -155,9 +155,15 @@ def _swa_first(s: Any, i: int, x: float) -> float:
 
 
 def form_of(scheduler: Scheduler) -> Form | None:
+    """The closed form that this object moves along: that of its branch if it is in one, else that of its class."""
+    branch = getattr(scheduler, "_branch", None)
+    return form_of_class(scheduler) if branch is None else branch.form
+
+
+def form_of_class(scheduler: Scheduler) -> Form | None:
     """The closed form of this object's class; None if it has none, or if a subclass changed how rates are computed.
 
-    >>> form_of(object()) is None
+    >>> form_of_class(object()) is None
     True
     """
     return FORMS.get(_key(type(scheduler)))

@@ -7,15 +7,18 @@ dict: the slots below are rebuilt, copied or saved by the methods here.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch.compiler import is_dynamo_compiling
 
-from . import captured, device, saving, skips
+from . import captured, device, skips
+from .branch import Branch
 from .closed import ClosedForm, Origins
 from .joining import join
+from .live import Branching
 from .rows import Programs
 from .traced import traced_step
 from .tracks import scalar
@@ -25,14 +28,14 @@ from .tracks import scalar
 _RESUMED: WeakKeyDictionary[torch.optim.Optimizer, tuple[list[float], list[type]]] = WeakKeyDictionary()
 
 
-class Scheduled(ClosedForm, saving.Restored):
+class Scheduled(ClosedForm, Branching):
     """Mixin in front of a torch scheduler class that computes rates from `last_epoch`."""
 
-    __slots__ = ("_origins", "_clock", "_capturing")
+    __slots__ = ("_origins", "_clock", "_capturing", "_branch")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
-        self._origins = None
+        self._origins = self._branch = None
         self._clock = None  # last_epoch as we left it
         self._capturing = None  # asks whether a graph is being captured, where there may be one
         return self
@@ -88,6 +91,8 @@ class Scheduled(ClosedForm, saving.Restored):
 
     def _update_lr(self, epoch: Any = None) -> None:
         """torch's own step, from whatever the groups have now."""
+        if self._in_branch(epoch):
+            return
         if self._form() is None:
             self._admit_new_groups()
             super()._update_lr(epoch)
@@ -116,7 +121,8 @@ class Scheduled(ClosedForm, saving.Restored):
     def _programs(self) -> Programs | None:
         self._drop_track()
         self._admit_new_groups()
-        return None if self._form() is None else self._from_here()
+        programs = None if self._form() is None else self._from_here()
+        return programs if self._branch is None else self._branch.holding_momentum(self, programs)
 
     def _has_form(self) -> bool:
         return self._form() is not None
@@ -146,6 +152,12 @@ class Scheduled(ClosedForm, saving.Restored):
 
     def _admit_new_groups(self) -> None:
         """Takes in groups added to the optimizer since; each as if it had been there from the start."""
+        if self._branch is not None:
+            points = list(self._origins.points) if self._known() else None
+            if self._branch.admit(self):
+                joined = [] if points is None else self._branch.tops()[len(points) :]
+                self._origins = None if points is None else Origins([*points, *joined], self._settings())
+            return
         groups = self.optimizer.param_groups
         if len(groups) <= len(self.base_lrs):
             return
@@ -158,6 +170,7 @@ class Scheduled(ClosedForm, saving.Restored):
 
     def _initial_step(self) -> None:
         """torch's first step; with `last_epoch=k` the rates are then those of step k + 1 of a run from the base."""
+        self._branch = None
         resumed = self.last_epoch >= 0
         start = self._resume_point() if resumed else None
         super()._initial_step()
@@ -183,16 +196,19 @@ class Scheduled(ClosedForm, saving.Restored):
         _RESUMED[self.optimizer] = ([scalar(lr) for lr in self._last_lr], [*classes, type(self)])
 
     def _loaded(self, ours: dict[str, Any]) -> None:
+        saved = ours.get("branch")
+        self._branch = None if saved is None else Branch.loaded(saved)
         self._track, self._origins, self._clock, points = None, None, self.last_epoch, ours.get("origins")
         if points is not None and len(points) == len(self.optimizer.param_groups):
             self._origins = Origins([(t, x) for t, x in points], self._settings())
 
     def __getstate__(self) -> tuple[dict[str, Any], Any]:
         state, ours = super().__getstate__()
-        return state, {**ours, "origins": self._origins.points if self._known() else None}
+        return state, {**ours, "origins": self._origins.points if self._known() else None, "branch": copy.copy(self._branch)}
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
-        points = state[1].get("origins") if isinstance(state, tuple) else None
+        ours = state[1] if isinstance(state, tuple) else {}
+        self._branch, points = ours.get("branch"), ours.get("origins")
         self._clock = self.__dict__.get("last_epoch")
         self._origins = None if points is None else Origins(points, self._settings())

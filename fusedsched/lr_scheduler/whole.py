@@ -13,14 +13,16 @@ from torch import Tensor, full_like
 from torch.optim import lr_scheduler as torch_schedulers
 
 from .._rates import Carry, Piece, Target
-from ..schedules.convert import closed_form
+from ..schedules.compose import Sequence, Shift
+from ..schedules.convert import closed_form, lowerable
 from ..schedules.evaluate import evaluate
+from ..schedules.expression import Schedule
 from . import device
 from .carrying import pieces_of
 from .forms import form_of
 from .rows import Programs
 from .scheduled import Scheduled
-from .tracks import scalar
+from .tracks import scalar, table
 
 
 def holds_others(scheduler: Any) -> bool:
@@ -38,7 +40,8 @@ def leaves(scheduler: Any) -> list[Any]:
 def clock_of(scheduler: Any) -> int:
     """Its step. A chain does not count; its members do."""
     while isinstance(scheduler, torch_schedulers.ChainedScheduler):
-        scheduler = scheduler._schedulers[0]
+        stand_in = getattr(scheduler, "_stand_in", None)
+        scheduler = scheduler._schedulers[0] if stand_in is None else stand_in
     return scheduler.__dict__["last_epoch"]
 
 
@@ -50,12 +53,42 @@ def turn(scheduler: Any, t: int) -> tuple[Any, int]:
 
 def tables(scheduler: Any) -> list[array] | None:
     """A program for each group; None where one has no closed form, or where a momentum is cycled."""
+    groups = device.groups_of(scheduler.optimizer)
+    if getattr(scheduler, "_branch", None) is not None:
+        stand_in = scheduler._working()
+        if not (stand_in._known() and stand_in._untouched()):
+            stand_in._mark()
+        return [table(stand_in._rows(i)) for i in range(len(groups))]
     found = leaves(scheduler)
     ours = all(isinstance(leaf, Scheduled) and form_of(leaf) is not None for leaf in found)
     if not ours or any(getattr(leaf, "cycle_momentum", False) for leaf in found) or not _in_step(scheduler):
         return None
-    schedules = [closed_form(scheduler, i) for i in range(len(device.groups_of(scheduler.optimizer)))]
+    schedules = [_from_base_or_here(scheduler, i, group["lr"]) for i, group in enumerate(groups)]
     return None if None in schedules else [schedule.lower().table for schedule in schedules]
+
+
+def _from_base_or_here(scheduler: Any, i: int, lr: Any) -> Schedule | None:
+    """What a run from the base does to group i; or, where its rate is another one, what follows from that."""
+    whole, clock = closed_form(scheduler, i), clock_of(scheduler)
+    sequence = isinstance(scheduler, torch_schedulers.SequentialLR)
+    return _ahead(scheduler, i, clock) if whole is not None and sequence and not _is(lr, whole(clock)) else whole
+
+
+def _is(lr: Any, value: float) -> bool:
+    """Whether a rate is this value, to a rounding of its own."""
+    if isinstance(lr, Tensor):
+        return scalar(lr) == scalar(full_like(lr, value, device="cpu"))
+    return abs(value - lr) <= 1e-9 * abs(lr)
+
+
+def _ahead(scheduler: Any, i: int, clock: int) -> Schedule | None:
+    """From here on: the member whose turn it is from where that stands, and those that follow from their base."""
+    idx, (member, local) = bisect_right(scheduler._milestones, clock), turn(scheduler, clock)
+    now = member._ahead(i) if isinstance(member, Scheduled) else closed_form(member, i)
+    parts = [now, *(closed_form(later, i) for later in scheduler._schedulers[idx + 1 :])]
+    if None in parts:
+        return None
+    return lowerable(Sequence, (Shift(now, clock - local), *parts[1:]), scheduler._milestones[idx:])
 
 
 def _in_step(scheduler: Any) -> bool:
@@ -71,16 +104,19 @@ def _in_step(scheduler: Any) -> bool:
 def programs(scheduler: Any) -> Programs | None:
     """For rates that are numbers; None too if one was written to: the members carry that on each in its own way."""
     found, clock = tables(scheduler), clock_of(scheduler)
-    for group, table in zip(device.groups_of(scheduler.optimizer), found or (), strict=False):
-        value = evaluate(table, clock)
-        if abs(value - group["lr"]) > 1e-9 * abs(group["lr"]):
+    for group, program in zip(device.groups_of(scheduler.optimizer), found or (), strict=False):
+        if not _is(group["lr"], evaluate(program, clock)):
             return None
     return None if found is None else Programs(found, list(range(len(found))), [-1] * len(found), "")
 
 
 def count_to(scheduler: Any, clock: int) -> None:
     """Brings the counters of a scheduler and its members to a step, and no rates."""
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
+    if holds_others(scheduler) and getattr(scheduler, "_branch", None) is not None:
+        scheduler._stand_in.__dict__["last_epoch"] = scheduler._stand_in._clock = clock
+        if "last_epoch" in scheduler.__dict__:
+            scheduler.__dict__["last_epoch"] = clock
+    elif isinstance(scheduler, torch_schedulers.SequentialLR):
         begins = (0, *scheduler._milestones)
         for i, member in enumerate(scheduler._schedulers):
             end = begins[i + 1] if i + 1 < len(begins) else clock + 1
@@ -145,8 +181,8 @@ class WholeTrack:
 
 def _watched(scheduler: Any) -> list[tuple[dict[str, Any], str, Any]]:
     """The attributes of all leaves from which the program was made, as (attributes, name, object)."""
-    found = []
-    for leaf in leaves(scheduler):
+    found: list[tuple[dict[str, Any], str, Any]] = []
+    for leaf in leaves(scheduler) if getattr(scheduler, "_branch", None) is None else ():
         form = form_of(leaf)
         found += [(leaf.__dict__, name, leaf.__dict__.get(name)) for name in (*form.attributes, *form.lists)]
     return found
@@ -159,9 +195,9 @@ def track_of(scheduler: Any) -> WholeTrack | None:
         return None
     clock = clock_of(scheduler)
     targets = []
-    for i, (group, table) in enumerate(zip(device.groups_of(scheduler.optimizer), found, strict=True)):
+    for i, (group, program) in enumerate(zip(device.groups_of(scheduler.optimizer), found, strict=True)):
         pieces = pieces_of(scheduler, i)
-        targets.append(None if pieces is None else _carried(Target(group["lr"], table, pieces), clock))
+        targets.append(None if pieces is None else _carried(Target(group["lr"], program, pieces), clock))
     rates = device.tables(scheduler, targets, place, clock)
     return None if rates is None else WholeTrack(scheduler)
 
@@ -170,7 +206,7 @@ def _carried(target: Target, clock: int) -> Target | None:
     """The target, going on from what its tensor holds; as in csrc/cuda/rates.cu."""
     lr: Tensor = target.tensor
     value, found = evaluate(target.program, clock), scalar(lr)
-    if found == scalar(full_like(lr, value, device="cpu")):
+    if _is(lr, value):
         return target
     piece: Piece = next(p for p in target.pieces if clock < p.end)
     above, height = found - piece.pivot, value - piece.pivot

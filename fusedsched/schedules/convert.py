@@ -71,6 +71,10 @@ def from_torch(scheduler: Any, steps: int | None = None, group: int = 0, *, past
     closed = closed_form(scheduler, group)
     if closed is not None:
         return closed
+    branch = getattr(scheduler, "_branch", None)
+    if branch is not None:  # the table is needed up to there
+        table = _table(_tabulate(scheduler, max(1, branch.first_begin()), group), "hold", "update")
+        return branch.expression(table, group)
     if steps is None:
         raise ValueError(
             f"steps is missing: {kind} has no closed form here and must be tabulated. Give steps=, the number of "
@@ -96,20 +100,28 @@ def closed_form(scheduler: Any, group: int, base: float | None = None) -> Schedu
 
     `base`: in place of the group's base rate, for classes that only multiply it.
     """
+    branch, own = getattr(scheduler, "_branch", None), _own_form(scheduler, group, base)
+    if branch is None or own is None:
+        return own
+    return branch.expression(own, group) if base is None else None
+
+
+def _own_form(scheduler: Any, group: int, base: float | None) -> Schedule | None:
+    """The same without its branches."""
     from torch.optim import lr_scheduler as torch_schedulers
 
-    from ..lr_scheduler.forms import form_of  # it imports this package
+    from ..lr_scheduler.forms import form_of_class  # it imports this package
 
     kind = type(scheduler)
     known = kind.__module__.startswith(("torch.optim.", "fusedsched."))
     if known and isinstance(scheduler, torch_schedulers.SequentialLR):
         parts = [closed_form(child, group) for child in scheduler._schedulers]
-        return None if None in parts or base is not None else _lowerable(Sequence, parts, scheduler._milestones)
+        return None if None in parts or base is not None else lowerable(Sequence, parts, scheduler._milestones)
     if known and isinstance(scheduler, torch_schedulers.ChainedScheduler):
         factors = [_factor(child, group) for child in scheduler._schedulers]
         start = float(scheduler.optimizer.param_groups[group]["initial_lr"]) if base is None else base
-        return None if None in factors else _lowerable(Product, (start, *factors))
-    form = form_of(scheduler)
+        return None if None in factors else lowerable(Product, (start, *factors))
+    form = form_of_class(scheduler)
     if form is None:
         return None
     start = _AtStart(scheduler)
@@ -117,9 +129,13 @@ def closed_form(scheduler: Any, group: int, base: float | None = None) -> Schedu
     rows = form.rows(start, group, 0, x)
     if rows is None:
         return None
+    return of_rows(rows, float(scheduler.total_steps) if isinstance(scheduler, torch_schedulers.OneCycleLR) else -1.0)
+
+
+def of_rows(rows: list[tuple[float, ...]], horizon: float = -1.0) -> Schedule:
+    """The rows of one track as an expression."""
     parts = [Segment(Shape(int(shape)), *numbers) for _, shape, *numbers, _ in rows]
     first = Shift(parts[0], rows[0][0]) if rows[0][0] != 0.0 else parts[0]
-    horizon = float(scheduler.total_steps) if isinstance(scheduler, torch_schedulers.OneCycleLR) else -1.0
     return Sequence((first, *parts[1:]), tuple(row[0] for row in rows[1:]), horizon=horizon)
 
 
@@ -127,6 +143,8 @@ def _factor(scheduler: Any, group: int) -> Schedule | None:
     """What one scheduler of a chain multiplies the rate by; None if it does anything but multiply."""
     from torch.optim import lr_scheduler as torch_schedulers
 
+    if getattr(scheduler, "_branch", None) is not None:
+        return None
     multiplying = ("StepLR", "MultiStepLR", "LinearLR", "ExponentialLR", "PolynomialLR", "ConstantLR")
     if isinstance(scheduler, tuple(getattr(torch_schedulers, name) for name in multiplying)):
         # ConstantLR(factor=0) comes back to the base rate, not to a multiple of zero.
@@ -134,7 +152,7 @@ def _factor(scheduler: Any, group: int) -> Schedule | None:
     return None
 
 
-def _lowerable(kind: type[Schedule], *parts: Any) -> Schedule | None:
+def lowerable(kind: type[Schedule], *parts: Any) -> Schedule | None:
     """The whole, or None where its parts are too odd to be put together in rows."""
     try:
         whole = kind(*(tuple(part) for part in parts))

@@ -107,7 +107,8 @@ def warmup_linear(
     )  # fmt: skip
 
 
-_DECAYS = {"linear": (Shape.LINEAR, 1.0), "cosine": (Shape.COSINE, 1.0), "1-sqrt": (Shape.POWER, 0.5)}
+DECAYS = {"linear": (Shape.LINEAR, 1.0), "cosine": (Shape.COSINE, 1.0), "1-sqrt": (Shape.POWER, 0.5)}
+"""How a decay falls, by name: the shape of a row from the first value to the final one, and its exponent."""
 
 
 def warmup_stable_decay(
@@ -136,7 +137,7 @@ def warmup_stable_decay(
     peak, climb_width = level("peak", peak), count("warmup_steps", warmup_steps)
     stable_width, decay_width = count("stable_steps", stable_steps), count("decay_steps", decay_steps)
     final = final_level("final", final, final_ratio, of=peak, default=0.0)
-    shape, param = _DECAYS[one_of("decay", decay, tuple(_DECAYS))]
+    shape, param = DECAYS[one_of("decay", decay, tuple(DECAYS))]
     parts = [
         (ramp(peak, climb_width, _start_of_warmup(warmup_from)), climb_width),
         (Segment(Shape.CONSTANT, start=peak), stable_width),
