@@ -164,13 +164,12 @@ def test_compiled_steps_follow_without_another_graph(change, backend, product):
     assert counters["stats"]["unique_graphs"] == 1
 
 
-@pytest.mark.parametrize("edit", (None, *EDITS))
-@pytest.mark.parametrize("change", CHANGES)
-def test_replays_follow(change, edit):
-    slot = CHANGES[change][0]
-    if edit is not None and (slot != "lr" or not isinstance(CHANGES[change][1], S.Schedule)):
-        pytest.skip("edits are those of a scheduled rate")
+SCHEDULED_RATES = [change for change, (slot, old, _) in CHANGES.items() if slot == "lr" and isinstance(old, S.Schedule)]
+REPLAYED = [(change, None) for change in CHANGES] + [(change, edit) for change in SCHEDULED_RATES for edit in EDITS]
 
+
+@pytest.mark.parametrize("change, edit", REPLAYED)
+def test_replays_follow(change, edit):
     def wrap(step):
         graph = emulated().record(step)
         return lambda: emulated().replay(graph)

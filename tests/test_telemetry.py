@@ -4,6 +4,8 @@
 import copy
 import math
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ MOMENTUM = S.linear(0.5, 0.9, steps=5)
 DECAY = S.cosine(0.5, 0.1, steps=5)
 NORMS = (0.5, torch.tensor(3.0), None, torch.tensor(0.25, dtype=torch.bfloat16), torch.tensor([7.5]).double())
 UPDATES = 13
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "telemetry.md"
 
 
 def scene(make, name):
@@ -218,6 +221,13 @@ def test_rows_for_loggers(product):
     assert row["update"] == 4 and row["lr/0"] == RATE(4) and row["lr/1"] == 0.05 and row["skipped"] is False
     lines = repr(optimizer.telemetry()).splitlines()
     assert lines[0] == "Telemetry of 6 steps, the last 5" and len(lines) == 7
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="needs the source tree")
+def test_the_example_of_the_page_runs():
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", PAGE.read_text(), re.S)[1], names)
+    assert len(names["seen"]) == 50 and not names["seen"].grad_norm.isnan().any()
 
 
 REFUSED = {

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fusedsched._graphs import OBJECTS, apart, in_place_of, one_for_each_storage, while_tracing
-from fusedsched.optim._plans import every_plan, plans_of
+from fusedsched.optim._plans import plans_of
 from fusedsched.optim._state import init_states
 
 if TYPE_CHECKING:
@@ -122,10 +122,10 @@ def _buffers(optimizer: FusedOptimizer, pattern: str) -> list[Tensor]:
 
 def _clocks(optimizer: FusedOptimizer) -> list[Tensor]:
     """The clocks, and what shows the values of schedules at them."""
-    places = len(optimizer._groups()) * len(optimizer._slots)
-    for device in {plan.device for plan in every_plan(optimizer._plan)}:
-        optimizer._shown.reserve(device, places)
-    return [*optimizer._clocks.tensors(), *optimizer._shown.rooms()]
+    clocks, places = optimizer._clocks.tensors(), len(optimizer._groups()) * len(optimizer._slots)
+    for clock in clocks:  # one on each device that has a plan, or is about to have one again
+        optimizer._shown.reserve(clock.device, places)
+    return [*clocks, *optimizer._shown.rooms()]
 
 
 def _step(handle: str, params: list[Tensor], grads: list[Tensor | None], buffers: list[Tensor]) -> None:

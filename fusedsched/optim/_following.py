@@ -187,7 +187,7 @@ class Followed:
     def _capturing(self) -> bool:
         if self._plan is None:
             return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-        return any(plan.capturing() for plan in self._device_plans())
+        return any(plan.capturing() for plan in plans_of(self._plan) if plan.name != "cpu")
 
     def _settle(self) -> bool:
         """Whether an edit was found, and brought to the device."""

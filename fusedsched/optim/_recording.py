@@ -101,7 +101,10 @@ class Recorded:
         """
         ring = self._recording()
         _check_norm(norm)
-        _attach(self._trace.handle) if is_dynamo_compiling() else self._ready_plan()
+        if is_dynamo_compiling():
+            _attach(self._trace.handle)
+        else:
+            self._ready_plan()
         with torch.no_grad():
             if isinstance(norm, Tensor):
                 ring.tensor[0, 1].copy_(norm.detach().reshape(()), non_blocking=True)

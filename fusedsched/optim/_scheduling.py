@@ -66,14 +66,15 @@ class Scheduling:
             if plans and install_schedule(self, plans, index, target, slot, schedule):
                 left.append(index)
         if left:
+            self._invalidate()
+        self._show()
+        if left:
             warnings.warn(
                 f"set_schedule('{slot.name}') gives group {left[0]} another update rule than the CUDA graph has that "
                 "was captured. That graph goes on as it was; capture again.",
                 UserWarning,
                 stacklevel=3,
             )
-            self._invalidate()
-        self._show()
 
     def advance(self, *, samples: int | Tensor = 0, tokens: int | Tensor = 0) -> None:
         """Advances the clocks of schedules with `unit="sample"` or `unit="token"`. Updates count themselves.
