@@ -128,7 +128,8 @@ class Live(Restored):
         with captured.paused(self):
             self._admit_at(clock)
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                write_lr(group, rate)  # that of a group which was just admitted too
+                if scalar(group["lr"]) != rate:  # that of a group which was admitted just now
+                    write_lr(group, rate)
             branch = Branch(
                 begin=begin,
                 end=begin + steps,
