@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rates that are tensors on a device: a step is one launch, inside a captured graph too. The tables: `fusedsched/_rates.py`.
+"""Rates that are tensors on a device: a step is one launch, inside a captured graph too. `_rates.py` has the tables.
 
 Any optimizer will do, since the kernel writes the tensors that it reads. As long as no graph advances the counter the
 host counts along; from then on its counters are derived from the one on the device when somebody reads them.
@@ -157,7 +157,7 @@ def _check_momenta(scheduler: Any) -> None:
     if any(momentum_tensor(group, slot, place) is None for group in groups_of(scheduler.optimizer)):
         raise RuntimeError(
             f"{type(scheduler).__name__}.step() cannot be captured: it cycles {slot}, which is a number that a graph "
-            f"would keep. Give the optimizer a tensor on {place.device} for it, as for lr, or pass cycle_momentum=False."
+            f"would keep. Give the optimizer a tensor on {place.device} for it, as for lr, or cycle_momentum=False."
         )
 
 
