@@ -32,6 +32,20 @@ class Trace:
         OBJECTS[self.handle] = thing
 
 
+class Pausable:
+    """Mixin: what follows another object, and looks away while that one is being changed."""
+
+    _busy = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        busy, self._busy = self._busy, True
+        try:
+            yield
+        finally:
+            self._busy = busy
+
+
 def while_tracing(function: Callable[..., Any]) -> Callable[..., Any]:
     """Dynamo runs `function` when it makes a graph, and takes the result for a constant.
 

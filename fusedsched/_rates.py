@@ -153,8 +153,9 @@ class Rates:
         return launch_there
 
     def write(self, targets: list[Target], rates: list[Tensor], clock: int) -> None:
-        """Tables for these targets, at this clock; what the tensors hold now is no edit. In stream order. `rates`: those
-        of the groups, one for each.
+        """Tables for these targets, at this clock; what the tensors hold now is no edit. In stream order.
+
+        `rates`: those of the groups, one for each.
 
         Graphs that were captured read the new ones, since they stay where they are.
         """

@@ -6,10 +6,10 @@ Triton's. An optimizer of torch is told by an attribute.
 """
 
 import functools
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from cases import BACKENDS
 from emulation import build
 from emulation.driver import Emulation
 
@@ -18,7 +18,7 @@ from fusedsched import lr_scheduler as ours
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 DTYPES = (F32, F64, BF16, F16)
-PLACES = [name for name in ("cuda", "triton") if name in BACKENDS] or ["cuda"]
+PLACES = ["cuda", *(["triton"] if find_spec("triton") is not None else [])]
 
 LRS = (0.3, 0.2, 0.07)
 
@@ -45,6 +45,10 @@ SCHEDULERS: dict[str, Any] = {
     ),
     "ChainedScheduler": lambda o, m=ours, **k: m.ChainedScheduler([m.ExponentialLR(o, 0.9), m.StepLR(o, 4)], **k),
 }
+# The interpreter takes a hundred times as long: a class of each way to carry an edit, and of each shape that is slow.
+FEW = ("LinearLR to 0", "CosineAnnealingLR", "SWALR", "SequentialLR", "OneCycleLR")
+EVERYWHERE = [("cuda", kind, name) for kind in ("torch", "ours") for name in SCHEDULERS]
+EVERYWHERE += [("triton", "torch", name) for name in FEW if "triton" in PLACES]
 LAMBDA = {"LambdaLR": lambda o, m=ours, **k: m.LambdaLR(o, lambda t: 0.9**t, **k)}
 
 

@@ -11,20 +11,24 @@ import warnings
 import pytest
 import torch
 from cases import BACKENDS
-from cases_rates import F64, LAMBDA, SCHEDULERS, emulated, optimizer, recorded, tensors, values
+from cases_rates import LAMBDA, PLACES, SCHEDULERS, emulated, optimizer, recorded, tensors, values
 from compiling import QUIET
 
 from fusedsched import _native, lr_scheduler as ours
 from fusedsched.lr_scheduler import skips
 
-if "triton" in BACKENDS:
+if "triton" in PLACES:
     from interpreted import interpreter as interpreter
 
+BACKENDS = [*dict.fromkeys([*BACKENDS, *(["triton"] if "triton" in PLACES else [])])]
 LRS = (0.3, 0.2)
 # Whether each update is applied. The first one is not.
 PATTERN = (0, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1)
+HOST = "cpu" if "cpu" in BACKENDS else "reference"
+on_cuda = pytest.mark.skipif("cuda" not in BACKENDS, reason="the emulated device needs fusedsched._C")
 schedules = pytest.mark.parametrize("name", SCHEDULERS)
-on_backends = pytest.mark.parametrize("backend", [b for b in BACKENDS])
+CASES = [(b, rate, n) for b in BACKENDS if b != "triton" for rate in ("number", "tensor") for n in SCHEDULERS]
+CASES += [("triton", rate, "LinearLR to 0") for rate in ("number", "tensor") if "triton" in BACKENDS]
 rates = pytest.mark.parametrize("rate", ("number", "tensor"))
 
 
@@ -57,10 +61,8 @@ def supported(name, backend, rate):
     return not (backend == "triton" and rate == "number")
 
 
-@on_backends
-@rates
-@schedules
-def test_it_holds_where_no_update_was_applied(name, rate, backend):
+@pytest.mark.parametrize(("backend", "rate", "name"), CASES)
+def test_it_holds_where_no_update_was_applied(backend, rate, name):
     if not supported(name, backend, rate):
         with pytest.raises(ValueError, match="needs an lr that is a tensor on the device"):
             build(name, backend, rate)
@@ -79,6 +81,7 @@ def test_it_holds_where_no_update_was_applied(name, rate, backend):
             assert [float(x) for x in sched.get_last_lr()] == pytest.approx(row, rel=1e-14)
 
 
+@on_cuda
 @rates
 @schedules
 def test_it_holds_in_replays(name, rate):
@@ -96,6 +99,7 @@ def test_it_holds_in_replays(name, rate):
             assert getattr(sched, "last_epoch", None) == epoch
 
 
+@on_cuda
 def test_nothing_waits_and_a_step_is_one_launch():
     for rate in ("number", "tensor"):
         opt, sched = build("CosineAnnealingLR", "cuda", rate)
@@ -114,8 +118,8 @@ def test_nothing_waits_and_a_step_is_one_launch():
 @pytest.mark.parametrize("mark", QUIET[:1])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*lru_cache")
 def test_it_holds_when_compiled(name, mark):
-    rows = expected(name, "cpu", "number")
-    opt, sched = build(name, "cpu")
+    rows = expected(name, HOST, "number")
+    opt, sched = build(name, HOST)
     graphs = []
 
     def backend(graph, _):
@@ -152,7 +156,7 @@ def test_with_a_grad_scaler_as_users_write_it(backend, advance):
 
 
 def test_a_metric_is_not_taken_where_no_update_was_applied():
-    opt, sched = build("", "cpu", schedule=lambda o, **k: ours.ReduceLROnPlateau(o, factor=0.5, patience=0, **k))
+    opt, sched = build("", HOST, schedule=lambda o, **k: ours.ReduceLROnPlateau(o, factor=0.5, patience=0, **k))
     for applied in (1, 0, 0, 1):
         update(opt, applied)
         sched.step(1.0)
@@ -177,6 +181,7 @@ def test_signature_and_refusals(name):
         ALL[name](optimizer("ours", "auto", LRS), advance_on_skip=1)
 
 
+@on_cuda
 def test_a_function_on_a_device_is_refused():
     with pytest.raises(ValueError, match="LambdaLR: advance_on_skip=False needs rates in closed form"):
         build("LambdaLR", "cuda")
@@ -184,12 +189,12 @@ def test_a_function_on_a_device_is_refused():
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_flag_is_in_states_and_copies(name):
-    opt, sched = build(name, "cpu", schedule=ALL[name])
-    plain = ALL[name](optimizer("ours", "cpu", LRS))
+    opt, sched = build(name, HOST, schedule=ALL[name])
+    plain = ALL[name](optimizer("ours", HOST, LRS))
     state = sched.state_dict()
     assert state.keys() == plain.state_dict().keys() and state["fusedsched"]["advance_on_skip"] is False
     assert "advance_on_skip" not in state
-    again = ALL[name](optimizer("ours", "cpu", LRS))
+    again = ALL[name](optimizer("ours", HOST, LRS))
     again.load_state_dict(copy.deepcopy(state))
     twins = [again, copy.deepcopy(sched), pickle.loads(pickle.dumps(sched)) if name != "LambdaLR" else again]
     for twin in twins:
@@ -214,7 +219,9 @@ def test_the_outer_one_decides(backend):
         assert sched.last_epoch == steps and values(opt) == [0.3 * 0.5**steps, 0.2 * 0.5**steps]
 
 
-@pytest.mark.parametrize(("backend", "rate"), [("cpu", "number"), ("cpu", "tensor"), ("cuda", "tensor")])
+@pytest.mark.parametrize(
+    ("backend", "rate"), [(HOST, "number"), (HOST, "tensor"), pytest.param("cuda", "tensor", marks=on_cuda)]
+)
 def test_each_of_several_has_its_own_count(backend, rate):
     opt, first = build("ExponentialLR", backend, rate)
     second = ours.StepLR(opt, 1, 0.5, advance_on_skip=False)
@@ -227,6 +234,7 @@ def test_each_of_several_has_its_own_count(backend, rate):
     assert values(opt) == pytest.approx([lr * 0.9**3 * 0.5**3 for lr in LRS], rel=1e-14)
 
 
+@on_cuda
 def test_several_that_count_on_the_device_need_tensors():
     opt, first = build("ExponentialLR", "cuda")
     second = ours.StepLR(opt, 1, 0.5, advance_on_skip=False)
@@ -240,4 +248,4 @@ def test_a_gate_that_never_holds_is_found(monkeypatch):
     """Mutant."""
     monkeypatch.setattr(skips.Gate, "moved", lambda self: True)
     with pytest.raises(AssertionError):
-        test_it_holds_where_no_update_was_applied("ExponentialLR", "number", "cpu")
+        test_it_holds_where_no_update_was_applied(HOST, "number", "ExponentialLR")

@@ -209,15 +209,14 @@ def test_nothing_is_kept_alive(name, kind):
 
 
 # "aot_eager" hands copies of what is written; one class of each kind, since Dynamo takes most of the time.
-COMPILED = [(name, "eager") for name in SCHEDULERS]
-COMPILED += [(name, "aot_eager") for name in ("CosineAnnealingLR", "SequentialLR", "OneCycleLR")]
+COMPILED = [("cuda", kind, name, "eager") for kind in ("torch", "ours") for name in SCHEDULERS]
+COMPILED += [("cuda", "torch", name, "aot_eager") for name in ("CosineAnnealingLR", "SequentialLR", "OneCycleLR")]
+COMPILED += [("triton", "torch", "LinearLR", "aot_eager")] if "triton" in PLACES else []
 
 
-@pytest.mark.parametrize("place", PLACES)
-@kinds
-@pytest.mark.parametrize(("name", "backend"), COMPILED)
+@pytest.mark.parametrize(("place", "kind", "name", "backend"), COMPILED)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*lru_cache", "ignore:.*Detected call")
-def test_a_compiled_step_is_one_graph_and_the_same(name, kind, place, backend):
+def test_a_compiled_step_is_one_graph_and_the_same(place, kind, name, backend):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     (opt, sched), (twin, rival) = (pair(name, kind, place, F32) for _ in range(2))

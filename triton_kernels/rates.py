@@ -150,7 +150,7 @@ def _either(a, b):
 
 @triton.jit(do_not_specialize=["n_rates", "past_horizon"])
 def rates_kernel(rates, clock, updates, past_horizon, n_rates, CONDITIONAL: tl.constexpr):
-    """One step, from *clock to *clock + 1. CONDITIONAL: none, if *updates is what clock[1] says it was the last time."""
+    """One step, from *clock to *clock + 1. CONDITIONAL: none if *updates is still what it was, which is clock[1]."""
     before = tl.load(clock)
     moved = True
     if CONDITIONAL:

@@ -70,8 +70,8 @@ __device__ __forceinline__ void use_value(Rate& rate, double clock, bool last, d
 
 __global__ void __launch_bounds__(kSmallThreads) rates_kernel(Rates args) {
   const bool held = args.updates != nullptr && *args.updates == *args.seen;
-  // Two turns for each rate: at the clock of an edit, which is left out without one, and at the next. One evaluator does
-  // both, since its code is long, and what is needed after it is loaded after it: nothing is kept across its calls.
+  // Two turns for each rate: at the clock of an edit, which is left out without one, and at the next. One evaluator
+  // does both, since its code is long; what is needed after it is loaded after it: nothing is kept across its calls.
 #pragma unroll 1
   for (int32_t turn = 2 * threadIdx.x; turn < 2 * args.n_rates && !held; turn += turn % 2 ? 2 * kSmallThreads - 1 : 1) {
     if (turn % 2 == 0 && !is_edited(args.rates[turn / 2])) ++turn;

@@ -198,10 +198,11 @@ class Composite(Represented):
         for group, table in zip(device.groups_of(self.optimizer), tables(self), strict=True):
             write_lr(group, evaluate(table, clock))
         self.__dict__["_last_lr"] = _rates(self)
-        turn_of = self
-        while holds_others(turn_of):
-            turn_of = turn(turn_of, clock_of(turn_of))[0] if hasattr(turn_of, "_milestones") else turn_of._schedulers[-1]
-        turn_of.__dict__["_last_lr"] = _rates(self)
+        member = self
+        while holds_others(member):
+            sequential = isinstance(member, torch_schedulers.SequentialLR)
+            member = turn(member, clock_of(member))[0] if sequential else member._schedulers[-1]
+            member.__dict__["_last_lr"] = _rates(self)
 
     def _loaded(self, ours: dict[str, Any]) -> None:
         self._track, self._apart = None, False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rates that are tensors on a device: a step is one launch, inside a captured graph too. The tables: `fusedsched/_rates.py`.
+"""Rates that are tensors on a device: a step is one launch, inside a captured graph too. `_rates.py` has the tables.
 
 Any optimizer will do, since the kernel writes the tensors that it reads. As long as no graph advances the counter the
 host counts along; from then on its counters are derived from the one on the device when somebody reads them.
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .. import _rates
+from .._graphs import Pausable
 from .._rates import Carry, Piece, Place, Rates, Target
 from . import carrying
 from .rows import Programs
@@ -157,17 +158,16 @@ def _check_momenta(scheduler: Any) -> None:
     if any(momentum_tensor(group, slot, place) is None for group in groups_of(scheduler.optimizer)):
         raise RuntimeError(
             f"{type(scheduler).__name__}.step() cannot be captured: it cycles {slot}, which is a number that a graph "
-            f"would keep. Give the optimizer a tensor on {place.device} for it, as for lr, or pass cycle_momentum=False."
+            f"would keep. Give the optimizer a tensor on {place.device} for it, as for lr, or cycle_momentum=False."
         )
 
 
-class Driver:
+class Driver(Pausable):
     """Derives a scheduler's counters from the one on the device. Does not hold it: it holds the driver."""
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = ref(scheduler)
         self._probe = _rates.capture_probe(scheduler.optimizer, groups_of(scheduler.optimizer))
-        self._busy = False
 
     def settle(self) -> None:
         """Brings the host up to date. Waits; does nothing while a graph is captured."""
@@ -195,14 +195,6 @@ class Driver:
         """Raises RuntimeError if replays went past the last step."""
         if int(self._scheduler()._rates.past_horizon[0]):
             raise RuntimeError("A scheduler inside a captured graph was stepped past its last step.")
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        busy, self._busy = self._busy, True
-        try:
-            yield
-        finally:
-            self._busy = busy
 
     def restart(self) -> None:
         """After the scheduler was loaded or set to another step: tables for where it stands now."""

@@ -33,7 +33,7 @@ class Gate:
         return self._clocks.on(where)
 
     def moved(self) -> bool:
-        """Whether an update was applied since the last step; then this is the last step. Waits, if it is on a device."""
+        """Whether an update was applied since the last step, which this one then is. On a device, this waits."""
         before, self.seen = self.seen, self._clocks.read()[0]
         return self.seen != before
 
@@ -54,13 +54,13 @@ def check_on_device(scheduler: Any) -> None:
         return  # who follows a metric waits for that anyway
     if not scheduler._has_form():
         raise ValueError(
-            f"{name}: advance_on_skip=False needs rates in closed form where parameters are on a GPU. Give the optimizer "
-            "a native schedule (fusedsched.schedules.from_function), which holds by itself."
+            f"{name}: advance_on_skip=False needs rates in closed form where parameters are on a GPU. Give the "
+            "optimizer a native schedule (fusedsched.schedules.from_function), which holds by itself."
         )
     if device.place_of(optimizer) is None and not optimizer._can_follow():
         raise ValueError(
-            f"{name}: advance_on_skip=False needs an lr that is a tensor on the device: the Triton backend reads numbers "
-            "from the host, which would have to wait."
+            f"{name}: advance_on_skip=False needs an lr that is a tensor on the device: the Triton backend reads "
+            "numbers from the host, which would have to wait."
         )
 
 

@@ -104,9 +104,9 @@ class PythonTrack:
             present = self._present(state)
             if len(present) != len(self._targets) or any(map(is_not, present, self._targets)):
                 return False
-        watched = ("lr", *self.keys)
+        watched = ("lr", *self.keys)[self.launched :]
         for group, seen in zip(groups, self.groups, strict=True):
-            if any(not _equal(group.get(key), old) for key, old in list(zip(watched, seen, strict=True))[self.launched :]):
+            if any(not _equal(group.get(key), old) for key, old in zip(watched, seen[self.launched :], strict=True)):
                 return False
         return self.momentum_key != "betas" or all(type(group["betas"]) is tuple for group in groups)
 

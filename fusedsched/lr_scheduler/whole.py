@@ -120,7 +120,10 @@ def count_to(scheduler: Any, clock: int) -> None:
         begins = (0, *scheduler._milestones)
         for i, member in enumerate(scheduler._schedulers):
             end = begins[i + 1] if i + 1 < len(begins) else clock + 1
-            if clock >= begins[i] and end > max(begins[i], 0):
+            if clock < begins[i]:
+                for leaf in leaves(member):
+                    leaf.__dict__["last_epoch"] = -1
+            elif end > max(begins[i], 0):
                 count_to(member, min(clock, end - 1) - begins[i])
         scheduler.__dict__["last_epoch"] = clock
     elif isinstance(scheduler, torch_schedulers.ChainedScheduler):

@@ -8,14 +8,13 @@ the counter when somebody reads it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
 import torch
 from torch import Tensor
 
+from fusedsched._graphs import Pausable
 from fusedsched.optim._plans import plans_of
 from fusedsched.optim.backends import for_device
 
@@ -39,14 +38,13 @@ class Scheduler(Protocol):
         """The count of applied updates at its last step, if it holds while there is no further one; else None."""
 
 
-class Follower:
+class Follower(Pausable):
     """A scheduler that the groups of an optimizer follow on the device."""
 
     def __init__(self, optimizer: FusedOptimizer, scheduler: Scheduler) -> None:
         self._optimizer, self._scheduler = ref(optimizer), scheduler
         self._counters: dict[torch.device, Tensor] = {}
         self._seen: dict[torch.device, Tensor] = {}
-        self._busy = False
         self.attach()
 
     def attach(self) -> None:
@@ -119,14 +117,6 @@ class Follower:
                 self.attach()
             else:
                 self._remember()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        busy, self._busy = self._busy, True
-        try:
-            yield
-        finally:
-            self._busy = busy
 
     def restart(self) -> None:
         """After the scheduler was loaded or set to another step."""
