@@ -61,7 +61,7 @@ Plan::Outcome CudaPlan::skip(const py::list& param_groups, const at::Tensor& fou
     address(*idle_, std::nullopt, here, true);
     record(*idle_);
   }
-  check_cuda(runtime_.advance(index(), stream(), clocks + kSkipped, 1, nullptr));
+  check_cuda(runtime_.advance(index(), stream(), clocks + kSkipped, 1, nullptr, nullptr));
   return kDone;
 }
 
