@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.compiler import is_dynamo_compiling
 
+from .._order import order_known
 from . import captured, saving
 from .forms import form_of, swa_zero
 from .joining import join
@@ -66,7 +67,8 @@ class Scheduled(saving.Restored):
 
     def _step_as_torch(self, epoch: Any) -> None:
         self._admit_new_groups()  # now, since torch counts the step before it comes to _update_lr
-        super().step(epoch)
+        with order_known(self):
+            super().step(epoch)
 
     def _step_on_new_track(self) -> bool:
         """The step, if closed form holds: nothing was edited since this scheduler's last write."""
