@@ -56,10 +56,7 @@ GRAPHS = [
         "pytorch#118018, Lightning#18501",
         "`capturable=True` or an error; SGD has no such flag and freezes its numbers",
         "no flag; what would freeze is refused by name",
-        (
-            "troubles_graphs::a_flag_is_needed_for_a_capture",
-            "capture::what_would_freeze_is_refused_by_name",
-        ),
+        ("troubles_graphs::a_flag_is_needed_for_a_capture", "capture::what_would_freeze_is_refused_by_name"),
     ),
     Trouble(
         "each parameter group is launches of its own",
@@ -193,10 +190,7 @@ WAITS = [
         "ao#4915",
         "16,777,216 for ever",
         "an exact integer, shown as a float32",
-        (
-            "troubles_rates::the_count_of_updates_stops_at_two_to_the_24",
-            "triton_step::counts_are_exact_past_float32",
-        ),
+        ("troubles_rates::the_count_of_updates_stops_at_two_to_the_24", "triton_step::counts_are_exact_past_float32"),
     ),
 ]
 
@@ -258,10 +252,7 @@ SCALER = [
         "Lightning#15501, #21435",
         "`fused=True` has to go, and the kernels with it",
         "`fused=False` leaves unscaling to the scaler; the kernels stay",
-        (
-            "troubles_scaler::fused_optimizers_are_refused_for_clipping",
-            "amp::where_the_scaler_does_the_skipping",
-        ),
+        ("troubles_scaler::fused_optimizers_are_refused_for_clipping", "amp::where_the_scaler_does_the_skipping"),
     ),
     Trouble(
         "`optimizer.step` is replaced by a wrapper",
