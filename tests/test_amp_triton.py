@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The laws of test_amp.py for the Triton kernels, under Triton's interpreter."""
+"""The laws of test_amp.py and test_random_runs.py for the Triton kernels, under Triton's interpreter."""
 
 import pytest
+import random_runs
 from amp_runs import law_of_skipping, law_of_the_scale, micro_batches, several_optimizers
 from cases import VISIBLE, torch_twin
 from interpreted import interpreter as interpreter, make
@@ -26,3 +27,8 @@ def test_micro_batches_unscaled_and_clipped(name):
 
 def test_several_optimizers_and_one_scaler():
     assert_same(several_optimizers(make, None), several_optimizers(torch_twin, None))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_random_program_sees_what_it_sees_with_torch(seed):
+    random_runs.run(seed, "triton", steps=5)
