@@ -169,10 +169,6 @@ def swap_states(world, rng):
         scheduler.load_state_dict(state)
 
 
-def saved(world):
-    return copy.deepcopy((world.optimizer.state_dict(), [s.state_dict() for s in world.schedulers]))
-
-
 def reload_schedulers(world, rng):
     for scheduler in world.schedulers:
         scheduler.load_state_dict(copy.deepcopy(scheduler.state_dict()))

@@ -3,17 +3,22 @@
 must agree. `python tests/random_runs.py FIRST LAST [BACKEND]` runs many and says which seed differs.
 """
 
+import copy
 import random
 import sys
 import warnings
 
 import torch
 from cases import BACKENDS, maker, torch_twin
-from random_actions import ACTIONS, World, build, saved, swap_states, update
+from random_actions import ACTIONS, World, build, swap_states, update
 from torch import Tensor
 from torch.optim import lr_scheduler as theirs
 
 from fusedsched import lr_scheduler as ours
+
+
+def saved(world):
+    return copy.deepcopy((world.optimizer.state_dict(), [s.state_dict() for s in world.schedulers]))
 
 
 def differs(mine, other):
