@@ -8,6 +8,8 @@ from cases import VISIBLE, torch_twin
 from interpreted import interpreter as interpreter, make
 from scripting import assert_same
 
+from fusedsched.optim._stepping import Stepping
+
 
 @pytest.mark.parametrize("row", ("AdamW-amsgrad", "SGD-dampening"))
 def test_scale_and_results_are_those_of_torchs_run(row):
@@ -32,3 +34,9 @@ def test_several_optimizers_and_one_scaler():
 @pytest.mark.parametrize("seed", range(3))
 def test_a_random_program_sees_what_it_sees_with_torch(seed):
     random_runs.run(seed, "triton", steps=5)
+
+
+def test_state_that_a_skipped_first_step_leaves_is_noticed(monkeypatch):
+    monkeypatch.setattr(Stepping, "_skips", lambda self, found_inf: False)
+    with pytest.raises(AssertionError):
+        law_of_skipping(make, "AdamW", 0, False)
