@@ -6,6 +6,7 @@
 #include "cpu/kernels.h"
 #include "cpu_plan.h"
 #include "cuda_plan.h"
+#include "rates.h"
 #include "threads.h"
 #include "track.h"
 
@@ -68,7 +69,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
            py::arg("param_groups"), py::arg("state"), py::arg("clocks"), py::arg("past_horizon"), py::arg("stream_of"))
       .def("follow", &fs::CudaPlan::follow)
       .def("write", &fs::CudaPlan::write, py::arg("host"), py::arg("there") = py::none())
-      .def("tick", &fs::CudaPlan::tick)
+      .def("tick", &fs::CudaPlan::tick, py::arg("clock"), py::arg("seen") = py::none())
       .def("sync_hparams", &fs::CudaPlan::sync_hparams)
       .def("capturing", &fs::CudaPlan::capturing)
       .def_property_readonly("captured", &fs::CudaPlan::captured);
@@ -84,5 +85,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("trust_dict_tags", [](bool trust) { fs::WatchedDict::trust_tags = trust; });
   m.attr("n_shapes") = fs::kShapes;
   m.attr("row_width") = fs::kRowWidth;
+  bind_rates(m);
   bind_track(m);
 }

@@ -127,7 +127,7 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
 void CudaPlan::advance(int unit, int64_t amount) {
   if (!groups_table_.defined()) return build_groups();  // which comes back here if there is something to show
   auto* clocks = static_cast<int64_t*>(clocks_.mutable_data_ptr());
-  if (amount != 0) check_cuda(runtime_.advance(index(), stream(), clocks + unit, amount, nullptr));
+  if (amount != 0) check_cuda(runtime_.advance(index(), stream(), clocks + unit, amount, nullptr, nullptr));
   check_cuda(runtime_.show(index(), stream(), static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr()),
                            static_cast<int>(groups_.size()),
                            static_cast<int32_t*>(past_horizon_.mutable_data_ptr())));
@@ -171,8 +171,10 @@ at::Tensor CudaPlan::write(const at::Tensor& host, const OptionalTensor& there) 
   return target;
 }
 
-void CudaPlan::tick(const at::Tensor& clock) {
-  check_cuda(runtime_.advance(index(), stream(), clock.mutable_data_ptr<int64_t>(), 1, nullptr));
+void CudaPlan::tick(const at::Tensor& clock, const OptionalTensor& seen) {
+  const int64_t* updates = seen ? static_cast<const int64_t*>(clocks_.const_data_ptr()) + kUpdates : nullptr;
+  check_cuda(runtime_.advance(index(), stream(), clock.mutable_data_ptr<int64_t>(), 1, updates,
+                              seen ? seen->mutable_data_ptr<int64_t>() : nullptr));
 }
 
 bool CudaPlan::sync_hparams(const py::list& param_groups) {

@@ -33,8 +33,9 @@ class CudaPlan : public Plan {
   // Memory on the device with a copy of what lies on the host, or what is there already, overwritten. At once, also
   // while a graph is captured.
   at::Tensor write(const at::Tensor& host, const OptionalTensor& there);
-  // Adds one to such a clock, in stream order.
-  void tick(const at::Tensor& clock);
+  // Adds one to such a clock, in stream order; with `seen`, only if that is not the count of applied updates, which it
+  // then becomes.
+  void tick(const at::Tensor& clock, const OptionalTensor& seen);
   // Brings edits of the groups to the device at once: what captured graphs read when they are replayed.
   // False: the plan is out of date.
   bool sync_hparams(const py::list& param_groups);

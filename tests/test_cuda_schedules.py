@@ -88,10 +88,10 @@ def test_several_launches_of_one_step_see_one_clock(machine):
 
 def test_other_clocks_and_held_ones(machine):
     plan, t = plain_sgd(machine, program=table_of(LINE), clock=SAMPLES)
-    held = torch.zeros(1, dtype=torch.int32)
-    plan.advance(SAMPLES, 3, held)
-    held[0] = 1
-    plan.advance(SAMPLES, 3, held)
+    updates, seen = torch.tensor([7]), torch.tensor([6])
+    for _ in range(2):
+        plan.advance(SAMPLES, 3, updates, seen)  # the second time there was no further update
+    assert seen == 7
     plan.advance(SAMPLES, 2)
     plan.step()
     assert lr_of(t) == LINE(5) and plan.clocks.tolist() == [1, 5, 0, 0]

@@ -8,7 +8,7 @@ from cases_lr_schedulers import SCHEDULERS, SEED, numbers, optimizer
 from scheduler_pairs import law_of_edits, random_case
 
 from fusedsched import _native
-from fusedsched.lr_scheduler import forms, scheduled, tracks
+from fusedsched.lr_scheduler import closed, forms, tracks
 
 COMPILED = getattr(_native.module(), "Track", None)
 named = pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)
@@ -20,7 +20,7 @@ def test_both_tracks_write_the_same_bits(row, monkeypatch):
     """Law: the compiled track and the Python one agree bit for bit, edits and all."""
     runs = []
     for kind in (tracks.PythonTrack, COMPILED):
-        monkeypatch.setattr(scheduled, "track_class", lambda kind=kind: kind)
+        monkeypatch.setattr(closed, "track_class", lambda kind=kind: kind)
         rng = random.Random(SEED + 700)
         opt = optimizer([0.3, 0.2], "adam")
         sched, seen = row.ours(opt, **row.configure(rng, 2)), []
@@ -61,7 +61,7 @@ def test_a_late_closed_form_is_found(row, monkeypatch):
 def test_an_ignored_edit_is_found(name, monkeypatch):
     """Mutant: a track that does not look whether it was interfered with breaks the law of edits."""
     monkeypatch.setattr(tracks.PythonTrack, "untouched", lambda self, state: True)
-    monkeypatch.setattr(scheduled, "track_class", lambda: tracks.PythonTrack)
+    monkeypatch.setattr(closed, "track_class", lambda: tracks.PythonTrack)
     row = next(r for r in SCHEDULERS if r.name == name)
     with pytest.raises(AssertionError):
         for draw in range(4):

@@ -12,7 +12,7 @@ from cases_lr_schedulers import SCHEDULERS, SEED, numbers, optimizer
 from scheduler_pairs import BOUND, Pair, compose, edit, exactly_cosine, law_of_edits, random_case
 
 from fusedsched import _native, lr_scheduler
-from fusedsched.lr_scheduler import scheduled, tracks
+from fusedsched.lr_scheduler import closed, tracks
 
 STEPS = 10_000
 COMPILED = getattr(_native.module(), "Track", None)
@@ -25,7 +25,7 @@ def track(request, monkeypatch):
     if request.param == "compiled" and COMPILED is None:
         pytest.skip("fusedsched._C has not been built")
     kind = {"python": tracks.PythonTrack, "compiled": COMPILED}[request.param]
-    monkeypatch.setattr(scheduled, "track_class", lambda: kind)
+    monkeypatch.setattr(closed, "track_class", lambda: kind)
     return kind
 
 

@@ -54,7 +54,7 @@ def test_a_gradient_that_comes_late_breaks_momentum(product):
 @pytest.mark.filterwarnings("ignore:Detected call of")
 @pytest.mark.parametrize("name", VISIBLE)
 def test_the_first_rates_are_lost_when_the_first_steps_are_skipped(name, product):
-    """A warmup loses its beginning. A native schedule counts applied updates."""
+    """A warmup loses its beginning. A native schedule counts applied updates, and so does a drop-in one if asked to."""
 
     def first_rate(optimizer, scheduler=None):
         params, scaling = optimizer.param_groups[0]["params"], scaler()
@@ -72,6 +72,9 @@ def test_the_first_rates_are_lost_when_the_first_steps_are_skipped(name, product
     assert first_rate(torchs, scheduler) == pytest.approx(0.0625)
     ours = product(name, parameters(4), **{**VISIBLE[name], "lr": S.linear(0.025, 0.1, steps=6)})
     assert first_rate(ours) == pytest.approx(0.025)
+    ours = product(name, parameters(4), **{**VISIBLE[name], "lr": 0.1})
+    scheduler = L.LinearLR(ours, start_factor=0.25, total_iters=6, advance_on_skip=False)
+    assert first_rate(ours, scheduler) == pytest.approx(0.025)
 
 
 def test_nobody_says_that_a_step_was_skipped(product):

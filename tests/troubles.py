@@ -206,10 +206,11 @@ SCALER = [
         "and the first values of the schedule are lost",
         "pytorch#44511, Lightning#21339, transformers#11144",
         "lost",
-        "native schedules count applied updates",
+        "native schedules count applied updates; drop-in ones do with `advance_on_skip=False`",
         (
             "troubles_scaler::the_first_rates_are_lost_when_the_first_steps_are_skipped",
             "amp::native_schedules_wait_for_applied_updates",
+            "advance_on_skip::it_holds_where_no_update_was_applied",
         ),
     ),
     Trouble(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tables of step kernels: step.cu is compiled once for each loop, runtime.cu picks.
+// The kernels that runtime.cu launches. step.cu is compiled once for each loop.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -17,5 +17,8 @@ struct StepKernels {
 
 extern const StepKernels step_kernels_0, step_kernels_1, step_kernels_2, step_kernels_3, step_kernels_4,
     step_kernels_5;
+
+// rates.cu
+__global__ void rates_kernel(Rates args);
 
 }  // namespace fs_cuda

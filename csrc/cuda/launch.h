@@ -91,20 +91,63 @@ static_assert(sizeof(Launch) <= kArgumentBytes, "CUDA refuses more");
 // Elements per tile: a block takes them one at a time.
 constexpr int64_t kTile = 4096;
 
+// What a scheduler writes into tensors (rates.cu), whatever optimizer they belong to. The rows are eight words of eight
+// bytes each, which Triton's kernel reads as well.
+//
+// An edit of the tensor is carried on as torch's recursion would: the value is then pivot + gain * (program - pivot) +
+// shift, up to the clock `until`.
+enum Carry : int64_t {
+  kDiscard,  // the scheduler computes from its own numbers: an edit is forgotten
+  kHold,     // where the program stands on the pivot, an edit stays as it is
+  kDrop,     // where it does, an edit is forgotten
+  kWave,     // each low point begins a new wave, and an edit in it adds to the height of that
+};
+
+// How edits are carried before the clock `end`. The last one of a target ends at infinity.
+struct Piece {
+  double end, carry, pivot;
+  double low, turn;  // of a wave: a clock at which it is lowest, how far it is to the next
+  double kick;       // what an edit at a low point adds to the gain, by its distance from the pivot
+  double reserved[2];
+};
+
+struct Rate {
+  const double* program;
+  void* tensor;            // one element
+  const Piece* pieces;
+  int64_t dtype;           // fs::DType
+  double written;          // what the tensor holds since the last launch. NaN: whatever it holds is no edit
+  double gain, shift, until;
+};
+static_assert(sizeof(Piece) == 64 && sizeof(Rate) == 64, "eight words");
+
+// Arguments of one launch: a step of the scheduler, from *clock to *clock + 1.
+struct Rates {
+  Rate* rates;
+  int64_t* clock;
+  const int64_t* updates;  // the optimizer's clock, or null: no step if it is what it was at the last one
+  int64_t* seen;           // what it was then
+  int32_t* past_horizon;   // as in Header
+  int32_t n_rates;
+};
+
 // What a device can do for the plan. `rule` is fs::Rule, `loop` one of fs::kLoops. Functions return null or CUDA's words
 // for what went wrong. Streams are cudaStream_t as numbers.
 struct Runtime {
   const char* name;                                     // "cuda", or what stands in for it
   const char* (*blocks)(int device, int rule, int loop, int* blocks);  // as many as run at once, at most kMaxBlocks
   const char* (*step)(int device, uint64_t stream, int rule, int loop, int blocks, const Launch& launch);
-  // Adds `by` to *clock unless `held` points to a number other than zero.
-  const char* (*advance)(int device, uint64_t stream, int64_t* clock, int64_t by, const int32_t* held);
+  // Adds `by` to *clock. With `updates`, only if *updates is not what it was the last time, which is kept in *seen.
+  const char* (*advance)(int device, uint64_t stream, int64_t* clock, int64_t by, const int64_t* updates,
+                         int64_t* seen);
   // Shows the present values of all programs of the groups, edited ones excepted.
   const char* (*show)(int device, uint64_t stream, Group* groups, int n_groups, int32_t* past_horizon);
   const char* (*capturing)(uint64_t stream, bool* capturing);
   // Copies from the host at once and waits for it, also while a stream is being captured: on a stream of its own, in
   // relaxed capture mode. Nothing of it becomes part of a graph.
   const char* (*write)(int device, void* to, const void* from, uint64_t bytes);
+  // One step of a scheduler that writes tensors.
+  const char* (*rates)(int device, uint64_t stream, const Rates& rates);
 };
 
 }  // namespace fs_cuda

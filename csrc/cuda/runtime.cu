@@ -14,8 +14,12 @@ namespace fs_cuda {
 
 namespace {
 
-__global__ void advance_kernel(int64_t* clock, int64_t by, const int32_t* held) {
-  if (held == nullptr || *held == 0) *clock += by;
+__global__ void advance_kernel(int64_t* clock, int64_t by, const int64_t* updates, int64_t* seen) {
+  if (updates != nullptr) {
+    if (*updates == *seen) return;
+    *seen = *updates;
+  }
+  *clock += by;
 }
 
 __global__ void __launch_bounds__(kShowThreads) show_kernel(Group* groups, int32_t n_groups, int32_t* past_horizon) {
@@ -83,9 +87,14 @@ const char* step(int device, uint64_t stream, int rule, int loop, int blocks, co
   return launch_on(device, stream, kernels.kernel[rule], blocks, kThreads, arguments, kernels.shared_bytes[rule]);
 }
 
-const char* advance(int device, uint64_t stream, int64_t* clock, int64_t by, const int32_t* held) {
-  void* arguments[] = {&clock, &by, &held};
+const char* advance(int device, uint64_t stream, int64_t* clock, int64_t by, const int64_t* updates, int64_t* seen) {
+  void* arguments[] = {&clock, &by, &updates, &seen};
   return launch_on(device, stream, advance_kernel, 1, 1, arguments, 0);
+}
+
+const char* rates(int device, uint64_t stream, const Rates& rates) {
+  void* arguments[] = {const_cast<Rates*>(&rates)};
+  return launch_on(device, stream, rates_kernel, 1, kRateThreads, arguments, 0);
 }
 
 const char* show(int device, uint64_t stream, Group* groups, int n_groups, int32_t* past_horizon) {
@@ -121,7 +130,7 @@ const char* write(int device, void* to, const void* from, uint64_t bytes) {
   return words(error);
 }
 
-constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks, step, advance, show, capturing, write};
+constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks, step, advance, show, capturing, write, rates};
 
 }  // namespace
 

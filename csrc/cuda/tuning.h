@@ -28,6 +28,9 @@ constexpr int kBlocksPerMultiprocessor = kBurdens<kBytesPerElement, kMixed, kSta
 // For showing all programs outside of a step. It is rare: any number does.
 constexpr int kShowThreads = 128;
 
+// Threads of the one block that writes all rates of a scheduler: it alone can advance the counter that all have read.
+constexpr int kRateThreads = 128;
+
 // Arrays whose scalars are prepared at a time: one warp prepares one batch, a lane each.
 constexpr int kBatch = 32;
 

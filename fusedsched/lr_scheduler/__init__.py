@@ -4,6 +4,11 @@
 They work with any `torch.optim.Optimizer` and are subclasses of torch's classes. Between two edits of a rate a step is
 one evaluation of a closed form, for all groups at once, in float64: no drift. After an edit, torch's own recursion
 takes one step on the edited rate, and the closed form goes on from there.
+
+Where every group's rate is a tensor on one GPU, a step is one launch that writes them all, which a CUDA graph may hold.
+
+Each class takes one argument more than torch's, `advance_on_skip=True`. With False, `step()` holds while the optimizer,
+which has to be one of this package, has applied no update since this scheduler's last step, as when AMP skips one.
 """
 
 from torch.optim.lr_scheduler import (

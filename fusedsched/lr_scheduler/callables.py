@@ -121,4 +121,6 @@ class ReduceLROnPlateau(Restored, torch_schedulers.ReduceLROnPlateau):
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, epoch, torch.as_tensor(metrics))
         captured.refuse(self, "step(metrics)")
+        if self._gate is not None and not self._gate.moved():
+            return
         super().step(metrics, epoch)

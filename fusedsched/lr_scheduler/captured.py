@@ -6,19 +6,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
-
-class Programs(NamedTuple):
-    """What a scheduler does from its clock on: tables; for each group the index of its table, and of its momentum's
-    (-1: none); the slot that is cycled, "momentum" or "beta1"."""
-
-    tables: list[Any]
-    rates: list[int]
-    momenta: list[int]
-    momentum: str
+from .. import _rates
+from . import device
+from .rows import Programs
 
 
 class Mirrored:
@@ -31,6 +25,8 @@ class Mirrored:
         if scheduler is None:
             return self
         scheduler._settle()
+        if self._name == "_last_lr":
+            scheduler._show_rates()
         try:
             return scheduler.__dict__[self._name]
         except KeyError:
@@ -49,16 +45,12 @@ class Stepper:
         self._scheduler = weakref.ref(scheduler)
 
     def clock(self) -> int:
-        return self._scheduler().__dict__["last_epoch"]
+        return self._scheduler()._steps_counted()
 
     def programs(self) -> Programs:
         scheduler = self._scheduler()
         kind = type(scheduler).__name__
-        if any(isinstance(group["lr"], Tensor) for group in scheduler.optimizer._groups()):
-            raise RuntimeError(
-                f"{kind}.step() cannot be captured: the lr of a param group is a tensor. Give it a float; inside a "
-                "graph it moves all the same."
-            )
+        refuse_mixed(scheduler)
         programs = scheduler._programs()
         if programs is None:
             raise RuntimeError(
@@ -71,23 +63,54 @@ class Stepper:
     def move(self, clock: int) -> None:
         self._scheduler()._move(clock)
 
+    def seen(self) -> int | None:
+        gate = self._scheduler()._gate
+        return None if gate is None else gate.seen
+
+
+def refuse_mixed(scheduler: Any) -> None:
+    """Raises RuntimeError for rates of which some are tensors that no kernel here writes."""
+    optimizer, kind = scheduler.optimizer, type(scheduler).__name__
+    tensors = [isinstance(group["lr"], Tensor) for group in device.groups_of(optimizer)]
+    if any(tensors):
+        what = "is a tensor, of another a number" if not all(tensors) else "is a tensor that no kernel here can write"
+        raise RuntimeError(
+            f"{kind}.step() cannot be captured: the lr of a param group {what}. Give every group a tensor of its own "
+            "with one floating point element, all on one GPU with a CUDA or Triton backend."
+        )
+    if not hasattr(optimizer, "_follow"):
+        raise RuntimeError(
+            f"{kind}.step() cannot be captured: the lr of {type(optimizer).__name__} is a number, which a graph keeps. "
+            "Give it a tensor on the device; or take the optimizer of fusedsched, whose numbers move in a graph too."
+        )
+    if not optimizer._can_follow():
+        raise RuntimeError(
+            f"{kind}.step() cannot be captured: not every parameter is updated by the CUDA backend, and others read "
+            "numbers from the host. Give every group a tensor on the device as lr."
+        )
+
 
 def may_capture(optimizer: Any) -> Any:
     """A function that says whether a graph is being captured on the optimizer's device; None: there never is one."""
-    if not hasattr(optimizer, "_follow"):
-        return None
-    plan = optimizer._plan
-    device = optimizer._has_device() if plan is None else "cuda" in plan.name
-    return optimizer._capturing if device else None
+    plan, groups = getattr(optimizer, "_plan", None), device.groups_of(optimizer)
+    foreign = not hasattr(optimizer, "_follow") or (plan is not None and "triton" in plan.name)
+    if foreign or (groups and isinstance(groups[0]["lr"], Tensor)):
+        return _rates.capture_probe(optimizer, groups)
+    there_is_one = optimizer._has_device() if plan is None else "cuda" in plan.name
+    return optimizer._capturing if there_is_one else None
 
 
 def step(scheduler: Any) -> bool:
-    """The step, if it belongs to a captured graph or to a scheduler that has been in one."""
+    """The step, if it is decided or counted on the device: in a captured graph, or after one, or behind a gate."""
     optimizer, follower = scheduler.optimizer, scheduler._follower
-    capturing = may_capture(optimizer) if follower is None else optimizer._capturing
-    if capturing is None or (follower is None and not capturing()):
+    capturing = may_capture(optimizer) if follower is None else follower.capturing
+    gated = scheduler._gate is not None and scheduler._gate.on_device and not scheduler._is_initial
+    if follower is None and not gated and (capturing is None or not capturing()):
         return False
+    if isinstance(follower, device.Driver) or device.place_of(optimizer) is not None:
+        return device.step(scheduler, capturing is not None and capturing())
     if follower is None:
+        refuse_mixed(scheduler)
         _alone(scheduler, optimizer)
         follower = scheduler._follower = optimizer._follow(Stepper(scheduler))
     elif follower.edited():
@@ -127,6 +150,7 @@ def paused(scheduler: Any) -> Iterator[None]:
 def _alone(scheduler: Any, optimizer: Any) -> None:
     if optimizer._followers:
         raise RuntimeError(
-            f"{type(scheduler).__name__}.step() cannot be captured: another scheduler of the same optimizer already "
-            "steps inside a graph, and the rates can follow one. Put them into a SequentialLR or ChainedScheduler."
+            f"{type(scheduler).__name__}.step() cannot be counted on the device (in a captured graph, or with "
+            "advance_on_skip=False): another scheduler of the same optimizer already is, and rates that are numbers "
+            "can follow one. Put them into a SequentialLR or ChainedScheduler, or give lr as a tensor on the device."
         )

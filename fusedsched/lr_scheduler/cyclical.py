@@ -10,7 +10,7 @@ import torch
 from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
-from . import captured, checks
+from . import captured, checks, skips
 from .cycles import one_cycle_phases
 from .scheduled import Scheduled
 from .traced import traced_step
@@ -56,17 +56,19 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, epoch)
         if epoch is None and self.__dict__.get("last_epoch", -1) >= 0 and not self._is_initial:
-            track = None if self._capturing is not None and self._capturing() else self._track
-            if track is not None and (self.T_cur, self.T_i) == self._phase and track.step(self.__dict__):
-                return self._advance()
+            if self._gate is not None and skips.holds(self):
+                return
+            if (self.T_cur, self.T_i) == self._phase and self._step_on_track():
+                return self._stepped()
             if captured.step(self):
                 return
             if self._step_on_new_track():
-                return self._advance()
+                return self._stepped()
         elif not self._is_initial:
             captured.refuse(self, "step(epoch)")
-        with captured.paused(self):
-            self._step_as_torch(epoch)
+        if self._gate is not None and skips.holds_after_waiting(self) and epoch is None:
+            return
+        self._step_slowly(epoch)
 
     def _step_as_torch(self, epoch: float | None) -> None:
         self._drop_track()
@@ -74,15 +76,20 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
         torch_schedulers.CosineAnnealingWarmRestarts.step(self, epoch)
         self._origins, self._clock = None, self.last_epoch
 
-    def _move(self, clock: int) -> None:
-        for _ in range(clock - self.__dict__["last_epoch"]):  # as the steps would have; both may have been set by hand
-            self._advance()
-        super()._move(clock)
+    def _count_to(self, clock: int) -> None:
+        self._advance(clock - max(self.__dict__["last_epoch"], 0))  # as the steps would; both may be set by hand
+        super()._count_to(clock)
 
-    def _advance(self) -> None:
-        current, length = self.T_cur + 1, self.T_i
-        if current >= length:
-            current, length = current % length, length * self.T_mult
+    def _stepped(self) -> None:
+        self._advance(1)
+
+    def _advance(self, steps: int) -> None:
+        current, length = self.T_cur + steps, self.T_i
+        while current >= length:
+            current, length = current - length, length * self.T_mult
+        while current < 0:
+            length //= self.T_mult
+            current += length
         self.T_cur, self.T_i = self._phase = (current, length)
 
     def _locate(self, epoch: int) -> None:

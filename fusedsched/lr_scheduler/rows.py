@@ -4,13 +4,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..schedules.evaluate import Shape, evaluate_rows
 
 Row = tuple[float, ...]
 
 HORIZON = 2  # where a program's header says up to which clock it is defined
+
+
+class Programs(NamedTuple):
+    """What a scheduler does from its clock on: tables; for each group the index of its table, and of its momentum's
+    (-1: none); the slot that is cycled, "momentum" or "beta1"."""
+
+    tables: list[Any]
+    rates: list[int]
+    momenta: list[int]
+    momentum: str
 
 
 def row(begin: float, shape: Shape, start: float, *, span=0.0, stop=0.0, param=0.0, cycle=0.0) -> Row:

@@ -16,7 +16,10 @@ import torch
 from .._graphs import Trace
 from ..schedules.convert import from_torch
 from ..schedules.expression import Schedule
-from .captured import Mirrored, Programs
+from .captured import Mirrored, may_capture
+from .device import momenta_kept
+from .rows import Programs
+from .skips import Gate, extended
 from .tracks import copied, same, scalar
 
 KEY = "fusedsched"
@@ -25,23 +28,67 @@ KEY = "fusedsched"
 class Restored:
     """Mixin: the state dict of a torch scheduler, with the rates of the groups in it."""
 
-    __slots__ = ("_trace", "_follower")  # the latter advances it inside a captured graph, once it has stepped in one
+    # A follower or driver advances it inside a captured graph, once it has stepped in one; rates: its tables on a
+    # device; a gate holds it while no update is applied.
+    __slots__ = ("_trace", "_follower", "_rates", "_gate", "_track")
     last_epoch, _step_count, _last_lr = Mirrored(), Mirrored(), Mirrored()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith("fusedsched.") and "__init__" in cls.__dict__:
+            cls.__init__ = extended(cls.__init__)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
         self._trace = Trace(self)
-        self._follower = None
+        self._follower = self._rates = self._gate = self._track = None
         return self
 
     def __getstate__(self) -> Any:
-        self._settle()
-        return self.__dict__.copy()  # without the trace: a copy makes its own
+        self._settle_all()
+        return self.__dict__.copy(), {"advance_on_skip": self._gate is None}  # a copy makes its own trace and tables
+
+    def __setstate__(self, state: Any) -> None:
+        state, ours = state if isinstance(state, tuple) else (state, {})
+        self.__dict__.update(state)
+        self._set_gate(ours.get("advance_on_skip", True))
+
+    def _set_gate(self, advance_on_skip: bool) -> None:
+        self._gate = None if advance_on_skip else Gate(self.optimizer, type(self))
+        if self._gate is not None and self._follower is not None:
+            self._follower.see(self._gate.seen)
 
     def _settle(self) -> None:
         """Brings it up to date with a captured graph that advances it."""
         if self._follower is not None:
             self._follower.settle()
+
+    def _settle_all(self) -> None:
+        """Brings everything that is saved up to date."""
+        self._settle()
+        if self._track is not None and self._track.launched and self._track.edited:
+            self._rebase(edited=True)  # a copy goes on from the rates as well, to the same bits
+        self._show_rates()
+
+    def _show_rates(self) -> None:
+        """Derives `_last_lr` from what a kernel wrote."""
+        if self._track is not None and self._track.launched:
+            self.__dict__["_last_lr"] = self._rates.written()
+
+    def _capturing_now(self) -> bool:
+        probe = may_capture(self.optimizer)
+        return probe is not None and probe()
+
+    def _steps_counted(self) -> int:
+        """Its clock, as the host has it."""
+        return self.__dict__["last_epoch"]
+
+    def _stepped(self) -> None:
+        """Called after a step that a launch did."""
+
+    def _has_form(self) -> bool:
+        """Whether its rates have a closed form."""
+        return False
 
     def _programs(self) -> Programs | None:
         """What it does from here on, for a captured graph; None: it has no closed form."""
@@ -53,7 +100,7 @@ class Restored:
 
     def state_dict(self) -> dict[str, Any]:
         """torch's state dict of this class, and one key of plain data, "fusedsched": the groups' rates, exactly."""
-        self._settle()
+        self._settle_all()
         return with_rates(self, super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -63,8 +110,8 @@ class Restored:
         """
         load(self, state_dict, super().load_state_dict)
 
-    def _loaded(self, points: list[Any] | None) -> None:
-        """Called when everything is in place; `points`: where the closed forms began, if the state knew."""
+    def _loaded(self, ours: dict[str, Any]) -> None:
+        """Called when everything is in place; `ours`: what stood under our key."""
 
 
 def write_lr(group: dict[str, Any], value: Any) -> None:
@@ -80,6 +127,7 @@ def with_rates(scheduler: Any, state: dict[str, Any]) -> dict[str, Any]:
     groups = scheduler.optimizer.param_groups
     state.pop(KEY, None)
     ours: dict[str, Any] = {"lr": [scalar(group["lr"]) for group in groups], "mark": _mark(state)}
+    ours["advance_on_skip"] = scheduler._gate is None
     if getattr(scheduler, "cycle_momentum", False):
         key = "betas" if scheduler.use_beta1 else "momentum"
         ours[key] = [list(map(scalar, g[key])) if key == "betas" else scalar(g[key]) for g in groups]
@@ -113,10 +161,13 @@ def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, 
     for group, rate in zip(groups, rates, strict=False):
         if not same(group["lr"], rate):
             write_lr(group, rate)
-    for key in ("betas", "momentum"):
-        for group, saved in zip(groups, (ours or {}).get(key, ()), strict=False):
-            group[key] = tuple(saved) if key == "betas" else saved
-    scheduler._loaded(None if ours is None else ours.get("origins"))
+    with momenta_kept(scheduler.optimizer):
+        for key in ("betas", "momentum"):
+            for group, saved in zip(groups, (ours or {}).get(key, ()), strict=False):
+                group[key] = tuple(saved) if key == "betas" else saved
+    if ours is not None or scheduler._gate is not None:
+        scheduler._set_gate((ours or {}).get("advance_on_skip", scheduler._gate is None))
+    scheduler._loaded(ours or {})
     if scheduler._follower is not None:
         scheduler._follower.restart()
 

@@ -42,8 +42,14 @@ def _written(scheduler: Any) -> list[Tensor]:
         clocks = optimizer._clocks.tensors()
     else:
         clocks = [_ORDER.setdefault(optimizer, torch.zeros((), dtype=torch.int64, device="cpu"))]
-    rates = [group["lr"] for group in optimizer.param_groups]
-    return one_for_each_storage([*clocks, *(apart(lr) for lr in rates if isinstance(lr, Tensor))])
+    numbers = [n for group in optimizer.param_groups for n in _cycled(group)]
+    return one_for_each_storage([*clocks, *(apart(number) for number in numbers if isinstance(number, Tensor))])
+
+
+def _cycled(group: dict[str, Any]) -> list[Any]:
+    """What a scheduler may write."""
+    betas = group.get("betas")
+    return [group["lr"], group.get("momentum"), *(betas[:1] if isinstance(betas, tuple) else ())]
 
 
 def _schedule(handle: str, written: list[Tensor], epoch: float | None = None, metric: Tensor | None = None) -> None:

@@ -35,6 +35,9 @@ class Scheduler(Protocol):
     def move(self, clock: int) -> None:
         """Brings its attributes and the groups to a clock, from what `programs` said."""
 
+    def seen(self) -> int | None:
+        """The count of applied updates at its last step, if it holds while there is no further one; else None."""
+
 
 class Follower:
     """A scheduler that the groups of an optimizer follow on the device."""
@@ -42,6 +45,7 @@ class Follower:
     def __init__(self, optimizer: FusedOptimizer, scheduler: Scheduler) -> None:
         self._optimizer, self._scheduler = ref(optimizer), scheduler
         self._counters: dict[torch.device, Tensor] = {}
+        self._seen: dict[torch.device, Tensor] = {}
         self._busy = False
         self.attach()
 
@@ -53,6 +57,9 @@ class Follower:
             tables = [plan.write(torch.frombuffer(table, dtype=torch.float64)) for table in self._programs.tables]
             clock = torch.tensor([self._known], dtype=torch.int64, device="cpu")
             self._counters[plan.device] = counter = plan.write(clock, self._counters.get(plan.device))
+            seen = self._scheduler.seen()
+            if seen is not None and plan.device not in self._seen:
+                self.see(seen)
             for g, (rate, momentum) in enumerate(zip(self._programs.rates, self._programs.momenta, strict=True)):
                 # What stands there now counts for the next update, an edit too; the program goes on after it.
                 group, until = optimizer._groups()[g], self._known + 1
@@ -77,7 +84,17 @@ class Follower:
     def tick(self) -> None:
         """One step of the scheduler, in stream order."""
         for plan in self._optimizer()._device_plans():
-            plan.tick(self._counters[plan.device])
+            plan.tick(self._counters[plan.device], self._seen.get(plan.device))
+
+    def capturing(self) -> bool:
+        """Whether a graph is being captured."""
+        return self._optimizer()._capturing()
+
+    def see(self, updates: int) -> None:
+        """Sets the count of applied updates at the scheduler's last step."""
+        for plan in self._optimizer()._device_plans():
+            count = torch.tensor([updates], dtype=torch.int64, device="cpu")
+            self._seen[plan.device] = plan.write(count, self._seen.get(plan.device))
 
     def settle(self) -> None:
         """Brings the host up to date, and the device up to an edit. Waits; does nothing while a graph is captured."""
@@ -135,6 +152,16 @@ class Followed:
         """Whether some parameters are updated by CUDA kernels."""
         devices = {p.device for group in self._groups() for p in group["params"]}
         return any(for_device(self._backend, device) == "cuda" for device in devices)
+
+    def _counts_on_device(self) -> bool:
+        """Whether kernels count the updates, and no clock is on the host."""
+        devices = {p.device for group in self._groups() for p in group["params"]}
+        return bool(devices) and all(for_device(self._backend, d) in ("cuda", "triton") for d in devices)
+
+    def _can_follow(self) -> bool:
+        """Whether numbers of the groups can follow a counter on the device."""
+        devices = {p.device for group in self._groups() for p in group["params"]}
+        return all(for_device(self._backend, device) == "cuda" for device in devices)
 
     def _groups(self) -> list[dict[str, Any]]:
         return self.__dict__["param_groups"]  # without looking at the counters

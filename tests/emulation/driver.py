@@ -99,10 +99,11 @@ class Runtime(Structure):
         ("name", c_char_p),
         ("blocks", ctypes.CFUNCTYPE(c_char_p, c_int, c_int, c_int, POINTER(c_int))),
         ("step", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_int, c_int, c_int, POINTER(Launch))),
-        ("advance", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_int64, c_void_p)),
+        ("advance", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_int64, c_void_p, c_void_p)),
         ("show", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_int, c_void_p)),
         ("capturing", ctypes.CFUNCTYPE(c_char_p, c_uint64, POINTER(c_bool))),
         ("write", ctypes.CFUNCTYPE(c_char_p, c_int, c_void_p, c_void_p, c_uint64)),
+        ("rates", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p)),
     ]
 
 
@@ -261,6 +262,6 @@ class Plan:
         groups, past = ctypes.addressof(self.groups), self.past_horizon.data_ptr()
         check(self.emulation.runtime.show(0, stream, groups, self.n_groups, past))
 
-    def advance(self, clock, by, held=None, stream=0):
-        pointer = None if held is None else held.data_ptr()
-        check(self.emulation.runtime.advance(0, stream, self.clocks[clock:].data_ptr(), by, pointer))
+    def advance(self, clock, by, updates=None, seen=None, stream=0):
+        pointers = [None if t is None else t.data_ptr() for t in (updates, seen)]
+        check(self.emulation.runtime.advance(0, stream, self.clocks[clock:].data_ptr(), by, *pointers))

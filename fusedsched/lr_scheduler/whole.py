@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scheduler that is made of others, as one program: where its rates are counted or written on a device."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_right
+from operator import is_not
+from typing import Any
+
+from torch import Tensor, full_like
+from torch.optim import lr_scheduler as torch_schedulers
+
+from .._rates import Carry, Piece, Target
+from ..schedules.convert import closed_form
+from ..schedules.evaluate import evaluate
+from . import device
+from .carrying import pieces_of
+from .forms import form_of
+from .rows import Programs
+from .scheduled import Scheduled
+from .tracks import scalar
+
+
+def holds_others(scheduler: Any) -> bool:
+    """Whether it is made of others."""
+    return isinstance(scheduler, (torch_schedulers.SequentialLR, torch_schedulers.ChainedScheduler))
+
+
+def leaves(scheduler: Any) -> list[Any]:
+    """Those that are not."""
+    if not holds_others(scheduler):
+        return [scheduler]
+    return [leaf for member in scheduler._schedulers for leaf in leaves(member)]
+
+
+def clock_of(scheduler: Any) -> int:
+    """Its step. A chain does not count; its members do."""
+    while isinstance(scheduler, torch_schedulers.ChainedScheduler):
+        scheduler = scheduler._schedulers[0]
+    return scheduler.__dict__["last_epoch"]
+
+
+def turn(scheduler: Any, t: int) -> tuple[Any, int]:
+    """Whose turn it is at step t of a SequentialLR, and that member's own step."""
+    idx = bisect_right(scheduler._milestones, t)
+    return scheduler._schedulers[idx], t - (scheduler._milestones[idx - 1] if idx else 0)
+
+
+def tables(scheduler: Any) -> list[array] | None:
+    """A program for each group; None where one has no closed form, or where a momentum is cycled."""
+    found = leaves(scheduler)
+    ours = all(isinstance(leaf, Scheduled) and form_of(leaf) is not None for leaf in found)
+    if not ours or any(getattr(leaf, "cycle_momentum", False) for leaf in found) or not _in_step(scheduler):
+        return None
+    schedules = [closed_form(scheduler, i) for i in range(len(device.groups_of(scheduler.optimizer)))]
+    return None if None in schedules else [schedule.lower().table for schedule in schedules]
+
+
+def _in_step(scheduler: Any) -> bool:
+    """Whether the members of chains have made the same steps."""
+    if not holds_others(scheduler):
+        return True
+    chain = isinstance(scheduler, torch_schedulers.ChainedScheduler)
+    return len({clock_of(m) for m in scheduler._schedulers} if chain else [0]) == 1 and all(
+        map(_in_step, scheduler._schedulers)
+    )
+
+
+def programs(scheduler: Any) -> Programs | None:
+    """For rates that are numbers; None too if one was written to: the members carry that on each in its own way."""
+    found, clock = tables(scheduler), clock_of(scheduler)
+    for group, table in zip(device.groups_of(scheduler.optimizer), found or (), strict=False):
+        value = evaluate(table, clock)
+        if abs(value - group["lr"]) > 1e-9 * abs(group["lr"]):
+            return None
+    return None if found is None else Programs(found, list(range(len(found))), [-1] * len(found), "")
+
+
+def count_to(scheduler: Any, clock: int) -> None:
+    """Brings the counters of a scheduler and its members to a step, and no rates."""
+    if isinstance(scheduler, torch_schedulers.SequentialLR):
+        begins = (0, *scheduler._milestones)
+        for i, member in enumerate(scheduler._schedulers):
+            end = begins[i + 1] if i + 1 < len(begins) else clock + 1
+            if clock >= begins[i] and end > max(begins[i], 0):
+                count_to(member, min(clock, end - 1) - begins[i])
+        scheduler.__dict__["last_epoch"] = clock
+    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
+        for member in scheduler._schedulers:
+            count_to(member, clock)
+    elif scheduler.__dict__["last_epoch"] != clock:
+        scheduler._drop_track()
+        scheduler._origins = None
+        scheduler._count_to(clock)
+
+
+class WholeTrack:
+    """As a track of one scheduler, for one that is made of others and writes tensors on a device."""
+
+    launched = True
+
+    def __init__(self, scheduler: Any) -> None:
+        self.clock, self.steps, self.edited = clock_of(scheduler), 0, False
+        self._launch = scheduler._rates.launch
+        self._rates = [group["lr"] for group in device.groups_of(scheduler.optimizer)]
+        self._watched = _watched(scheduler)
+        self._versions = self._present_versions()
+
+    def _present_versions(self) -> list[int]:
+        return [0 if lr.is_inference() else lr._version for lr in self._rates]
+
+    def untouched(self, state: dict[str, Any]) -> bool:
+        """Whether the tensors, and what the members were told, are the same."""
+        groups = state["_schedulers"][0].optimizer.__dict__["param_groups"]
+        if len(groups) != len(self._rates) or any(g["lr"] is not lr for g, lr in zip(groups, self._rates, strict=True)):
+            return False
+        now = [attributes.get(name) for attributes, name, _ in self._watched]
+        same = not any(map(is_not, now, (value for _, _, value in self._watched)))
+        return same and state.get("last_epoch", self.clock) == self.clock
+
+    def step(self, state: dict[str, Any]) -> bool:
+        """One step, or False and nothing changed."""
+        if not self.untouched(state):
+            return False
+        self.launch_targets()
+        self.clock += 1
+        return True
+
+    def move(self, to: int) -> None:
+        """To another clock."""
+        self.clock = to
+
+    def launch_targets(self) -> None:
+        """A launch of the kernel."""
+        from torch.autograd.graph import increment_version
+
+        self.edited |= self._present_versions() != self._versions
+        self._launch()
+        increment_version([lr for lr in self._rates if not lr.is_inference()])
+        self._versions = self._present_versions()
+        self.steps += 1
+
+
+def _watched(scheduler: Any) -> list[tuple[dict[str, Any], str, Any]]:
+    """The attributes of all leaves from which the program was made, as (attributes, name, object)."""
+    found = []
+    for leaf in leaves(scheduler):
+        form = form_of(leaf)
+        found += [(leaf.__dict__, name, leaf.__dict__.get(name)) for name in (*form.attributes, *form.lists)]
+    return found
+
+
+def track_of(scheduler: Any) -> WholeTrack | None:
+    """Tables and a track from where it stands; None where no kernel can write its rates. Waits for the device."""
+    place, found = device.place_of(scheduler.optimizer), tables(scheduler)
+    if place is None or found is None:
+        return None
+    clock = clock_of(scheduler)
+    targets = []
+    for i, (group, table) in enumerate(zip(device.groups_of(scheduler.optimizer), found, strict=True)):
+        pieces = pieces_of(scheduler, i)
+        targets.append(None if pieces is None else _carried(Target(group["lr"], table, pieces), clock))
+    rates = device.tables(scheduler, targets, place, clock)
+    return None if rates is None else WholeTrack(scheduler)
+
+
+def _carried(target: Target, clock: int) -> Target | None:
+    """The target, going on from what its tensor holds; as in csrc/cuda/rates.cu."""
+    lr: Tensor = target.tensor
+    value, found = evaluate(target.program, clock), scalar(lr)
+    if found == scalar(full_like(lr, value, device="cpu")):
+        return target
+    piece: Piece = next(p for p in target.pieces if clock < p.end)
+    above, height = found - piece.pivot, value - piece.pivot
+    if piece.carry is Carry.DISCARD:
+        return target
+    if piece.carry is Carry.WAVE:
+        passed = math.fmod(clock - piece.low, piece.turn)
+        if passed == 0.0:
+            gain = 1.0 + above * piece.kick
+        else:
+            gain = above / height if height else None
+        return None if gain is None else target._replace(gain=gain, until=min(piece.end, clock - passed + piece.turn))
+    return None if height == 0.0 else target._replace(gain=above / height, until=piece.end)

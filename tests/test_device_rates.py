@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws: where lr is a tensor on a device, `sched.step()` is one launch for any optimizer, nothing waits, replays equal
+eager steps to the bit, and an edit of the tensor has torch's effect, whoever sees it first.
+"""
+
+import math
+
+import pytest
+import torch
+from cases_rates import (
+    DTYPES,
+    F32,
+    F64,
+    LRS,
+    PLACES,
+    SCHEDULERS,
+    emulated,
+    optimizer,
+    pair,
+    recorded,
+    settled,
+    tensors,
+    values,
+)
+from torch.optim import lr_scheduler as theirs
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fusedsched import _native, _rates, lr_scheduler as ours
+from fusedsched._rates import Carry, Piece
+from fusedsched.lr_scheduler import carrying, closed, device, tracks
+
+if "triton" in PLACES:
+    from interpreted import interpreter as interpreter
+
+pytestmark = pytest.mark.skipif(_native.module() is None, reason="the emulated device needs fusedsched._C")
+places = pytest.mark.parametrize("place", PLACES)
+kinds = pytest.mark.parametrize("kind", ("torch", "ours"))
+schedules = pytest.mark.parametrize("name", SCHEDULERS)
+
+
+def ulps(a, b):
+    return 0.0 if a == b else abs(a - b) / math.ulp(b)
+
+
+@places
+@kinds
+@schedules
+def test_values_are_the_evaluators(name, kind, place):
+    """To 4 ulp per factor of those that the same scheduler gives a number on the CPU."""
+    opt, sched = pair(name, kind, place)
+    twin = optimizer("torch", "auto", LRS)
+    rival = SCHEDULERS[name](twin)
+    for step in range(40):
+        sched.step()
+        rival.step()
+        for a, b in zip(values(opt), values(twin), strict=True):
+            # Near the end of a wave torch's first steps, which are recursive, differ by more than the evaluators do.
+            assert ulps(a, b) <= 8 or abs(a - b) < 1e-16, step
+        assert [x.item() for x in sched.get_last_lr()] == values(opt)
+        assert getattr(sched, "last_epoch", 0) == getattr(rival, "last_epoch", 0)
+    assert sched._track.launched
+
+
+@places
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_each_dtype_is_rounded_once(dtype, place):
+    opt, sched = pair("PolynomialLR", "torch", place, dtype)
+    twin = optimizer("torch", "auto", [lr.item() for lr in tensors(LRS, dtype)])
+    rival = SCHEDULERS["PolynomialLR"](twin)
+    for _ in range(12):
+        sched.step()
+        rival.step()
+        assert values(opt) == [torch.tensor(v, dtype=F64).to(F32).to(dtype).item() if dtype != F64 else v
+                               for v in values(twin)]  # fmt: skip
+
+
+class Nothing(TorchDispatchMode):
+    """No tensor is touched by an operator of torch, so none is waited for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        raise AssertionError(f"{func} in a step")
+
+
+@kinds
+@schedules
+@pytest.mark.parametrize("n", (1, 40))
+def test_a_step_is_one_launch_and_nothing_else(name, kind, n):
+    opt, sched = pair(name, kind, "cuda", lrs=[0.1 + i / 100 for i in range(n)])
+    settled(opt, sched)
+    before = emulated().launches()
+    with Nothing():
+        for _ in range(5):
+            sched.step()
+    opt.param_groups[0]["lr"].mul_(0.5)
+    with Nothing():
+        sched.step()  # an edit too is the kernel's to see
+    assert emulated().launches() == before + 6
+
+
+@places
+@kinds
+@schedules
+def test_replays_equal_eager_steps(name, kind, place):
+    """Bit for bit, edits between them included; counters and states are right when they are read."""
+    graphed, eager = (settled(*pair(name, kind, place, F32)) for _ in range(2))
+    replay = recorded(place, graphed[1].step, graphed[1])
+    if place == "triton":
+        graphed[1]._follower = device.Driver(graphed[1])
+    for step in range(3, 30):
+        if step in (6, 7, 15, 21):
+            for opt, _ in (graphed, eager):
+                opt.param_groups[1]["lr"].mul_(0.5)
+        replay()
+        eager[1].step()
+        assert values(graphed[0]) == values(eager[0]), step
+        if step in (10, 25):  # eager steps go on where the replays left off
+            graphed[1].step()
+            eager[1].step()
+        if step == 12:
+            assert graphed[1].get_last_lr() == eager[1].get_last_lr()
+            ours_, theirs_ = graphed[1].state_dict(), eager[1].state_dict()
+            for key in ("last_epoch", "_step_count", "T_cur", "T_i"):
+                assert ours_.get(key) == theirs_.get(key), key
+    assert values(graphed[0]) == values(eager[0])
+    assert getattr(graphed[1], "last_epoch", None) == getattr(eager[1], "last_epoch", None)
+
+
+@places
+@schedules
+@pytest.mark.parametrize("replayed", (False, True), ids=("eager", "replayed"))
+def test_edits_have_torchs_effect(name, place, replayed):
+    opt, sched = settled(*pair(name, "torch", place))
+    twin = optimizer("torch", "auto", tensors(LRS))
+    rival = SCHEDULERS[name](twin, theirs)
+    for _ in range(3):
+        rival.step()
+    step = recorded(place, sched.step, sched) if replayed else sched.step
+    for t in range(3, 45):
+        if t in (4, 6, 7, 12, 13, 19, 20, 30):
+            for o in (opt, twin):
+                o.param_groups[1]["lr"].fill_(0.02 * (t % 5 + 1))
+                o.param_groups[2]["lr"].mul_(1.5)
+        step()
+        rival.step()
+        assert values(opt) == pytest.approx(values(twin), rel=1e-11, abs=1e-15), t
+
+
+@schedules
+def test_replaced_tensors_and_changed_attributes_are_taken_in(name):
+    opt, sched = settled(*pair(name, "torch", "cuda"))
+    twin = optimizer("torch", "auto", tensors(LRS))
+    rival = SCHEDULERS[name](twin, theirs)
+    for t in range(3, 20):
+        if t == 3:
+            for _ in range(3):
+                rival.step()
+        if t == 6:
+            for o in (opt, twin):
+                o.param_groups[0]["lr"] = torch.tensor(0.05, dtype=F64)
+        for s in (sched, rival):
+            if t == 9 and hasattr(s, "gamma") and name != "CyclicLR":
+                s.gamma = 0.7
+            s.step()
+        assert values(opt) == pytest.approx(values(twin), rel=1e-11, abs=1e-15), t
+    assert sched._track.launched
+
+
+@places
+@pytest.mark.parametrize("name", ("OneCycleLR", "CyclicLR"))
+@pytest.mark.parametrize("kind", ("torch", "ours"))
+def test_momenta_that_are_tensors_are_written_in_place(name, kind, place):
+    make = {
+        "OneCycleLR": lambda o, **k: ours.OneCycleLR(o, 0.2, total_steps=30, **k),
+        "CyclicLR": lambda o, **k: ours.CyclicLR(o, 0.01, 0.1, 4, **k),
+    }[name]
+    beta1 = torch.tensor(0.9, dtype=F64)
+    opt = optimizer(kind, place, tensors(LRS), **({} if kind == "torch" else {"betas": (0.9, 0.99)}))
+    opt.param_groups[0]["betas"] = (beta1, opt.param_groups[0]["betas"][1])
+    sched = make(opt)
+    twin = optimizer("torch", "auto", LRS)
+    rival = make(twin)
+    for _ in range(12):
+        sched.step()
+        rival.step()
+        assert opt.param_groups[0]["betas"][0] is beta1 and type(opt.param_groups[1]["betas"][0]) is float
+        momenta = [float(group["betas"][0]) for group in opt.param_groups]
+        assert momenta == pytest.approx([group["betas"][0] for group in twin.param_groups], rel=1e-15)
+        assert values(opt) == pytest.approx(values(twin), rel=1e-15)
+
+
+def test_views_of_one_tensor_and_a_shared_one():
+    base = torch.tensor(LRS, dtype=F64)
+    opt, twin = optimizer("torch", "cuda", list(base.unbind())), optimizer("torch", "auto", LRS)
+    sched, rival = (SCHEDULERS["CosineAnnealingLR"](o) for o in (opt, twin))
+    one = torch.tensor(0.3, dtype=F64)
+    shared = optimizer("torch", "cuda", [one, one])
+    third = SCHEDULERS["CosineAnnealingLR"](shared)
+    for _ in range(9):
+        for s in (sched, rival, third):
+            s.step()
+        assert base.tolist() == values(opt) == pytest.approx(values(twin), rel=1e-15)
+        assert one.item() == pytest.approx(values(twin)[0], rel=1e-15)
+    assert sched._track.launched and len(third._rates) == 1
+
+
+def test_a_shared_tensor_that_two_groups_want_otherwise_is_torchs():
+    one = torch.tensor(0.3, dtype=F64)
+    opt, twin = optimizer("torch", "cuda", [one, one]), optimizer("torch", "auto", [one.clone()])
+    twin.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": twin.param_groups[0]["lr"]})
+    sched, rival = ours.SWALR(opt, [0.1, 0.2], 5), torch.optim.swa_utils.SWALR(twin, [0.1, 0.2], 5)
+    for _ in range(4):
+        sched.step()
+        rival.step()
+        assert values(opt) == pytest.approx(values(twin), rel=1e-12)
+    with pytest.raises(RuntimeError, match="cannot be captured yet"):
+        emulated().record(sched.step)
+
+
+@pytest.mark.parametrize("name", [n for n in SCHEDULERS if n not in ("SequentialLR", "ChainedScheduler")])
+def test_both_tracks_do_the_same(name, monkeypatch):
+    runs = []
+    for kind in (tracks.PythonTrack, _native.module().Track):
+        monkeypatch.setattr(closed, "track_class", lambda kind=kind: kind)
+        opt, sched = pair(name, "torch", "cuda", F32)
+        seen = []
+        for t in range(20):
+            if t == 7:
+                opt.param_groups[0]["lr"].mul_(0.5)
+            sched.step()
+            seen.append((values(opt), sched.last_epoch, sched._track is not None and sched._track.edited))
+        runs.append(seen)
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("name", ("StepLR", "CosineAnnealingLR", "SWALR", "SequentialLR"))
+@pytest.mark.parametrize("place", PLACES)
+def test_a_forgotten_edit_is_found(name, place, monkeypatch):
+    """Mutant: all classes carry edits as those do that forget them."""
+    for kind in list(carrying._PIECES):
+        monkeypatch.setitem(carrying._PIECES, kind, lambda s, i: Piece(math.inf, Carry.DISCARD))
+    with pytest.raises(AssertionError):
+        test_edits_have_torchs_effect(name, place, False)
+
+
+def test_a_late_counter_is_found(monkeypatch):
+    """Mutant: tables that begin one step late."""
+    before = _rates.Rates.place_at
+    monkeypatch.setattr(_rates.Rates, "place_at", lambda self, clock: before(self, clock - 1))
+    with pytest.raises(AssertionError):
+        test_values_are_the_evaluators("PolynomialLR", "torch", "cuda")
