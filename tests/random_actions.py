@@ -251,7 +251,8 @@ def clip(world, rng):
 
 ACTIONS = [
     edit_rate, edit_rate, edit_number, change_kind_of_rate, freeze, add_group, new_scheduler, new_scheduler,
-    drop_scheduler, reload, swap_states, reload_schedulers, copy_everything, toggle_hook, write_parameters, write_state, reorder, zero, clip,
+    drop_scheduler, reload, swap_states, reload_schedulers, copy_everything, toggle_hook, write_parameters,
+    write_state, reorder, zero, clip,
 ]  # fmt: skip
 
 
@@ -285,7 +286,7 @@ def step_behind_scaler(world, rng):
     if world.scaler is None:
         world.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3)
         world.scaler.scale(torch.ones(()))
-    scale, broken = world.scaler.get_scale(), rng.random() < 0.4 and not world.hooks  # called all the same
+    scale, broken = world.scaler.get_scale(), rng.random() < 0.4 and not world.hooks  # called even then
     for p in world.params:
         if p.grad is not None:
             p.grad = p.grad * (float("inf") if broken else scale)

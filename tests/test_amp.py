@@ -203,7 +203,7 @@ def test_going_on_from_a_checkpoint_is_never_having_stopped(row, stop, product):
 @pytest.mark.parametrize("whole", (True, False))
 @pytest.mark.parametrize("row", ("AdamW", "Adam-amsgrad", "SGD-dampening"))
 def test_a_compiled_step_of_the_scaler(row, whole, product):
-    """All of `scaler.step`, or the step that it calls. State that a skipped first step left behind is as good as none."""
+    """All of `scaler.step`, or the step that it calls. State that a skipped first step left is as good as none."""
     given, ends = OPTIMIZERS[row], []
     for wrap in (lambda f: f, lambda f: torch.compile(f, backend="aot_eager", fullgraph=not whole)):
         torch._dynamo.reset()
