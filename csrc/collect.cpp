@@ -101,6 +101,7 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   inspect_gradient(entry, grad, work);
   if (entry.states >= 0 && !state_unchanged(entry)) return false;
   if (states > 0 && entry.states < states) {
+    if (has_state(entry, states)) return false;
     missing_.emplace_back(entry.group, entry.index);
     return true;
   }

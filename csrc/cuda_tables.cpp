@@ -137,9 +137,10 @@ void CudaPlan::flush_numbers(bool now) {
   edits_.clear();
 }
 
-// Counts start from what is known here; the kernel corrects those whose shown step says otherwise.
+// Counts start from what is known here; the kernel corrects those whose shown step says otherwise. There are two for
+// each entry: what SGD does without a momentum is counted apart, since the first count says whether a buffer is filled.
 void CudaPlan::count_entries() {
-  std::vector<int64_t> counts(entries_.size() + 1);
+  std::vector<int64_t> counts(2 * entries_.size() + 1);
   for (const Entry& e : entries_) {
     const Beside& beside = beside_[e.at];
     counts[e.at] = adam_ ? beside.step : (e.states > 0 && !beside.fresh ? 1 : 0);
@@ -178,7 +179,7 @@ void CudaPlan::build_parts() {
         a.aligned = bits % 16 == 0;
         a.shown_step = e.shown_step;
         a.numel = e.span.numel;
-        a.count = counts + e.at;
+        a.count = counts + e.at + (adam_ || states_of(part.rule) > 0 ? 0 : entries_.size());
         a.group = e.group;
         a.param_dtype = e.span.param_dtype;
         a.grad_dtype = e.span.grad_dtype;

@@ -157,6 +157,20 @@ bool Plan::state_unchanged(Entry& entry) {
   return true;
 }
 
+// Whether all of a parameter's state is there: a plan that was made under a rule of less state did not read it.
+bool Plan::has_state(const Entry& entry, int wanted) const {
+  PyObject* dict = PyDict_GetItemWithError(state_.get().ptr(), entry.object.ptr());
+  if (dict == nullptr || !PyDict_Check(dict)) return false;
+  const auto is_tensor = [dict](PyObject* key) {
+    PyObject* object = PyDict_GetItemWithError(dict, key);
+    return object != nullptr && THPVariable_Check(object);
+  };
+  for (int k = 0; k < wanted; ++k) {
+    if (!is_tensor(state_key(adam_, k))) return false;
+  }
+  return !adam_ || is_tensor(step_key());
+}
+
 Rule Plan::rule_of(const Group& group) const {
   if (adam_) {
     const bool coupled = group[AdamSlot::kDecoupled] == 0.0 && group[AdamSlot::kWeightDecay] != 0.0;

@@ -168,6 +168,7 @@ class Plan {
   void add(Entry entry, PyObject* param);
   void read_state(Entry& entry, PyObject* state);
   bool state_unchanged(Entry& entry);
+  bool has_state(const Entry& entry, int wanted) const;
   bool same_structure(const py::list& param_groups);
   bool same_state(const py::dict& state);
   void remember_state();

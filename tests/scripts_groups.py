@@ -163,3 +163,20 @@ def scheduler_before_optimizer_warns(make, name):
     with pytest.warns(UserWarning) as record:
         scheduler.step()
     return {"warnings": [str(w.message)[:60] for w in record]}
+
+
+@script
+def momentum_switched_off_and_on(make, name):
+    """The buffer from before is gone on with, also if the optimizer was loaded in between."""
+    if name != "SGD":
+        return {}
+    params = parameters(4, 5)
+    optimizer = make(name, [{"params": params[:1], "momentum": 0.0}, {"params": params[1:]}], lr=0.1, momentum=0.5)
+    train(optimizer, params, 2)
+    optimizer.param_groups[1]["momentum"] = 0.0
+    train(optimizer, params, 1)
+    optimizer.load_state_dict(optimizer.state_dict())
+    for group in optimizer.param_groups:  # the first buffer of one, and the old buffer of the other
+        group.update(momentum=0.9, dampening=0.3)
+    train(optimizer, params, 2)
+    return seen(optimizer, params)

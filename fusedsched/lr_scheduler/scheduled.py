@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.compiler import is_dynamo_compiling
 
+from .._order import order_known
 from . import captured, device, skips
 from .branch import Branch
 from .closed import ClosedForm, Origins
@@ -69,7 +70,8 @@ class Scheduled(ClosedForm, Branching):
 
     def _step_as_torch(self, epoch: Any) -> None:
         self._admit_new_groups()  # now, since torch counts the step before it comes to _update_lr
-        super().step(epoch)
+        with order_known(self):
+            super().step(epoch)
 
     def _step_on_new_track(self) -> bool:
         """The step, if closed form holds: nothing was edited since this scheduler's last write."""

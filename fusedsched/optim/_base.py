@@ -49,8 +49,9 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
         super().__init__(params, **scalars, **options)
         self._constructed = True
         self._show()
-        # Lightning refuses its own clipping where this is true; fused=False is how users say that they want it.
-        self._step_supports_amp_scaling = options["fused"] is not False
+        # Lightning refuses its own clipping where this is true; fused=False is how users say that they want it. torch's
+        # differentiable step does not know how to skip: there the GradScaler does.
+        self._step_supports_amp_scaling = options["fused"] is not False and not options["differentiable"]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as torch's does. Its scalars may be schedules, and run on the optimizer's present clocks."""

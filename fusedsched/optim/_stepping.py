@@ -16,13 +16,16 @@ from torch.autograd import profiler
 from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, optimizer as torch_optimizer
 
+from fusedsched._order import StepCalled
 from fusedsched.optim._compiled import traced_step, traced_zero_grad
-from fusedsched.optim._plans import DONE, DONE_WITH_EDITS, STATE_MISSING
+from fusedsched.optim._plans import DONE, DONE_WITH_EDITS, STATE_MISSING, plans_of
 from fusedsched.optim._state import init_states
 
 
 class Stepping(Optimizer):
     """`step` and `zero_grad` of an optimizer that has a plan."""
+
+    _opt_called = StepCalled()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all parameters that have a gradient. `closure`: evaluates the model again, returns the loss.
@@ -62,6 +65,8 @@ class Stepping(Optimizer):
                 if outcome in (DONE, DONE_WITH_EDITS):
                     break
                 if outcome == STATE_MISSING:
+                    if found_inf is not None and self._skips(found_inf):
+                        return
                     which = self._plan.missing()
                     init_states(self, which)
                     self._plan.adopt(which)
@@ -73,6 +78,18 @@ class Stepping(Optimizer):
                 raise RuntimeError("The parameters or the state of this optimizer change while a step reads them.")
         if outcome == DONE_WITH_EDITS:
             self._shown.warn("lr")
+
+    def _skips(self, found_inf: Tensor) -> bool:
+        """Whether a step that would have to make state is skipped: then it makes none.
+
+        The one thing in a step that waits for a device, and only where state is missing.
+        """
+        if any(plan.capturing() for plan in plans_of(self._plan) if hasattr(plan, "capturing")):
+            return False  # nobody can wait now; the capture is refused
+        skips = float(found_inf) != 0.0
+        if skips:
+            self._clocks.add("skipped", 1)
+        return skips
 
     def _differentiable_step(self, closure: Callable[[], Any] | None) -> Any:
         if self._ring is not None:
@@ -104,6 +121,8 @@ def _plain_step(self: Stepping, closure: Callable[[], Any] | None = None) -> Any
         with torch.enable_grad():
             loss = closure()
     scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+    if not isinstance(found_inf, Tensor):
+        found_inf = None  # a GradScaler that saw no gradient of this optimizer leaves the number 0
     outcome = self._ready_plan().step(self._groups(), self.state, scale, found_inf)
     if outcome != DONE:
         self._resume(outcome, scale, found_inf)

@@ -124,6 +124,8 @@ class TritonPlan(Recording, Scheduled):
             if not e.state_unchanged(held, names):
                 return False
             if e.states is None or len(e.states) < len(names):
+                if names and e.has_state(held, names, self._adam):
+                    return False
                 if names or self._adam:
                     self._missing.append((e.group, e.index))
                     continue

@@ -104,6 +104,11 @@ class Entry:
         same = all(state.get(name) is tensor for name, tensor in zip(names, self.states, strict=False))
         return same and (self.step is None or state.get("step") is self.step)
 
+    def has_state(self, state: Any, names: tuple[str, ...], counted: bool) -> bool:
+        """Whether all of it is there: a plan that was made under a rule of less state did not read it."""
+        keys = (*names, "step") if counted else names
+        return isinstance(state, dict) and all(isinstance(state.get(key), Tensor) for key in keys)
+
     def dense_gradient(self, adam: bool) -> Tensor:
         """The gradient in the order of the parameter's elements: itself, or a copy. Raises RuntimeError if it does
         not fit."""

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The laws of test_amp.py and test_random_runs.py for the Triton kernels, under Triton's interpreter."""
+
+import pytest
+import random_runs
+from amp_runs import law_of_skipping, law_of_the_scale, micro_batches, several_optimizers
+from cases import VISIBLE, torch_twin
+from interpreted import interpreter as interpreter, make
+from scripting import assert_same
+
+from fusedsched.optim._stepping import Stepping
+
+
+@pytest.mark.parametrize("row", ("AdamW-amsgrad", "SGD-dampening"))
+def test_scale_and_results_are_those_of_torchs_run(row):
+    law_of_the_scale(make, row)
+
+
+@pytest.mark.parametrize("before, late", ((0, False), (2, False), (2, True)))
+@pytest.mark.parametrize("row", ("AdamW", "Adam-amsgrad", "SGD", "SGD-nesterov", "SGD-dampening"))
+def test_a_skipped_update_changes_nothing_at_all(row, before, late):
+    law_of_skipping(make, row, before, late)
+
+
+@pytest.mark.parametrize("name", VISIBLE)
+def test_micro_batches_unscaled_and_clipped(name):
+    assert_same(micro_batches(make, name), micro_batches(torch_twin, name))
+
+
+def test_several_optimizers_and_one_scaler():
+    assert_same(several_optimizers(make, None), several_optimizers(torch_twin, None))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_random_program_sees_what_it_sees_with_torch(seed):
+    random_runs.run(seed, "triton", steps=5)
+
+
+def test_state_that_a_skipped_first_step_leaves_is_noticed(monkeypatch):
+    monkeypatch.setattr(Stepping, "_skips", lambda self, found_inf: False)
+    with pytest.raises(AssertionError):
+        law_of_skipping(make, "AdamW", 0, False)
