@@ -30,6 +30,7 @@ from fusedsched.verify import (
 from fusedsched.verify.check import DEFAULT, FULL, LEVELS, QUICK, Check, Level, carry_out
 
 KINDS = (formulas, evaluators, updates, agreement, edges, size, skipping, resuming, compiling, replaying, troubles)
+_NEAR = 5  # names to list for one that is unknown
 EXAMPLES = """\
 examples:
   python -m fusedsched verify --quick                                less of everything, under a minute
@@ -58,19 +59,19 @@ def find(wanted: str, level: Level) -> Check:
     missing = backends().get(wanted.rpartition("/")[2])
     if missing is not None:
         raise ValueError(f"The backend of {wanted} is missing here: {missing}.")
-    try:
-        return updates.parse(wanted, level)
-    except ValueError as error:
-        reason = str(error)
+    parsed = updates.parse(wanted, level)
+    if parsed is not None:
+        return parsed
     known: dict[str, Check] = {}
     for some in (level, *LEVELS):
         for check in checks(some):
             if check.id == wanted:
                 return check
             known.setdefault(check.id, check)
-    near = difflib.get_close_matches(wanted, known, n=5, cutoff=0.6)
-    hint = f"Near it are: {', '.join(near)}." if near else reason
-    raise ValueError(f"Unknown case: {wanted!r}. {hint} All are printed by: verify --full --list")
+    begins = [name for name in known if name.startswith(wanted)][:_NEAR]
+    near = begins or difflib.get_close_matches(wanted, known, n=_NEAR)
+    hint = f"Near it are: {', '.join(near)}." if near else "An id is like AdamW/float32/cosine/cpu or edge/threads/cpu."
+    raise ValueError(f"Unknown case: {wanted!r}. {hint} All of them: python -m fusedsched verify --full --list")
 
 
 def parser() -> argparse.ArgumentParser:

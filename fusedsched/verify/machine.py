@@ -26,9 +26,9 @@ def present() -> list[str]:
 
 
 def device_of(backend: str) -> torch.device:
-    """Where a backend has its parameters. Emulated and interpreted kernels work on those of the CPU."""
+    """Where a backend has its parameters: "auto" has them here, and so have emulated and interpreted kernels."""
     host = torch.device("cpu")
-    on_host = backend == "reference" or for_device(backend, host) is not None
+    on_host = backend in ("auto", "reference") or for_device(backend, host) is not None
     return host if on_host else torch.device("cuda")
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from fusedsched import lr_scheduler as L
+from fusedsched import lr_scheduler as L, optim
 from fusedsched.verify.bounds import SCHEDULER_ERROR, Verdict, near, worst_of
 from fusedsched.verify.trouble_updates import Trouble
 
 
 def _optimizer(*lrs: Any) -> torch.optim.Optimizer:
     groups = [{"params": [torch.zeros(1, requires_grad=True)], "lr": lr} for lr in lrs]
-    optimizer = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
+    optimizer = optim.SGD(groups, momentum=0.9)
     optimizer.step()  # without gradients; else torch warns of the order
     return optimizer
 
@@ -69,9 +69,12 @@ def _group_joins_late() -> Verdict:
     for name, arguments in _JOINED.items():
         late, whole = _optimizer(0.3), _optimizer(0.3, 0.4)
         one, other = (getattr(L, name)(o, **arguments) for o in (late, whole))
-        _curve(late, one, 3), _curve(whole, other, 3)
+        for scheduler in (one, other):
+            for _ in range(3):
+                scheduler.step()
         late.add_param_group({"params": [torch.zeros(1, requires_grad=True)], "lr": 0.4})
-        one.step(), other.step()
+        one.step()  # from its first step on, the group is where it would be
+        other.step()
         verdicts.append(_curve_is(_curve(late, one, 8, 1), _curve(whole, other, 8, 1), f"a group that joins {name}"))
     return worst_of(verdicts)
 

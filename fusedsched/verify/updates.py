@@ -257,12 +257,18 @@ def checks(level: Level) -> Iterator[Check]:
                     yield check(case, backend, level)
 
 
-def parse(text: str, level: Level) -> Check:
-    """The check of an id, of cases too that no level runs. Raises ValueError for what is none."""
+def parse(text: str, level: Level) -> Check | None:
+    """The check of an id, of cases too that no level runs; None for another text.
+
+    Raises ValueError for a case that cannot be judged here.
+    """
     row, _, backend = text.rpartition("/")
-    case = Case.parse(row)
+    try:
+        case = Case.parse(row)
+    except ValueError:
+        return None
     if backend not in machine.present():
-        raise ValueError(f"Unknown backend: {backend!r}. Here are {', '.join(machine.present())}.")
+        return None
     if unjudged(case) is not None:
         raise ValueError(f"{case.dtype} cannot be judged here: {unjudged(case)}.")
     return check(case, backend, level)
