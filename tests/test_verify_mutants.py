@@ -12,7 +12,7 @@ from fusedsched.optim import backends
 from fusedsched.verify import agreement, command, replaying
 from fusedsched.verify.check import Level, carry_out
 
-SMALL = Level("small", steps=30, scheduled_steps=30, slow_steps=3, randoms=0, scheduler_steps=60)
+SMALL = Level("small", steps=30, scheduled_steps=30, slow_steps=3, randoms=0, scheduler_steps=60, slow_part=1)
 
 
 @pytest.fixture(autouse=True)

@@ -52,6 +52,11 @@ def _betas_swapped(*args, beta1, beta2, **rest):
     adam_update_(*args, beta1=beta2, beta2=beta1, **rest)
 
 
+def _eps_inside_the_root(p, g, m, v, vmax, step, *, eps, beta2, **rest):
+    adam_update_(p, g, m, v + eps**2, vmax, step, eps=0.0, beta2=beta2, **rest)
+    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+
+
 def _maximum_of_the_corrected(p, g, m, v, vmax, step, *, beta2, **rest):
     before = vmax.clone()
     adam_update_(p, g, m, v, vmax, step, beta2=beta2, **rest)
@@ -158,8 +163,8 @@ MUTANTS: dict[str, Mutant] = {
     "decay after the update": Mutant(f"AdamW/float32/{FIXED}", "param", of_adam(RULES["decay after the update"])),
     "decay coupled": Mutant(f"AdamW/bfloat16/{FIXED}", "param|exp_avg", of_adam(RULES["decay coupled"])),
     "wrong bias correction": Mutant(f"AdamW/float16/{FIXED}", "param", of_adam(RULES["step counted twice at first"])),
-    "no bias correction": Mutant(f"Adam/float32/{FIXED}", "param", of_adam(RULES["no bias correction"])),
-    "eps inside the root": Mutant(f"AdamW/float32/{FIXED}", "param", of_adam(RULES["eps under the root"])),
+    "no bias correction": Mutant(f"AdamW/float64/{FIXED}", "param", of_adam(RULES["no bias correction"])),
+    "eps inside the root": Mutant(f"AdamW/float32/{FIXED}", "param", of_adam(_eps_inside_the_root)),
     "1 - beta2 in float32": Mutant(
         f"AdamW-long-memory/float32/{FIXED}", "exp_avg_sq|param", of_adam(RULES["1 - beta2 in float32"])
     ),
@@ -201,7 +206,7 @@ MUTANTS: dict[str, Mutant] = {
         "schedules/multistep/formula", "multistep at update 10", wrapped(program.Program, "__init__", _later_rows_late)
     ),
     "climbs past the end": Mutant(
-        "schedules/linear/formula", r"linear at update \d+", wrapped(program.Program, "__init__", _end_dropped)
+        "schedules/cosine/formula", r"cosine at update \d+", wrapped(program.Program, "__init__", _end_dropped)
     ),
     "scheduler late by one step": Mutant("lr_scheduler/StepLR", "lr over", _late_by_one_step),
     "skip counts as an update": Mutant(

@@ -25,8 +25,9 @@ class Check(NamedTuple):
 
 
 class Level(NamedTuple):
-    """How much of everything. `steps`: updates of a case, `scheduled_steps` of one with schedules, `slow_steps` where an
-    interpreter runs the kernels; `randoms`: drawn cases; `scheduler_steps`: calls of `sched.step()`."""
+    """How much of everything. `steps`: updates of a case, `scheduled_steps` of one with schedules; `randoms`: drawn cases;
+    `scheduler_steps`: calls of `sched.step()`. Where an interpreter runs the kernels: `slow_steps` updates, and of each
+    kind of check one in `slow_part`."""
 
     name: str
     steps: int
@@ -34,6 +35,7 @@ class Level(NamedTuple):
     slow_steps: int
     randoms: int
     scheduler_steps: int
+    slow_part: int
 
     @property
     def flag(self) -> str:
@@ -41,9 +43,9 @@ class Level(NamedTuple):
 
 
 # The schedules of the table have reached their ends by update 200.
-QUICK = Level("quick", 60, 60, 3, 8, 300)
-DEFAULT = Level("default", 200, 200, 8, 24, 2_000)
-FULL = Level("full", 1_000, 200, 40, 64, 10_000)
+QUICK = Level("quick", 60, 60, 3, 8, 300, 8)
+DEFAULT = Level("default", 200, 200, 8, 24, 2_000, 2)
+FULL = Level("full", 1_000, 200, 40, 64, 10_000, 1)
 LEVELS = (QUICK, DEFAULT, FULL)
 
 

@@ -7,6 +7,7 @@ import argparse
 import difflib
 import time
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 from fusedsched.benchmarks import output
@@ -18,6 +19,7 @@ from fusedsched.verify import (
     edges,
     evaluators,
     formulas,
+    machine,
     progress,
     replaying,
     report,
@@ -46,12 +48,21 @@ Exit codes: 0 trusted, 1 not, 2 the command line was not understood.
 def checks(level: Level) -> Iterator[Check]:
     """All that can be verified on this machine, in the order in which it is reported."""
     for kind in KINDS:
-        yield from kind.checks(level)
+        numbers = count()
+        for check in kind.checks(level):
+            slow = check.backend is not None and machine.slow(check.backend)
+            if not slow or next(numbers) % level.slow_part == 0:
+                yield check
 
 
 def left_out(level: Level) -> list[tuple[str, str]]:
     """What cannot be, with the reason."""
-    return [row for kind in KINDS if hasattr(kind, "left_out") for row in kind.left_out(level)]
+    rows = [row for kind in KINDS if hasattr(kind, "left_out") for row in kind.left_out(level)]
+    slow = [backend for backend in machine.present() if machine.slow(backend)]
+    if slow and level.slow_part > 1:
+        why = f"its kernels are interpreted, so that one check in {level.slow_part} is made; all are in --full"
+        rows += [(f"most of {backend}", why) for backend in slow]
+    return rows
 
 
 def find(wanted: str, level: Level) -> Check:

@@ -76,8 +76,10 @@ def compare(backend: str, row: str, compiler: str) -> Verdict:
 
 def absent() -> str | None:
     """Why nothing can be compiled here; None where it can."""
-    import torch._dynamo
-
+    try:
+        import torch._dynamo
+    except ImportError as error:
+        return f"torch._dynamo could not be imported: {error}"
     return None if torch._dynamo.is_dynamo_supported() else "this torch does not compile on this Python or system"
 
 

@@ -227,12 +227,11 @@ def _listed_twice(place: Place) -> Verdict:
         (p,), (twin,) = (parameters([(6,)], place.dtypes[0], place.device) for _ in range(2))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ours = place.make(name, [p, p], **options)
-            torchs = torch_twin(name, [twin, twin], **options)
-        for update in range(3):
-            for some, optimizer in ((p, ours), (twin, torchs)):
-                give([some], update)
-                optimizer.step()
+            for some, make in ((p, place.make), (twin, torch_twin)):
+                optimizer = make(name, [some, some], **options)
+                for update in range(3):
+                    give([some], update)
+                    optimizer.step()
         verdicts.append(_compare([p], [twin], 6, f"listed twice, {name}"))
     return worst_of(verdicts)
 

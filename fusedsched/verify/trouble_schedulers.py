@@ -15,7 +15,7 @@ from fusedsched.verify.trouble_updates import Trouble
 
 def _optimizer(*lrs: Any) -> torch.optim.Optimizer:
     groups = [{"params": [torch.zeros(1, requires_grad=True)], "lr": lr} for lr in lrs]
-    optimizer = optim.SGD(groups, momentum=0.9)
+    optimizer = optim.SGD(groups, momentum=0.9, backend="reference")
     optimizer.step()  # without gradients; else torch warns of the order
     return optimizer
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from fusedsched.verify import compiling, machine, trouble_schedulers, trouble_updates
-from fusedsched.verify.check import QUICK, Check, Level
+from fusedsched.verify.check import Check, Level
 
 TROUBLES = trouble_updates.TROUBLES | trouble_schedulers.TROUBLES
 _NOT_SHOWN = {
@@ -30,8 +30,7 @@ def checks(level: Level) -> Iterator[Check]:
             yield Check(f"trouble/{name}", "trouble", name, "any", trouble.run)
             continue
         for backend in machine.present():
-            if not (machine.slow(backend) and trouble.compiles and level is QUICK):
-                yield Check(f"trouble/{name}/{backend}", "trouble", name, backend, partial(trouble.run, backend), backend)
+            yield Check(f"trouble/{name}/{backend}", "trouble", name, backend, partial(trouble.run, backend), backend)
 
 
 def left_out(level: Level) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fusedsched import reference
 from fusedsched.verify import extended, machine
 from fusedsched.verify.bounds import Exact, Verdict, flat, judge
-from fusedsched.verify.check import DEFAULT, QUICK, Check, Level
+from fusedsched.verify.check import QUICK, Check, Level
 from fusedsched.verify.machine import Make
 from fusedsched.verify.table import DTYPES, Case, Row, cases
 
@@ -241,20 +241,10 @@ def check(case: Case, backend: str, level: Level) -> Check:
     return Check(f"{case.id}/{backend}", backend, line, "schedules" if scheduled else case.dtype, run_case, backend)
 
 
-def _enough(case: Case, i: int, backend: str, level: Level) -> bool:
-    """Whether an interpreter, which takes seconds for a case, gets this one."""
-    chosen = ("AdamW/float32/fixed", "Adam-amsgrad/bfloat16/all", "SGD-momentum/float32/all", "SGD/float16/fixed")
-    if not machine.slow(backend) or (level is DEFAULT and i % 4 == 0):
-        return True
-    return level is not QUICK and level is not DEFAULT or case.id in chosen
-
-
 def checks(level: Level) -> Iterator[Check]:
-    for i, case in enumerate(cases(level is QUICK, level.randoms)):  # backends of one case share the yardsticks
-        if unjudged(case) is None:
-            for backend in machine.present():
-                if _enough(case, i, backend, level):
-                    yield check(case, backend, level)
+    for case in cases(level is QUICK, level.randoms):  # backends of one case share the yardsticks
+        for backend in machine.present() if unjudged(case) is None else ():
+            yield check(case, backend, level)
 
 
 def parse(text: str, level: Level) -> Check | None:
@@ -277,6 +267,3 @@ def parse(text: str, level: Level) -> Check | None:
 def left_out(level: Level) -> Iterator[tuple[str, str]]:
     if extended.reason() is not None:
         yield "float64 against extended precision", extended.reason()
-    for backend in machine.present():
-        if machine.slow(backend) and level is QUICK:
-            yield f"most optimizers and types on {backend}", "its kernels are interpreted; the default runs a quarter"
