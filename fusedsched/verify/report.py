@@ -34,10 +34,10 @@ def heading(todo: Sequence[Check], left_out: Sequence[tuple[str, str]]) -> None:
 def _cell(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return ""
-    worst = max(verdicts, key=lambda verdict: verdict.margin)
-    if not worst.passed:
+    if not all(verdict.passed for verdict in verdicts):
         return "FAIL"
-    return "ok" if all(verdict.allowed == 0.0 for verdict in verdicts) else f"{100 * worst.margin:.0f}"
+    exact = all(verdict.allowed == 0.0 for verdict in verdicts)
+    return "ok" if exact else f"{100 * max(verdict.margin for verdict in verdicts):.0f}"
 
 
 def tables(results: Sequence[Result]) -> None:
