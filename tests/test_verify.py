@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_every_backend_passes_what_the_quick_run_below_shows_for_the_cpu(kind, b
 def quick(tmp_path_factory):
     """One run of the whole quick command, by itself, without a terminal."""
     path = tmp_path_factory.mktemp("verify") / "report.json"
-    line = [sys.executable, "-W", "error", "-m", "fusedsched", "verify", "--quick", "--json", str(path)]
+    line = [sys.executable, "-m", "fusedsched", "verify", "--quick", "--json", str(path)]
     return subprocess.run(line, capture_output=True, text=True, timeout=240), path
 
 
@@ -145,8 +146,11 @@ def test_a_check_that_raises_has_failed():
     def run():
         raise KeyError("lr")
 
-    verdict = check.carry_out(check.Check("x", "x", "x", "x", run)).verdict
-    assert not verdict.passed and verdict.what == "raised KeyError: 'lr'"
+    result = check.carry_out(check.Check("x", "x", "x", "x", run))
+    assert not result.verdict.passed and result.verdict.what == "raised KeyError: 'lr'"
+    report = command.attachment.collect([result], QUICK, [], False, 0.0)
+    assert report["checks"][0]["trace"].endswith("KeyError: 'lr'\n") and report["checks"][0]["error"] == "inf"
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
 def test_a_backend_alone(capsys):
@@ -208,6 +212,16 @@ def test_the_commands_of_failures_carry_what_chose_the_kernels(monkeypatch):
     printed = command.report.command(row, FULL)
     assert printed == "TRITON_INTERPRET=1 python -m fusedsched verify --full --case 'edge/above-2**31/triton'"
     assert command.report.command(row, DEFAULT).endswith("verify --case 'edge/above-2**31/triton'")
+
+
+def test_the_commands_in_the_documentation_are_understood(monkeypatch, capsys):
+    text = (Path(__file__).parents[1] / "docs" / "verify.md").read_text() + command.EXAMPLES
+    cases = set(re.findall(r"--case (\S+/\S+?)[`)\s]", text))
+    assert len(cases) >= 3
+    for case in cases:
+        missing = backends().get(case.rpartition("/")[2])
+        assert missing or command.find(case, QUICK).id == case
+    assert all(option in text for option in ("--quick", "--full", "--backend", "--case", "--list", "--json"))
 
 
 # Sizes

@@ -51,6 +51,12 @@ def test_a_planted_fault_is_found_and_named(mutant, monkeypatch):
     assert re.search(mutant.says, wrong.what), wrong.what
 
 
+@pytest.mark.skipif("cuda" not in BACKENDS, reason="there are no CUDA kernels, emulated or not")
+@pytest.mark.parametrize("row", replaying.ROWS)
+def test_replays_equal_eager_steps(row):
+    assert replaying.compare(row, replays=20).passed
+
+
 def test_every_kind_of_check_finds_something():
     ids = {mutant.check.split("/")[0] for mutant in MUTANTS.values()}
     kinds = {"schedules", "lr_scheduler", "agree", "edge", "skip", "scaler", "resume", "compile", "replay", "trouble"}

@@ -14,7 +14,7 @@ from fusedsched.verify.bounds import TORCH_ERRORS, Verdict, flat, ulp, worst_of
 from fusedsched.verify.check import QUICK, Check, Level
 from fusedsched.verify.edges import give, parameters
 from fusedsched.verify.table import DTYPES, OPTIMIZERS
-from fusedsched.verify.updates import torch_twin, wide_twin
+from fusedsched.verify.updates import one_thread, torch_twin, wide_twin
 
 _SHAPES = ((100_003,), (4095,), (4097,), (33, 65), (3,), (1,))
 _ROWS = ("AdamW", "Adam-amsgrad", "SGD-nesterov")
@@ -31,11 +31,13 @@ def _trained(make: machine.Make, row: str, dtype: str, device: torch.device | st
 
 
 @lru_cache(maxsize=4)
+@one_thread()  # as in updates: on a busy machine a yardstick would wait most of its time
 def _trained_on(backend: str, row: str, dtype: str) -> list[Tensor]:
     return _trained(machine.maker(backend), row, dtype, machine.device_of(backend))
 
 
 @lru_cache(maxsize=4)
+@one_thread()
 def _allowed(row: str, dtype: str) -> list[float]:
     """What each tensor may be off by; two that keep to it differ by twice that."""
     truth, torchs = _trained(wide_twin, row, dtype), _trained(torch_twin, row, dtype)

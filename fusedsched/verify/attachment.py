@@ -18,11 +18,13 @@ def _number(value: float) -> float | str:
 
 
 def _row(result: Result, level: Level) -> dict[str, Any]:
-    check, verdict, seconds = result
+    check, verdict, seconds, trace = result
     row: dict[str, Any] = {"id": check.id, "passed": verdict.passed, "what": verdict.what}
     row |= {"error": _number(verdict.error), "allowed": _number(verdict.allowed), "seconds": round(seconds, 4)}
     if not verdict.passed:
         row["command"] = report.command(check, level)
+    if trace:
+        row["trace"] = trace
     if check.table == "trouble":
         row["torch"] = TROUBLES[check.id.split("/")[1]].torch
     return row

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -50,16 +51,19 @@ LEVELS = (QUICK, DEFAULT, FULL)
 
 
 class Result(NamedTuple):
+    """What came of a check. `trace`: where it raised, if it did."""
+
     check: Check
     verdict: Verdict
     seconds: float
+    trace: str = ""
 
 
 def carry_out(check: Check) -> Result:
     """Runs a check. One that raises has failed: the error is its verdict."""
-    began = time.perf_counter()
+    began, trace = time.perf_counter(), ""
     try:
         verdict = check.run()
     except Exception as error:
-        verdict = Verdict(f"raised {type(error).__name__}: {error}", float("inf"), 0.0)
-    return Result(check, verdict, time.perf_counter() - began)
+        verdict, trace = Verdict(f"raised {type(error).__name__}: {error}", float("inf"), 0.0), traceback.format_exc()
+    return Result(check, verdict, time.perf_counter() - began, trace)

@@ -44,9 +44,9 @@ def tables(results: Sequence[Result]) -> None:
     """One table a kind of check or backend; each cell is the worst of its checks."""
     for title in dict.fromkeys(result.check.table for result in results):
         cells: dict[tuple[str, str], list[Verdict]] = {}
-        for check, verdict, _ in results:
-            if check.table == title:
-                cells.setdefault((check.line, check.column), []).append(verdict)
+        for result in results:
+            if result.check.table == title:
+                cells.setdefault((result.check.line, result.check.column), []).append(result.verdict)
         columns = list(dict.fromkeys(column for _, column in cells))
         rows = [[title, *columns]]
         for line in dict.fromkeys(line for line, _ in cells):
@@ -70,8 +70,9 @@ def command(check: Check, level: Level) -> str:
 
 
 def failures(failed: Sequence[Result]) -> None:
-    for check, verdict, _ in failed[:_MOST_FAILURES]:
-        print(f"FAIL {check.id}\n  {verdict.what}: error {verdict.error:.3g}, allowed {verdict.allowed:.3g}")
+    for result in failed[:_MOST_FAILURES]:
+        verdict = result.verdict
+        print(f"FAIL {result.check.id}\n  {verdict.what}: error {verdict.error:.3g}, allowed {verdict.allowed:.3g}")
     if len(failed) > _MOST_FAILURES:
         print(f"and {len(failed) - _MOST_FAILURES:,} more")
 

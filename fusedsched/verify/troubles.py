@@ -11,7 +11,7 @@ from fusedsched.verify.check import Check, Level
 
 TROUBLES = trouble_updates.TROUBLES | trouble_schedulers.TROUBLES
 _NOT_SHOWN = {
-    "m15": "16-bit parameters that small updates cannot move stay, as with torch: there are no master weights yet",
+    "m15": "16-bit parameters that small updates cannot move stay where they are, as with torch",
     "m17": "launches per step are counted by make test-gpu",
 }
 

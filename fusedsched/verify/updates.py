@@ -201,8 +201,8 @@ def _compare(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    # A thousand elements are not worth a second thread, and on a busy machine waiting for it is most of the time.
+def one_thread() -> Iterator[None]:
+    """A thousand elements are not worth a second thread, and on a busy machine waiting for it is most of the time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -211,7 +211,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@_one_thread()
+@one_thread()
 def run(
     make: Make, case: Case, steps: int, scheduled: bool = True, device: torch.device | str = "cpu"
 ) -> Verdict:
