@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparisons of `fusedsched.verify`, as assertions. Every number that they compare with, and where it comes from, is
-in `fusedsched/verify/bounds.py`.
+"""The comparisons of `fusedsched.verify`, as assertions. Every number that they compare with stands in its `bounds.py`,
+and where it comes from.
 
 A failing test is not mended there: each number follows from a count of roundings.
 """

@@ -26,9 +26,9 @@ class Check(NamedTuple):
 
 
 class Level(NamedTuple):
-    """How much of everything. `steps`: updates of a case, `scheduled_steps` of one with schedules; `randoms`: drawn cases;
-    `scheduler_steps`: calls of `sched.step()`. Where an interpreter runs the kernels: `slow_steps` updates, and of each
-    kind of check one in `slow_part`."""
+    """How much of everything. `steps`: updates of a case, `scheduled_steps` of one with schedules; `randoms`: drawn
+    cases; `scheduler_steps`: calls of `sched.step()`. Where an interpreter runs the kernels: `slow_steps` updates, and
+    of each kind of check one in `slow_part`."""
 
     name: str
     steps: int

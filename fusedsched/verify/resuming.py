@@ -43,7 +43,7 @@ def _train(optimizer: Any, params: list[Tensor], updates: range, scheduler: Any 
 
 
 def _seen(optimizer: Any, params: list[Tensor]) -> Seen:
-    """Everything that a checkpoint keeps. One of plain SGD is torch's, which has no place for the clock of schedules."""
+    """Everything that a checkpoint keeps. That of plain SGD is torch's, which has no place for a clock of schedules."""
     seen = everything(optimizer, params)
     if isinstance(optimizer, torch.optim.SGD) and not any(group.get("schedules") for group in optimizer.param_groups):
         del seen["clock of updates"]

@@ -147,7 +147,7 @@ def _of_schedulers(torch_does: str, run: Callable[[], Verdict]) -> Trouble:
 
 TROUBLES: dict[str, Trouble] = {
     "m9-scheduler-loaded-alone": _of_schedulers(
-        "load_state_dict of a scheduler leaves the lr of the groups: every later lr is off by that factor", _loaded_alone
+        "load_state_dict of a scheduler leaves the lr of the groups, so that all later ones are off", _loaded_alone
     ),
     "m10-loaded-twice": _of_schedulers(
         "is right; Megatron's scheduler counts its steps twice when it is loaded twice", _loaded_twice

@@ -215,7 +215,7 @@ TROUBLES: dict[str, Trouble] = {
         "fused steps on the CPU use wrong elements of transposed gradients",
         _layouts("transposed gradient", "channels-last gradient"),
     ),
-    "m7-late-gradient": Trouble("SGD(fused=True, momentum) raises TypeError when a gradient comes late", _late_gradient),
+    "m7-late-gradient": Trouble("SGD(fused=True, momentum) raises TypeError if a gradient comes late", _late_gradient),
     "m8-complex-and-sparse": Trouble("fused steps raise for complex parameters", _complex_parameter),
     "m16-compiled-before-the-scheduler": Trouble(
         "raises AttributeError when a scheduler is built after opt.step was compiled",
