@@ -131,6 +131,7 @@ def test_one_case_of_any_kind(case, capsys):
 
 
 def test_a_failure_is_printed_as_a_command(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(command.report, "_SETTINGS", ())
     path = tmp_path / "report.json"
     arguments = ["--case", fails(CASE, monkeypatch)]
     assert verify(*arguments, "--json", str(path)) == 1
@@ -207,6 +208,7 @@ def test_without_numpy_it_says_what_is_left_out(monkeypatch):
 
 
 def test_the_commands_of_failures_carry_what_chose_the_kernels(monkeypatch):
+    monkeypatch.delenv("FUSEDSCHED_NO_EXTENSION", raising=False)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     row = check.Check("edge/above-2**31/triton", "edge", "x", "triton", None, "triton")
     printed = command.report.command(row, FULL)
