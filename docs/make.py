@@ -15,7 +15,7 @@ from pathlib import Path
 from fusedsched import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/schedules.md", "docs/range-test.md")
+DOCUMENTS = ("README.md", "docs/schedules.md", "docs/range-test.md", "docs/verify.md")
 PLACE = re.compile(r"^(<!-- (output of: |gallery)(.*?) ?-->\n).*?^(<!-- end -->)$", re.M | re.S)
 
 # name -> the arguments of `python -m fusedsched plot`. Every named schedule has its entry.

@@ -13,8 +13,8 @@ import fusedsched
 COMMANDS = {
     "info": ("fusedsched.info", "show versions, the processor, and which backends work here (and why others do not)"),
     "verify": (
-        "fusedsched.verify",
-        "compare every backend on this machine with a float64 reference; --quick: a minute",
+        "fusedsched.verify.command",
+        "check every backend on this machine, and say whether it can be trusted; --quick: under a minute",
     ),
     "bench": (
         "fusedsched.benchmarks.bench",

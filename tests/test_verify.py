@@ -1,32 +1,249 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `verify`: what it covers, what it says, and that it can fail."""
+"""The command `verify`: what it covers, what it says, what it writes, and that it can fail."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from cases import BACKENDS
+from cases import BACKENDS, REFERENCE_CLASSES, maker
 
-from fusedsched import _native, reference, verify
-from fusedsched.verify import bounds, evaluators, table
+from fusedsched import _native
+from fusedsched.optim import backends
+from fusedsched.verify import (
+    check,
+    command,
+    evaluators,
+    extended,
+    formulas,
+    machine,
+    size,
+    table,
+    troubles,
+    updates,
+)
+from fusedsched.verify.check import DEFAULT, FULL, QUICK
+
+CASE = f"AdamW/float32/fixed/{BACKENDS[0]}"
 
 
-def test_covers_every_optimizer_type_schedule_and_backend():
-    ids = [check.id.split("/") for check in verify.checks(quick=True)]
-    updates = [parts for parts in ids if len(parts) == 4]
-    assert {parts[3] for parts in updates} == set(BACKENDS)
-    assert {parts[0] for parts in updates} >= set(table.OPTIMIZERS)
-    assert {parts[2] for parts in updates} >= {"fixed", "all", *table.NAMED}
-    everything = {check.id for check in verify.checks()}
+def verify(*arguments):
+    return command.main(["--quick", *arguments])
+
+
+def fails(case, monkeypatch):
+    """Makes every optimizer of verify take another learning rate."""
+    wrong = maker(REFERENCE_CLASSES)
+    monkeypatch.setattr(machine, "build", lambda b, name, params, **o: wrong(name, params, **{**o, "lr": 0.1001}))
+    return case
+
+
+# What is covered
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return {level.name: [c.id for c in command.checks(level)] for level in check.LEVELS}
+
+
+def test_covers_every_optimizer_type_schedule_and_backend(ids):
+    cases = [c.id.split("/") for c in updates.checks(QUICK)]
+    assert {parts[3] for parts in cases} == set(BACKENDS)
+    assert {parts[0] for parts in cases} >= set(table.OPTIMIZERS)
+    assert {parts[2] for parts in cases} >= {"fixed", "all", *table.NAMED}
     for schedule in table.NAMED:
-        assert f"AdamW/bfloat16/{schedule}/{BACKENDS[-1]}" in everything
+        assert f"AdamW/bfloat16/{schedule}/{BACKENDS[-1]}" in ids["full"]
     names = {n for n in dir(torch.optim.lr_scheduler) if n.endswith(("LR", "Restarts"))}
     on_metrics_or_of_others = {"ReduceLROnPlateau", "SequentialLR", "LRScheduler", "ChainedScheduler"}
     assert {name for name, _ in evaluators.SCHEDULERS.values()} >= names - on_metrics_or_of_others
+    assert set(formulas.FORMULAS) == set(table.NAMED)
 
 
-@pytest.mark.parametrize("case", ("AdamW/float32/cosine", "random-3/bfloat16/drawn", "SGD-nesterov/complex64/fixed"))
-def test_one_case(case, capsys):
-    assert verify.main(["--quick", "--case", f"{case}/{BACKENDS[0]}"]) == 0
-    assert "All 1 cases are within their bounds" in capsys.readouterr().out
+def test_ids_are_unique_and_each_level_has_what_the_one_below_has(ids):
+    for level, names in ids.items():
+        assert len(names) == len(set(names)), level
+    assert set(ids["quick"]) <= set(ids["default"]) <= set(ids["full"])
+
+
+def test_every_trouble_is_shown_or_has_a_reason():
+    numbers = {name.split("-")[0] for name in troubles.TROUBLES} | set(troubles._NOT_SHOWN)
+    assert numbers == {f"m{i}" for i in range(1, 20)}
+
+
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "cpu"])
+@pytest.mark.parametrize("kind", ("edge", "skip", "scaler", "trouble", "agree"))
+def test_every_backend_passes_what_the_quick_run_below_shows_for_the_cpu(kind, backend):
+    compiled = ("m1-", "m3-", "m16-")
+    todo = [c for c in command.checks(QUICK) if c.backend == backend and c.id.startswith(kind)]
+    todo = [c for c in todo if not c.id.removeprefix("trouble/").startswith(compiled)]
+    assert todo or kind == "agree"
+    for result in map(check.carry_out, todo):
+        assert result.verdict.passed, (result.check.id, result.verdict)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """One run of the whole quick command, by itself, without a terminal."""
+    path = tmp_path_factory.mktemp("verify") / "report.json"
+    line = [sys.executable, "-m", "fusedsched", "verify", "--quick", "--json", str(path)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=240), path
+
+
+def test_the_whole_quick_command(quick):
+    done, path = quick
+    assert done.returncode == 0, done.stdout + done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert re.fullmatch(r"Can this machine be trusted\? Yes: (\d+) of \1 checks passed \(\d+ s\)\.", last)
+    assert not re.search(r"[\r\x1b]", done.stdout + done.stderr) and done.stderr == ""
+
+
+def test_the_report_has_what_a_bug_needs(quick):
+    report = json.loads(quick[1].read_text())
+    assert report["trusted"] and report["whole"] and report["level"] == "quick"
+    assert report["machine"]["torch"] == torch.__version__ and report["machine"]["backends"].keys() == backends().keys()
+    assert all(set(row) >= {"id", "passed", "what", "error", "allowed", "seconds"} for row in report["checks"])
+    assert all(row["torch"] for row in report["checks"] if row["id"].startswith("trouble/"))
+    assert any("GPU" in row["why"] or "cuda" in row["why"] for row in report["not_verified"]) or "cuda" in BACKENDS
+
+
+@pytest.mark.parametrize(
+    "case",
+    (
+        f"AdamW/float32/cosine/{BACKENDS[0]}",
+        f"random-3/bfloat16/drawn/{BACKENDS[0]}",
+        f"random-12345/float32/drawn/{BACKENDS[0]}",  # which no level has
+        "trouble/m9-scheduler-loaded-alone",
+        f"edge/threads/{BACKENDS[0]}",
+        "schedules/one_cycle/formula",
+        f"resume/SGD-momentum/float64/all/{BACKENDS[0]}",  # of another level
+    ),
+)
+def test_one_case_of_any_kind(case, capsys):
+    assert verify("--case", case) == 0
+    assert "As far as this goes, can this machine be trusted? Yes: 1 of 1 checks" in capsys.readouterr().out
+
+
+def test_a_failure_is_printed_as_a_command(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(command.report, "_SETTINGS", ())
+    path = tmp_path / "report.json"
+    arguments = ["--case", fails(CASE, monkeypatch)]
+    assert verify(*arguments, "--json", str(path)) == 1
+    lines = capsys.readouterr().out.splitlines()
+    again = f"python -m fusedsched verify --quick --case {CASE}"
+    assert re.search(r"No: 1 of 1 checks failed \(\d+ s\)\. The first again: ", lines[-1]) and lines[-1].endswith(again)
+    assert f"FAIL {CASE}" in lines and any("FAIL" in line and line.startswith("AdamW") for line in lines)
+    report = json.loads(path.read_text())
+    assert not report["trusted"] and report["checks"][0]["command"] == again
+
+
+def test_a_check_that_raises_has_failed():
+    def run():
+        raise KeyError("lr")
+
+    result = check.carry_out(check.Check("x", "x", "x", "x", run))
+    assert not result.verdict.passed and result.verdict.what == "raised KeyError: 'lr'"
+    report = command.attachment.collect([result], QUICK, [], False, 0.0)
+    assert report["checks"][0]["trace"].endswith("KeyError: 'lr'\n") and report["checks"][0]["error"] == "inf"
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_a_backend_alone(capsys):
+    assert verify("--list", "--backend", BACKENDS[0]) == 0
+    listed = capsys.readouterr().out.split()
+    assert CASE in listed and all(name.endswith(f"/{BACKENDS[0]}") for name in listed)
+
+
+BAD = {
+    "near": (["--case", "AdamV/float32/fixed/reference"], r"case: 'AdamV/.*Near it are: .*AdamW/float32/fixed/ref"),
+    "beginning": (["--case", "trouble/m9"], "Near it are: trouble/m9-scheduler-loaded-alone"),
+    "far": (["--case", "?"], "An id is like AdamW/float32/cosine/cpu"),
+    "backend": (["--backend", "gpu"], "--backend gpu: there is no such backend. Here are .*reference"),
+    "other backend": (["--backend", "reference", "--case", "schedules/step/formula"], "does not run on"),
+    "both levels": (["--full"], "not allowed with argument"),
+    "folder": (["--json", "/"], r"--json: /: cannot be written: it is a folder"),
+    "nowhere": (["--json", "/proc/no/report.json"], r"--json: /proc/no/report\.json: cannot be written"),
+}
+
+
+@pytest.mark.parametrize("arguments, says", BAD.values(), ids=list(BAD))
+def test_what_is_not_understood_says_what_to_do_before_any_work(arguments, says, capsys, monkeypatch):
+    monkeypatch.setattr(command, "carry_out", None)
+    with pytest.raises(SystemExit, match="2"):
+        verify(*arguments)
+    printed = capsys.readouterr()
+    assert re.search(says, printed.err) and printed.out == ""
+
+
+def test_a_backend_that_is_missing_says_why(capsys, monkeypatch):
+    monkeypatch.setattr(command, "backends", lambda: {"cuda": "torch finds no GPU", "reference": None})
+    for arguments in (["--backend", "cuda"], ["--case", "AdamW/float32/fixed/cuda"]):
+        with pytest.raises(SystemExit, match="2"):
+            verify(*arguments)
+        assert "torch finds no GPU" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_leaves_no_report(tmp_path, monkeypatch):
+    def interrupt(check):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "carry_out", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        verify("--case", CASE, "--json", str(tmp_path / "report.json"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_numpy_it_says_what_is_left_out(monkeypatch):
+    monkeypatch.setattr(extended, "np", None)
+    assert ("float64 against extended precision", "numpy is not installed") in command.left_out(QUICK)
+    assert not any(c.id.split("/")[1] == "float64" for c in updates.checks(QUICK))
+    with pytest.raises(ValueError, match="float64 cannot be judged here: numpy is not installed"):
+        command.find(f"AdamW/float64/fixed/{BACKENDS[0]}", QUICK)
+
+
+def test_the_commands_of_failures_carry_what_chose_the_kernels(monkeypatch):
+    monkeypatch.delenv("FUSEDSCHED_NO_EXTENSION", raising=False)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    row = check.Check("edge/above-2**31/triton", "edge", "x", "triton", None, "triton")
+    printed = command.report.command(row, FULL)
+    assert printed == "TRITON_INTERPRET=1 python -m fusedsched verify --full --case 'edge/above-2**31/triton'"
+    assert command.report.command(row, DEFAULT).endswith("verify --case 'edge/above-2**31/triton'")
+
+
+def test_the_commands_in_the_documentation_are_understood(monkeypatch, capsys):
+    text = (Path(__file__).parents[1] / "docs" / "verify.md").read_text() + command.EXAMPLES
+    cases = set(re.findall(r"--case (\S+/\S+?)[`)\s]", text))
+    assert len(cases) >= 3
+    for case in cases:
+        missing = backends().get(case.rpartition("/")[2])
+        assert missing or command.find(case, QUICK).id == case
+    assert all(option in text for option in ("--quick", "--full", "--backend", "--case", "--list", "--json"))
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    "free, says", ((None, "does not say"), (2**30, "it needs 10 GiB, and 1 GiB are free"), (2**40, None))
+)
+def test_a_huge_tensor_only_where_it_fits(free, says, monkeypatch):
+    monkeypatch.setattr(size, "free_memory", lambda device: free)
+    reason = size.too_large("cpu" if "cpu" in BACKENDS else "auto")
+    assert says in reason if says else reason is None
+    assert size.too_large("reference") is not None
+
+
+def test_a_huge_tensor_that_were_smaller(monkeypatch):
+    monkeypatch.setattr(size, "ELEMENTS", 2**12 + 8)
+    assert all(size.above_two_to_the_31(backend).passed for backend in BACKENDS)
+    monkeypatch.setattr(machine, "build", lambda b, n, p, lr: torch.optim.SGD([p[0].detach()[:9].requires_grad_()], lr))
+    assert size.above_two_to_the_31("reference").error == 2**12 + 8
 
 
 @pytest.mark.skipif(_native.module() is None, reason="there is no second evaluator")
@@ -35,61 +252,9 @@ def test_the_evaluators_agree(schedule):
     assert evaluators.compare_evaluators("C++", schedule).passed
 
 
-def test_a_failure_is_printed_as_a_command(monkeypatch, capsys):
-    def build(backend, name, params, **options):
-        return getattr(reference, name)(params, **{**options, "lr": 0.1001})
-
-    monkeypatch.setattr(verify, "_build", build)
-    command = f"--quick --case AdamW/float32/fixed/{BACKENDS[0]}"
-    assert verify.main(command.split()) == 1
-    printed = capsys.readouterr().out
-    assert f"python -m fusedsched verify {command}\n" in printed and "FAIL" in printed
-
-
-@pytest.mark.parametrize(
-    "case, says",
-    (
-        ("AdamV/float32/fixed/reference", "Unknown case: 'AdamV/float32/fixed'"),
-        ("AdamW/float8/fixed/reference", "It must be ROW/DTYPE/SCHEDULE"),
-        ("AdamW/float32/fixed/gpu", "Unknown backend: 'gpu'"),
-        ("AdamW", "Unknown case"),
-    ),
-)
-def test_an_unknown_case_says_what_there_is(case, says, capsys):
-    assert verify.main(["--case", case]) == 2
-    assert says in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("rich", (True, False))
-def test_the_table(rich, capsys, monkeypatch):
-    if not rich:
-        monkeypatch.setitem(__import__("sys").modules, "rich.table", None)
-    good, bad = bounds.Verdict("", 1.0, 2.0), bounds.Verdict("", 3.0, 2.0)
-    verify.report.tables(
-        [("cpu", "AdamW", "float32", good), ("cpu", "AdamW", "float32", bad), ("cpu", "SGD", "torch", good)]
-    )
-    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert lines == [["cpu", "float32", "torch"], ["AdamW", "150", "FAIL"], ["SGD", "50"]]
-
-
-# The comparison itself.
-
-
-def test_the_bound_counts_from_torchs_error():
-    truth = bounds.Exact.of(torch.ones(1000))
-    torchs = truth.high + 1e-6
-    for error, passes in ((1.1e-6, True), (1.3e-6, False), (float("nan"), False), (float("inf"), False)):
-        verdicts = bounds.judge(truth.high + error, torchs, truth, torch.float32, "x")
-        assert all(verdict.passed for verdict in verdicts) is passes
-
-
-def test_one_wrong_element_among_many_is_enough():
-    truth = bounds.Exact.of(torch.ones(5000))
-    ours = truth.high.clone()
-    ours[1234] += 1e-5
-    assert not all(v.passed for v in bounds.judge(ours, truth.high + 1e-7, truth, torch.float32, "x"))
-
-
-def test_missing_elements_fail():
-    truth = bounds.Exact.of(torch.ones(10))
-    assert not bounds.judge(truth.high[:9], truth.high, truth, torch.float32, "x")[0].passed
+def test_without_a_compiler_the_reference_is_verified():
+    line = [sys.executable, "-m", "fusedsched", "verify", "--quick", "--list"]
+    environment = {**os.environ, "FUSEDSCHED_NO_EXTENSION": "1"}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=environment, check=True)
+    listed = done.stdout.split()
+    assert "AdamW/float32/fixed/reference" in listed and not any(name.endswith(("/cpu", "/C++")) for name in listed)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,15 @@ EVALUATOR_ULPS = 4.0
 # Drop-in schedulers over 10,000 steps, relative to the largest of base, peak and value: torch's recursion in float64
 # adds 1e-16 a step, so 1e-12 at the end, and a cosine that amplifies it tenfold near its zero.
 SCHEDULER_ERROR = 1e-11
+# One update of one element is a chain of about 10 operations; two orders of them differ by at most that many ulps, and
+# the differences of the updates add up.
+ROUNDINGS_PER_UPDATE = 10
+# float16 and bfloat16: torch rounds after every operation, we round once. Of values near 1 that moves a result by
+# about 10 half ulps an update, and an error of a moment is divided by its root: twice that.
+ROUNDINGS_PER_UPDATE_LOW = 20
+# A parameter is changed by numbers of the size lr * 1, whatever its own size; and torch's 1 - beta2**step has lost the
+# digits that 1 / (1 - beta2) asks for.
+SMALLEST_SCALE = 0.1
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ def flat(value: Tensor) -> Tensor:
     value = value.detach()
     if value.is_complex():
         value = torch.view_as_real(value.resolve_conj())
-    return value.to(torch.float64, copy=True).reshape(-1)
+    return value.to("cpu", torch.float64, copy=True).reshape(-1)
 
 
 def ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -101,3 +111,37 @@ def judge(ours: Tensor, torchs: Tensor, truth: Exact, dtype: torch.dtype, what: 
         Verdict(f"max of {what}", float(error[worst]), TORCH_ERRORS * float(torch_error.max()) + float(unit[worst])),
         Verdict(f"mean of {what}", float(error.mean()), TORCH_ERRORS * float(torch_error.mean()) + float(unit.mean())),
     ]
+
+
+def close(ours: Tensor, torchs: Tensor, updates: int, what: str) -> Verdict:
+    """Whether two tensors agree as two orders of the same roundings do after so many updates.
+
+    The scale is the largest magnitude among them: an update subtracts numbers of that size.
+    """
+    if ours.dtype != torchs.dtype:
+        return Verdict(f"{what}: {ours.dtype} instead of {torchs.dtype}", float("inf"), 0.0)
+    if ours.shape != torchs.shape:
+        return Verdict(f"{what}: shape {tuple(ours.shape)} instead of {tuple(torchs.shape)}", float("inf"), 0.0)
+    if ours.numel() == 0:
+        return Verdict(what, 0.0, 0.0)
+    roundings = ROUNDINGS_PER_UPDATE_LOW if torchs.dtype.itemsize == 2 else ROUNDINGS_PER_UPDATE
+    mine, theirs = flat(ours), flat(torchs)
+    scale = max(float(theirs.abs().max()), SMALLEST_SCALE if what.startswith("param") else 0.0)
+    worst = float((mine - theirs).abs().nan_to_num(nan=float("inf")).max())
+    return Verdict(what, worst, max(updates, 1) * roundings * torch.finfo(torchs.dtype).eps * scale)
+
+
+def fact(true: bool, what: str) -> Verdict:
+    """A verdict on a yes or no."""
+    return Verdict(what, 0.0 if true else 1.0, 0.0)
+
+
+def near(ours: float, right: float, what: str, relative: float = 1e-12) -> Verdict:
+    """A verdict on one number, by its relative error. The message has both."""
+    return Verdict(f"{what}: {ours:.9g}, should be {right:.9g}", abs(ours - right), relative * max(abs(right), 1e-300))
+
+
+def worst_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict with the least to spare; the first that failed."""
+    listed = list(verdicts)
+    return next((v for v in listed if not v.passed), None) or max(listed, key=lambda verdict: verdict.margin)

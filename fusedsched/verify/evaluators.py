@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The evaluators against each other, and the drop-in schedulers against the installed torch."""
+"""The evaluators of schedules against the Python one: the compiled function, and each backend, which shows the value of
+the next update. The drop-in schedulers against the installed torch."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
 from fusedsched import _native
+from fusedsched.verify import machine
 from fusedsched.verify.bounds import EVALUATOR_ULPS, SCHEDULER_ERROR, Verdict
+from fusedsched.verify.check import QUICK, Check, Level
 from fusedsched.verify.table import NAMED
 
 LARGEST_CLOCK = 2**40
@@ -23,27 +27,46 @@ def evaluators() -> dict[str, Callable[[Any, list[float]], list[float]]]:
     module = _native.module()
     if module is not None:
         found["C++"] = lambda schedule, clocks: module.evaluate(schedule.program.table, clocks)
-    return found
+    return found | {backend: partial(_shown, backend) for backend in machine.present()}
 
 
-def _clocks(schedule: Any) -> list[float]:
+def _shown(backend: str, schedule: Any, clocks: list[float]) -> list[float]:
+    """What an optimizer says that the next update will use, with its clock set to each of these."""
+    p = torch.zeros(1, device=machine.device_of(backend)).requires_grad_()
+    optimizer = machine.build(backend, "SGD", [p], lr=schedule)
+    values = []
+    for clock in clocks:
+        optimizer._clocks.set([int(clock), 0, 0, 0])
+        optimizer._ready_plan().advance(0, 0)  # shows
+        values.append(float(optimizer.param_groups[0]["lr"]))
+    return values
+
+
+def _clocks(schedule: Any, randoms: int) -> list[float]:
     edges = {0.0, 1.0, 2.0**31, float(LARGEST_CLOCK)}
     for row in schedule.program.rows:
         edges |= {row[0], row[0] + row[2], row[0] + row[6]}
     near = {edge + offset for edge in edges for offset in (-1.0, 0.0, 1.0) if 0.0 <= edge + offset <= LARGEST_CLOCK}
     draw = random.Random(len(near))
-    return sorted(near) + [float(draw.randrange(2 ** draw.randrange(1, 41))) for _ in range(200)]
+    return sorted(near) + [float(draw.randrange(2 ** draw.randrange(1, 41))) for _ in range(randoms)]
 
 
-def compare_evaluators(name: str, schedule: str) -> Verdict:
+def compare_evaluators(name: str, schedule: str, randoms: int = 200) -> Verdict:
     """The largest distance between an evaluator and the Python one, in ulp of float64; allowed: 4 per factor."""
-    expression = NAMED[schedule]()
-    clocks = _clocks(expression)
+    return judge_evaluator(name, NAMED[schedule](), randoms)
+
+
+def judge_evaluator(name: str, expression: Any, randoms: int) -> Verdict:
+    clocks = _clocks(expression, randoms)
+    if name not in ("Python", "C++"):
+        clocks = sorted({float(int(clock)) for clock in clocks})  # a counter holds whole numbers
     all_evaluators = evaluators()
     mine, theirs = all_evaluators["Python"](expression, clocks), all_evaluators[name](expression, clocks)
     factors = 1 + int(max(row[7] for row in expression.program.rows))
-    worst = max(abs(a - b) / math.ulp(a) if math.isfinite(a) else math.inf for a, b in zip(mine, theirs, strict=True))
-    return Verdict(f"{name} evaluator, ulp", worst, EVALUATOR_ULPS * factors)
+    errors = [abs(a - b) / math.ulp(a) if math.isfinite(a) else math.inf for a, b in zip(mine, theirs, strict=True)]
+    worst = errors.index(max(errors))
+    what = f"{name} evaluator at clock {clocks[worst]:.0f}, ulp"
+    return Verdict(what, errors[worst], EVALUATOR_ULPS * factors)
 
 
 # The classes of torch.optim.lr_scheduler with arguments that make something happen within a hundred steps.
@@ -93,11 +116,13 @@ def compare_scheduler(name: str, steps: int) -> Verdict:
     return Verdict(f"lr over {steps} steps", worst / scale, SCHEDULER_ERROR)
 
 
-def checks(steps: int) -> Iterator[tuple[str, Callable[[], Verdict]]]:
-    """Everything of this file, as (id, what to call)."""
+def checks(level: Level) -> Iterator[Check]:
     for name in evaluators():
-        if name != "Python":
-            for schedule in NAMED:
-                yield f"schedules/{schedule}/{name}", lambda s=schedule, n=name: compare_evaluators(n, s)
+        backend = name if name in machine.present() else None
+        for schedule in NAMED if name != "Python" else ():
+            randoms = 200 if backend is None else 5 if level is QUICK or machine.slow(name) else 50
+            run = partial(compare_evaluators, name, schedule, randoms)
+            yield Check(f"schedules/{schedule}/{name}", "schedules", "schedules", name, run, backend)
     for name in SCHEDULERS:
-        yield f"lr_scheduler/{name}", lambda n=name: compare_scheduler(n, steps)
+        run = partial(compare_scheduler, name, level.scheduler_steps)
+        yield Check(f"lr_scheduler/{name}", "schedules", "lr_scheduler", "torch", run)

@@ -1,89 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `verify` prints: a line about the machine, a table of margins, the first failure as a command."""
+"""What `verify` prints: what is here and what is left out, tables of margins, what failed, and the last line."""
 
 from __future__ import annotations
 
+import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from fusedsched.verify import extended
+from fusedsched.optim.backends import backends
 from fusedsched.verify.bounds import TORCH_ERRORS, Verdict
+from fusedsched.verify.check import Check, Level, Result
 
-_COLUMNS = ("float32", "float64", "bfloat16", "float16", "complex64", "schedules", "C++", "torch")
+_MOST_FAILURES = 10
+_SETTINGS = ("TRITON_INTERPRET", "FUSEDSCHED_NO_EXTENSION")  # of the environment, that choose what is verified
 
 
-def heading(todo: Sequence[Any]) -> None:
-    from fusedsched import optim
-
-    here = [name if missing is None else f"{name} (no: {missing})" for name, missing in optim.backends().items()]
+def heading(todo: Sequence[Check], left_out: Sequence[tuple[str, str]]) -> None:
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}")
-    print(f"Backends: {', '.join(here)}")
-    if extended.reason() is not None:
-        print(f"float64 is not judged: {extended.reason()}.")
+    for name, missing in backends().items():
+        print(f"  {name:<10} {'here' if missing is None else 'missing: ' + missing}")
+    for what, why in left_out:
+        print(f"  not verified: {what}: {why}")
     print(
-        f"{len(todo)} cases. An update may be off by {TORCH_ERRORS} times torch's own error plus one ulp; the table "
-        "shows the largest share of that which was used, in percent.\n"
+        f"{len(todo):,} checks. An update may be off by {TORCH_ERRORS} times torch's own error plus one ulp; the "
+        "tables show the largest share of a bound that was used, in percent, and ok where nothing may differ.\n"
     )
-
-
-def progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\r" if done < total else "\r" + " " * 40 + "\r"
-        print(f"  {done} of {total}", end=end, file=sys.stderr, flush=True)
 
 
 def _cell(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return ""
-    worst = max(verdicts, key=lambda verdict: verdict.margin)
-    return f"{100 * worst.margin:.0f}" + ("" if worst.passed else " FAIL")
+    if not all(verdict.passed for verdict in verdicts):
+        return "FAIL"
+    exact = all(verdict.allowed == 0.0 for verdict in verdicts)
+    return "ok" if exact else f"{100 * max(verdict.margin for verdict in verdicts):.0f}"
 
 
-def tables(results: Sequence[tuple[str, str, str, Verdict]]) -> None:
-    """One table a backend, one line an optimizer, one column a type; each cell is the worst of its cases."""
-    for title in dict.fromkeys(title for title, _, _, _ in results):
-        mine = [(line, column, verdict) for t, line, column, verdict in results if t == title]
-        columns = [column for column in _COLUMNS if any(c == column for _, c, _ in mine)]
-        lines = []
-        for name in dict.fromkeys(line for line, _, _ in mine):
-            cells = [_cell([v for line, c, v in mine if (line, c) == (name, column)]) for column in columns]
-            lines.append([name, *cells])
-        try:
-            _rich_table(title, columns, lines)
-        except ImportError:
-            _plain_table(title, columns, lines)
+def tables(results: Sequence[Result]) -> None:
+    """One table a kind of check or backend; each cell is the worst of its checks."""
+    for title in dict.fromkeys(result.check.table for result in results):
+        cells: dict[tuple[str, str], list[Verdict]] = {}
+        for result in results:
+            if result.check.table == title:
+                cells.setdefault((result.check.line, result.check.column), []).append(result.verdict)
+        columns = list(dict.fromkeys(column for _, column in cells))
+        rows = [[title, *columns]]
+        for line in dict.fromkeys(line for line, _ in cells):
+            rows.append([line, *(_cell(cells.get((line, column), [])) for column in columns)])
+        _print(rows)
 
 
-def _rich_table(title: str, columns: list[str], lines: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    drawn = Table(title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    drawn.columns[0].no_wrap = True  # a name may be wider than the rest leaves room for
-    for column in columns:
-        drawn.add_column(column, justify="right", no_wrap=True)
-    for name, *cells in lines:
-        drawn.add_row(name, *(f"[bold red]{c}[/]" if "FAIL" in c else c for c in cells))
-    Console(highlight=False).print(drawn, "")
-
-
-def _plain_table(title: str, columns: list[str], lines: list[list[str]]) -> None:
-    rows = [[title, *columns], *lines]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(columns) + 1)]
+def _print(rows: list[list[str]]) -> None:
+    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
-        print("  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]))
+        text = "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        print(text.rstrip().replace("FAIL", "\033[31mFAIL\033[0m") if colours else text.rstrip())
     print()
 
 
-def summary(total: int, failed: Sequence[tuple[str, Verdict]], quick: bool, seconds: float) -> None:
+def command(check: Check, level: Level) -> str:
+    """What runs one check again."""
+    settings = "".join(f"{name}=1 " for name in _SETTINGS if os.environ.get(name) == "1")
+    return f"{settings}python -m fusedsched verify {level.flag}--case {shlex.quote(check.id)}"
+
+
+def failures(failed: Sequence[Result]) -> None:
+    for result in failed[:_MOST_FAILURES]:
+        verdict = result.verdict
+        print(f"FAIL {result.check.id}\n  {verdict.what}: error {verdict.error:.3g}, allowed {verdict.allowed:.3g}")
+    if len(failed) > _MOST_FAILURES:
+        print(f"and {len(failed) - _MOST_FAILURES:,} more")
+
+
+def last_line(results: Sequence[Result], level: Level, whole: bool, seconds: float) -> None:
+    """The answer. `whole`: all checks of a level were made, so that it is about the machine."""
+    failed = [result for result in results if not result.verdict.passed]
+    question = "Can this machine be trusted?" if whole else "As far as this goes, can this machine be trusted?"
     if not failed:
-        print(f"All {total} cases are within their bounds ({seconds:.0f} s).")
-        return
-    print(f"{len(failed)} of {total} cases are outside of their bounds ({seconds:.0f} s). The first:")
-    name, verdict = failed[0]
-    print(f"  {verdict.what}: error {verdict.error:.3g}, allowed {verdict.allowed:.3g}")
-    print(f"  python -m fusedsched verify {'--quick ' if quick else ''}--case {name}")
+        print(f"{question} Yes: {len(results):,} of {len(results):,} checks passed ({seconds:.0f} s).")
+    else:
+        of = f"{len(failed):,} of {len(results):,} checks failed ({seconds:.0f} s)"
+        print(f"{question} No: {of}. The first again: {command(failed[0].check, level)}")

@@ -25,6 +25,12 @@ DTYPES = {
 }
 _ADAM = dict(lr=0.1, weight_decay=0.5, eps=1e-2, betas=(0.6, 0.7))
 _SGD = dict(lr=0.1, weight_decay=0.05)
+VISIBLE: dict[str, dict[str, Any]] = {
+    "AdamW": _ADAM,
+    "Adam": _ADAM,
+    "SGD": dict(lr=0.1, weight_decay=0.5, momentum=0.6, nesterov=True),
+}
+"""Options for comparisons of few updates."""
 # torch adds eps in float16, where 1e-8 is zero, and then divides by zero: no error to compare with.
 _TINY_EPS = ("float32", "float64", "bfloat16", "complex64")
 

@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fusedsched import reference
-from fusedsched.verify import extended
+from fusedsched.verify import extended, machine
 from fusedsched.verify.bounds import Exact, Verdict, flat, judge
-from fusedsched.verify.table import DTYPES, Case, Row
-
-Make = Callable[..., torch.optim.Optimizer]
+from fusedsched.verify.check import QUICK, Check, Level
+from fusedsched.verify.machine import Make
+from fusedsched.verify.table import DTYPES, Case, Row, cases
 
 # (shape, size of the numbers, first update with a gradient, pool). A pool is judged by its largest error, so small
 # numbers have one of their own: an error in 1 - beta2 shows on them alone.
@@ -38,20 +38,22 @@ def _generator(case: Case, draw: int) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(f"{case.row}/{draw}".encode()))
 
 
-def _parameters(case: Case, draw: int) -> list[Tensor]:
+def _parameters(case: Case, draw: int, device: torch.device | str = "cpu") -> list[Tensor]:
     random = _generator(case, draw)
     values = [torch.randn(shape, generator=random) * size for shape, size, _, _ in _TENSORS]
-    return [value.to(DTYPES[case.dtype]).requires_grad_() for value in values]
+    return [value.to(device, DTYPES[case.dtype]).requires_grad_() for value in values]
 
 
-def _gradients(case: Case, steps: int, draw: int) -> Iterator[list[Tensor | None]]:
+def _gradients(
+    case: Case, steps: int, draw: int, device: torch.device | str = "cpu"
+) -> Iterator[list[Tensor | None]]:
     random = _generator(case, draw)
     dtype = DTYPES[case.dtype]
     wide = torch.complex64 if dtype.is_complex else torch.float32
     for update in range(steps):
         grads = []
         for shape, size, first, _ in _TENSORS:
-            grad = torch.randn(shape[::-1], generator=random, dtype=wide).mul_(size).to(dtype)
+            grad = torch.randn(shape[::-1], generator=random, dtype=wide).mul_(size).to(device, dtype)
             grads.append(grad.permute(tuple(range(grad.dim()))[::-1]) if update >= first else None)
         yield grads
 
@@ -89,17 +91,24 @@ def _set_scalars(group: dict[str, Any], slots: dict[str, Any], update: int) -> N
 
 
 def trajectory(
-    make: Make, case: Case, steps: int, draw: int = 0, *, scheduled: bool, masters: bool = False
+    make: Make,
+    case: Case,
+    steps: int,
+    draw: int = 0,
+    device: torch.device | str = "cpu",
+    *,
+    scheduled: bool,
+    masters: bool = False,
 ) -> list[Snapshot]:
     """Runs an optimizer; snapshots after updates 1, 2, 3, 5, 8, ... and the last.
 
     `scheduled`: it takes the case's schedules in the place of numbers; else its groups get their values at each update.
     """
     row, slots = case.configuration()
-    params = _parameters(case, draw)
-    optimizer = make(row.optimizer, params, **(_with_schedules(row, slots) if scheduled else row.options))
+    params = _parameters(case, draw, device)
+    optimizer = make(row.optimizer, params, **(with_schedules(row, slots) if scheduled else row.options))
     checked, snapshots = set(_checked(steps)), []
-    for update, grads in enumerate(_gradients(case, steps, draw)):
+    for update, grads in enumerate(_gradients(case, steps, draw, device)):
         for p, grad in zip(params, grads, strict=True):
             p.grad = grad
         if not scheduled:
@@ -110,7 +119,7 @@ def trajectory(
     return snapshots
 
 
-def _with_schedules(row: Row, slots: dict[str, Any]) -> dict[str, Any]:
+def with_schedules(row: Row, slots: dict[str, Any]) -> dict[str, Any]:
     options = row.options | {k: s for k, s in slots.items() if not k.startswith("beta")}
     if "beta1" in slots or "beta2" in slots:
         beta1, beta2 = row.options.get("betas", (0.9, 0.999))
@@ -123,7 +132,7 @@ def torch_twin(name: str, params: list[Tensor], **options: Any) -> torch.optim.O
     return getattr(torch.optim, name)(params, **{"foreach": False, "fused": False, **options})
 
 
-def _wide_twin(name: str, params: list[Tensor], **options: Any) -> torch.optim.Optimizer:
+def wide_twin(name: str, params: list[Tensor], **options: Any) -> torch.optim.Optimizer:
     return getattr(reference, name)(params, dtype=torch.float64, **options)
 
 
@@ -166,14 +175,16 @@ def _yardsticks(case: Case, steps: int, draw: int) -> tuple[list[dict[tuple[str,
     if case.dtype == "float64":
         truth = _extended_trajectory(case, steps, draw)
     else:
-        wide = trajectory(_wide_twin, case, steps, draw, scheduled=True, masters=True)
+        wide = trajectory(wide_twin, case, steps, draw, scheduled=True, masters=True)
         truth = [{key: Exact.of(value) for key, value in snapshot.items()} for snapshot in wide]
     return truth, trajectory(torch_twin, case, steps, draw, scheduled=False)
 
 
-def _compare(make: Make, case: Case, steps: int, draw: int, scheduled: bool) -> list[Verdict]:
+def _compare(
+    make: Make, case: Case, steps: int, draw: int, scheduled: bool, device: torch.device | str
+) -> list[Verdict]:
     truth, torchs = _yardsticks(case, steps, draw)
-    ours = trajectory(make, case, steps, draw, scheduled=scheduled)
+    ours = trajectory(make, case, steps, draw, device, scheduled=scheduled)
     verdicts = []
     for name, pool in dict.fromkeys(key for snapshot in truth for key in snapshot):
         high, low, plain, got = [], [], [], []
@@ -190,8 +201,8 @@ def _compare(make: Make, case: Case, steps: int, draw: int, scheduled: bool) -> 
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    # A thousand elements are not worth a second thread, and on a busy machine waiting for it is most of the time.
+def one_thread() -> Iterator[None]:
+    """A thousand elements are not worth a second thread, and on a busy machine waiting for it is most of the time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -200,19 +211,59 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@_one_thread()
-def run(make: Make, case: Case, steps: int, scheduled: bool = True) -> Verdict:
+@one_thread()
+def run(
+    make: Make, case: Case, steps: int, scheduled: bool = True, device: torch.device | str = "cpu"
+) -> Verdict:
     """The worst verdict of a case over quantities and pools; the checked updates are pooled.
 
-    `make(name, params, **options)` builds the optimizer to be judged. `scheduled`: it takes schedules as arguments.
+    `make(name, params, **options)` builds the optimizer to be judged, of parameters on `device`. `scheduled`: it takes
+    schedules as arguments.
     """
     # Two maxima over a thousand elements of one distribution differ by more than 10 % in one draw of four. So a near
     # miss is drawn again, and the sums over the draws are compared; what is wrong stays wrong.
-    pooled = _compare(make, case, steps, 0, scheduled)
+    pooled = _compare(make, case, steps, 0, scheduled, device)
     for draw in range(1, _MOST_DRAWS):
         worst = max(pooled, key=lambda verdict: verdict.margin)
         if worst.passed or worst.margin > _NEAR_MISS ** (1 / draw):
             return worst
-        again = _compare(make, case, steps, draw, scheduled)
+        again = _compare(make, case, steps, draw, scheduled, device)
         pooled = [a + b for a, b in zip(pooled, again, strict=True)]
     return max(pooled, key=lambda verdict: verdict.margin)
+
+
+def check(case: Case, backend: str, level: Level) -> Check:
+    line = "random" if case.row.startswith("random-") else case.row
+    scheduled = case.schedule not in ("fixed", "drawn")
+    steps = level.steps if case.schedule == "fixed" else level.scheduled_steps
+    steps = level.slow_steps if machine.slow(backend) else steps
+    run_case = partial(run, machine.maker(backend), case, steps, device=machine.device_of(backend))
+    return Check(f"{case.id}/{backend}", backend, line, "schedules" if scheduled else case.dtype, run_case, backend)
+
+
+def checks(level: Level) -> Iterator[Check]:
+    for case in cases(level is QUICK, level.randoms):  # backends of one case share the yardsticks
+        for backend in machine.present() if unjudged(case) is None else ():
+            yield check(case, backend, level)
+
+
+def parse(text: str, level: Level) -> Check | None:
+    """The check of an id, of cases too that no level runs; None for another text.
+
+    Raises ValueError for a case that cannot be judged here.
+    """
+    row, _, backend = text.rpartition("/")
+    try:
+        case = Case.parse(row)
+    except ValueError:
+        return None
+    if backend not in machine.present():
+        return None
+    if unjudged(case) is not None:
+        raise ValueError(f"{case.dtype} cannot be judged here: {unjudged(case)}.")
+    return check(case, backend, level)
+
+
+def left_out(level: Level) -> Iterator[tuple[str, str]]:
+    if extended.reason() is not None:
+        yield "float64 against extended precision", extended.reason()

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m fusedsched verify`."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+from fusedsched.benchmarks import output
+from fusedsched.optim.backends import backends
+from fusedsched.verify import (
+    agreement,
+    attachment,
+    compiling,
+    edges,
+    evaluators,
+    formulas,
+    machine,
+    progress,
+    replaying,
+    report,
+    resuming,
+    size,
+    skipping,
+    troubles,
+    updates,
+)
+from fusedsched.verify.check import DEFAULT, FULL, LEVELS, QUICK, Check, Level, carry_out
+
+KINDS = (formulas, evaluators, updates, agreement, edges, size, skipping, resuming, compiling, replaying, troubles)
+_NEAR = 5  # names to list for one that is unknown
+EXAMPLES = """\
+examples:
+  python -m fusedsched verify --quick                                less of everything, under a minute
+  python -m fusedsched verify --full --json report.json              all there is, and a report for a bug
+  python -m fusedsched verify --backend cpu                          what runs on one backend
+  python -m fusedsched verify --case AdamW/float32/cosine/cpu        one check again
+  python -m fusedsched verify --case trouble/m9-scheduler-loaded-alone
+
+Exit codes: 0 trusted, 1 not, 2 the command line was not understood.
+"""
+
+
+def checks(level: Level) -> Iterator[Check]:
+    """All that can be verified on this machine, in the order in which it is reported."""
+    for kind in KINDS:
+        numbers = count()
+        for check in kind.checks(level):
+            slow = check.backend is not None and machine.slow(check.backend)
+            if not slow or next(numbers) % level.slow_part == 0:
+                yield check
+
+
+def left_out(level: Level) -> list[tuple[str, str]]:
+    """What cannot be, with the reason."""
+    rows = [row for kind in KINDS if hasattr(kind, "left_out") for row in kind.left_out(level)]
+    slow = [backend for backend in machine.present() if machine.slow(backend)]
+    if slow and level.slow_part > 1:
+        why = f"its kernels are interpreted, so that one check in {level.slow_part} is made; all are in --full"
+        rows += [(f"most of {backend}", why) for backend in slow]
+    return rows
+
+
+def find(wanted: str, level: Level) -> Check:
+    """The check with this id. Raises ValueError for an unknown one and lists names near it."""
+    missing = backends().get(wanted.rpartition("/")[2])
+    if missing is not None:
+        raise ValueError(f"The backend of {wanted} is missing here: {missing}.")
+    parsed = updates.parse(wanted, level)
+    if parsed is not None:
+        return parsed
+    known: dict[str, Check] = {}
+    for some in (level, *LEVELS):
+        for check in checks(some):
+            if check.id == wanted:
+                return check
+            known.setdefault(check.id, check)
+    begins = [name for name in known if name.startswith(wanted)][:_NEAR]
+    near = begins or difflib.get_close_matches(wanted, known, n=_NEAR)
+    hint = f"Near it are: {', '.join(near)}." if near else "An id is like AdamW/float32/cosine/cpu or edge/threads/cpu."
+    raise ValueError(f"Unknown case: {wanted!r}. {hint} All of them: python -m fusedsched verify --full --list")
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="python -m fusedsched verify",
+        description="Compares every backend of this machine with a computation in a wider type and with torch, and "
+        "says whether it can be trusted.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    amount = found.add_mutually_exclusive_group()
+    amount.add_argument("--quick", action="store_true", help="less of everything, under a minute")
+    amount.add_argument("--full", action="store_true", help="everything, over 1,000 updates")
+    found.add_argument("--backend", metavar="NAME", help="only what runs on this backend: " + ", ".join(backends()))
+    found.add_argument("--case", metavar="ID", help="one check, such as AdamW/float32/cosine/cpu")
+    found.add_argument("--list", action="store_true", help="print the ids of the checks, and run none")
+    found.add_argument("--json", type=Path, metavar="FILE", help="write a report there, to attach to a bug")
+    return found
+
+
+def _understood(command: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[Level, list[Check]]:
+    level = QUICK if args.quick else FULL if args.full else DEFAULT
+    if args.backend is not None and backends().get(args.backend, "unknown") is not None:
+        here = ", ".join(name for name, missing in backends().items() if missing is None)
+        why = backends().get(args.backend, "there is no such backend")
+        command.error(f"--backend {args.backend}: {why}. Here are {here}.")
+    refused = output.writable(args.json) if args.json is not None else None
+    if refused is not None:
+        command.error(f"--json: {refused}")
+    try:
+        todo = [find(args.case, level)] if args.case is not None else list(checks(level))
+    except ValueError as error:
+        command.error(str(error))
+    todo = [check for check in todo if args.backend is None or check.backend == args.backend]
+    if not todo:
+        command.error(f"--case {args.case} does not run on the backend {args.backend}")
+    return level, todo
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns 0 if everything is within its bound and 1 if something is not; exits with 2 before any work
+    for what is not understood."""
+    command = parser()
+    args = command.parse_args(argv)
+    level, todo = _understood(command, args)
+    if args.list:
+        print("\n".join(check.id for check in todo))
+        return 0
+    whole = args.case is None and args.backend is None
+    absent = left_out(level) if whole else []
+    report.heading(todo, absent)
+    began, results = time.monotonic(), []
+    with progress.shown(len(todo), logged=level is FULL) as show:
+        for done, check in enumerate(todo):
+            show(done, check.id)
+            results.append(carry_out(check))
+    seconds = time.monotonic() - began
+    report.tables(results)
+    failed = [result for result in results if not result.verdict.passed]
+    report.failures(failed)
+    if args.json is not None:
+        output.write_results(args.json, attachment.collect(results, level, absent, whole, seconds))
+        print(f"{args.json}: written; attach it to a bug as it is.")
+    report.last_line(results, level, whole, seconds)
+    return 1 if failed else 0
