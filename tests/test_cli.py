@@ -186,6 +186,7 @@ def process(*argv, without=(), **environment):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path, "TERM": "xterm-256color", **environment}
     env.pop("NO_COLOR", None)
+    env["OMP_NUM_THREADS"] = "1"  # on a machine with other work, threads would wait for each other
     code = WITHOUT.format(without, list(argv))
     return subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=env, timeout=300)
 
