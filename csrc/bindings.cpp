@@ -50,6 +50,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
                        bool counts) { return int(p.apply(scale, found_inf, counts)); })
       .def("step", [](Plan& p, const py::list& g, const py::dict& s, const OptionalTensor& scale,
                       const OptionalTensor& found_inf) { return int(p.step(g, s, scale, found_inf)); })
+      .def("skip", [](Plan& p, const py::list& g, const at::Tensor& found_inf) { return int(p.skip(g, found_inf)); })
+      .def("record_to", &Plan::record_to)
       .def("zero_grad", &Plan::zero_grad)
       .def("missing", &Plan::missing)
       .def("foreign", &Plan::foreign)

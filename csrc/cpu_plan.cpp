@@ -17,8 +17,10 @@ CpuPlan::CpuPlan(bool adam, py::list param_groups, py::dict state, at::Tensor cl
       clock_(clocks_.mutable_data_ptr<int64_t>()) {}
 
 Plan::Outcome CpuPlan::apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
-  if (found_inf && skips(*found_inf)) return kDone;
+  if (found_inf && found_inf->item<double>() != 0.0) return skip(param_groups_, *found_inf);
   const double gain = scale ? 1.0 / scale->item<double>() : 1.0;
+  const bool is_update = counts || !work_->entries.empty();
+  if (is_update && ring_.defined()) record(false);
   read_counts(*work_);
   write_scalars(*work_, gain);
   run(*work_);
@@ -29,14 +31,8 @@ Plan::Outcome CpuPlan::apply(const OptionalTensor& scale, const OptionalTensor& 
   }
   finish(*work_);
   if (scale) scale_gradients(gain);
-  if (counts || !work_->entries.empty()) advance(kUpdates, 1);
+  if (is_update) advance(kUpdates, 1);
   return outcome();
-}
-
-bool CpuPlan::skips(const at::Tensor& found_inf) {
-  const bool skip = found_inf.item<double>() != 0.0;
-  if (skip) ++clock_[kSkipped];
-  return skip;
 }
 
 // The tensor that users see may have been written to: then it is the count.

@@ -11,9 +11,10 @@ class CpuPlan : public Plan {
   std::string name() const override { return "cpu"; }
   Outcome apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) override;
   void advance(int unit, int64_t amount) override;
+  Outcome skip(const py::list& param_groups, const at::Tensor& found_inf) override;
 
  private:
-  bool skips(const at::Tensor& found_inf) override;
+  void record(bool skipped);
   void check_horizons() override;
   void read_counts(Work& work);
   void write_scalars(Work& work, double gain);

@@ -52,10 +52,13 @@ void CudaPlan::check_horizons() {
 
 Plan::Outcome CudaPlan::check(const py::list& param_groups, const py::dict& state) {
   const Outcome found = Plan::check(param_groups, state);
-  if (found != kDone) return found;
+  return found == kDone ? prepare_tables(work_->moved && pending()) : found;
+}
+
+// Brings what the kernels read up to date with the groups; with the arrays too, if they moved.
+Plan::Outcome CudaPlan::prepare_tables(bool moved) {
   const bool ready = groups_table_.defined();
   if (ready && !read_numbers(false)) return kRebuild;
-  const bool moved = work_->moved && pending();
   if (ready && !moved) return kDone;
   TORCH_CHECK(!capturing(), "This CUDA graph cannot hold optimizer.step(): ",
               ready ? "a parameter or its state moved, or has its first gradient," : "it is the optimizer's first step,",
@@ -81,7 +84,7 @@ void CudaPlan::address_gradients() {
   present_ = work_->entries;
 }
 
-void CudaPlan::launch(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last) {
+void CudaPlan::address(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last) {
   fs_cuda::Launch& args = part.launch;
   args.arrays = part.arrays.defined() ? static_cast<const fs_cuda::Array*>(part.arrays.const_data_ptr()) : nullptr;
   args.groups = static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr());
@@ -96,7 +99,6 @@ void CudaPlan::launch(Part& part, const OptionalTensor& scale, const OptionalTen
   args.n_edits = static_cast<int32_t>(edits_.size());
   args.last = last;
   std::copy(edits_.begin(), edits_.end(), args.edits);
-  check_cuda(runtime_.step(index(), stream(), part.rule, part.loop, part.blocks, args));
 }
 
 Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
@@ -114,7 +116,11 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
     if (part->present > 0) chosen.push_back(part.get());
   }
   if (chosen.empty()) chosen.push_back(idle_.get());
-  for (Part* part : chosen) launch(*part, scale_here, found_inf_here, part == chosen.back());
+  for (Part* part : chosen) address(*part, scale_here, found_inf_here, part == chosen.back());
+  if (ring_.defined()) record(*chosen.front());
+  for (Part* part : chosen) {
+    check_cuda(runtime_.step(index(), stream(), part->rule, part->loop, part->blocks, part->launch));
+  }
   edits_.clear();
   if (scale) {
     at::NoGradGuard no_grad;

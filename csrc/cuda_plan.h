@@ -24,6 +24,8 @@ class CudaPlan : public Plan {
   Outcome check(const py::list& param_groups, const py::dict& state) override;
   Outcome apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) override;
   void advance(int unit, int64_t amount) override;
+  Outcome skip(const py::list& param_groups, const at::Tensor& found_inf) override;
+  void record_to(const OptionalTensor& ring) override;
   std::vector<std::pair<at::Tensor, int64_t>> exact_counts() const override;
 
   // Lets a slot of a group follow a program at a clock of its own: a drop-in scheduler inside a captured graph. Up to
@@ -58,7 +60,9 @@ class CudaPlan : public Plan {
   void share_out(Part& part);
   bool read_numbers(bool accept);
   void flush_numbers(bool now);
-  void launch(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last);
+  Outcome prepare_tables(bool moved);
+  void address(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last);
+  void record(const Part& part);
   int index() const { return device_.has_index() ? device_.index() : 0; }
 
   const fs_cuda::Runtime& runtime_;
@@ -75,6 +79,7 @@ class CudaPlan : public Plan {
   std::vector<int32_t> place_of_;             // by entry: within its part
   std::vector<Entry*> present_;               // those with a gradient at the last step
   std::unordered_map<int64_t, std::pair<at::Tensor, at::Tensor>> followed_;  // by slot: program, clock
+  std::vector<at::Tensor> old_rings_;         // that a captured graph may go on filling
   bool captured_ = false;
 };
 

@@ -198,7 +198,8 @@ bool Plan::pending() const { return !work_->entries.empty(); }
 
 Plan::Outcome Plan::step(const py::list& param_groups, const py::dict& state, const OptionalTensor& scale,
                          const OptionalTensor& found_inf) {
-  if (on_host_ && found_inf && skips(*found_inf)) return kDone;
+  // Before state is made for it. On a device the kernel finds out.
+  if (on_host_ && found_inf && found_inf->item<double>() != 0.0) return skip(param_groups, *found_inf);
   const Outcome outcome = check(param_groups, state);
   return outcome == kDone ? apply(scale, found_inf, false) : outcome;
 }

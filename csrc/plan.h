@@ -136,6 +136,10 @@ class Plan {
   virtual Outcome apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) = 0;
   Outcome step(const py::list& param_groups, const py::dict& state, const OptionalTensor& scale,
                const OptionalTensor& found_inf);
+  // Counts a step as skipped, since found_inf says so; nothing else happens. kRebuild: not even that.
+  virtual Outcome skip(const py::list& param_groups, const at::Tensor& found_inf) = 0;
+  // Telemetry: each further update is a row of this ring (core/telemetry.h) on the plan's device; none: no more.
+  virtual void record_to(const OptionalTensor& ring);
   bool zero_grad(const py::list& param_groups, bool set_to_none);
 
   // Groups and indices of parameters that have a gradient but no state; of those that another backend takes.
@@ -161,8 +165,6 @@ class Plan {
   bool same_structure(const py::list& param_groups);
   bool same_state(const py::dict& state);
   void remember_state();
-  // Whether found_inf says so; then the step is counted as skipped, before state is made for it.
-  virtual bool skips(const at::Tensor& found_inf) { return false; }
   virtual void check_horizons() = 0;
   bool collect(Work& work);
   bool inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work);
@@ -186,6 +188,7 @@ class Plan {
   std::deque<Kind> kinds_;      // deques: what points into them stays valid
   std::deque<Layout> layouts_;
   at::Tensor clocks_;  // kClocks numbers
+  at::Tensor ring_;    // telemetry; undefined: off
   std::vector<std::pair<int, int>> missing_;
   std::shared_ptr<Work> work_;
 };

@@ -56,14 +56,14 @@ def rule_of(function, known):
     """The rule in a mangled name; of other kernels, their name."""
     mangled = re.search(r"\d([A-Z]+[a-z]*Rule)I(.*?)EE[fd]NS", function)
     if mangled is None:
-        return re.search(r"\d([a-z]+_kernel)", function)[1]
+        return re.search(r"\d([a-z][a-z_]*_kernel)", function)[1]
     return known[(mangled[1], *re.findall(r"(?:Lb|MomentumE)(\d)E", mangled[2]))]
 
 
 def kernels(tool, folder=OBJECTS):
     """All `Kernel`s of the objects in a folder."""
     known, found = rules(), []
-    for path in sorted(folder.glob("cuda_step_?.o")) + sorted(folder.glob("cuda_launches.o")):
+    for path in [p for name in ("step_?", "launches", "telemetry") for p in sorted(folder.glob(f"cuda_{name}.o"))]:
         text = subprocess.run([tool, "--dump-resource-usage", str(path)], capture_output=True, text=True, check=True)
         arch, function = "", ""
         loop = int(path.stem[-1]) if path.stem[-1].isdigit() else -1

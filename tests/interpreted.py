@@ -18,6 +18,7 @@ try:
         rules as rules,
         schedule as schedule,
         step as step,
+        telemetry as telemetry,
         tuning as tuning,
     )
 finally:

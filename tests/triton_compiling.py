@@ -14,7 +14,7 @@ import tempfile
 
 import torch
 import triton
-from fusedsched.triton_kernels import rules, step, tuning
+from fusedsched.triton_kernels import rules, step, telemetry, tuning
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -33,8 +33,8 @@ TYPES = {
 }
 MOST = "AdamCoupledAmsgrad"  # the rule with the most arrays and the longest update
 POINTERS = {"i32": ("control", "edited", "past_horizon"), "fp32": ("singles", "grad_scale", "found_inf")}
-POINTERS["fp64"] = ("values", "resolved", "doubles", "written")
-NUMBERS = ("n_slots", "n_active", "n_programs", "n_chunks", "unit", "amount")
+POINTERS["fp64"] = ("values", "resolved", "doubles", "written", "ring")
+NUMBERS = ("n_slots", "n_active", "n_programs", "n_chunks", "unit", "amount", "rows")
 
 
 def compiled(kernel, constants, arch, warps, types=None, **options):
@@ -110,6 +110,8 @@ def everything(arch, every_rule):
     for adam in (True, False):
         found[f"prepare/{'Adam' if adam else 'SGD'}"] = facts(prepare(arch, adam, amp=True))
     found["advance"] = facts(compiled(step.advance_kernel, {}, arch, 1))
+    constants = {"CHECKED": True, "BLOCK": tuning.PREPARE_BLOCK}
+    found["record"] = facts(compiled(telemetry.record_kernel, constants, arch, tuning.PREPARE_WARPS))
     found["mutant: few registers"] = facts(update(arch, MOST, "float32", maxnreg=32))
     return found
 

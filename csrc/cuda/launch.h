@@ -99,8 +99,13 @@ struct Runtime {
   const char* (*step)(int device, uint64_t stream, int rule, int loop, int blocks, const Launch& launch);
   // Adds `by` to *clock unless `held` points to a number other than zero.
   const char* (*advance)(int device, uint64_t stream, int64_t* clock, int64_t by, const int32_t* held);
+  // Adds the number on the device that `by` points to, int64 if `wide`, else int32. A negative one adds nothing and
+  // sets *negative to 1, memory that the host can read.
+  const char* (*advance_by)(int device, uint64_t stream, int64_t* clock, const void* by, bool wide, int32_t* negative);
   // Shows the present values of all programs of the groups, edited ones excepted.
   const char* (*show)(int device, uint64_t stream, Group* groups, int n_groups, int32_t* past_horizon);
+  // Writes the row of telemetry (core/telemetry.h) that belongs to the step that is launched next with this header.
+  const char* (*record)(int device, uint64_t stream, const Header& header, double* ring, int64_t rows);
   const char* (*capturing)(uint64_t stream, bool* capturing);
   // Copies from the host at once and waits for it, also while a stream is being captured: on a stream of its own, in
   // relaxed capture mode. Nothing of it becomes part of a graph.

@@ -18,6 +18,15 @@ __global__ void advance_kernel(int64_t* clock, int64_t by, const int32_t* held) 
   if (held == nullptr || *held == 0) *clock += by;
 }
 
+__global__ void advance_by_kernel(int64_t* clock, const void* by, bool wide, int32_t* negative) {
+  const int64_t amount = wide ? *static_cast<const int64_t*>(by) : *static_cast<const int32_t*>(by);
+  if (amount < 0) {
+    *negative = 1;
+  } else {
+    *clock += amount;
+  }
+}
+
 __global__ void __launch_bounds__(kShowThreads) show_kernel(Group* groups, int32_t n_groups, int32_t* past_horizon) {
   show_programs(groups, n_groups, past_horizon, blockIdx.x * kShowThreads + threadIdx.x, gridDim.x * kShowThreads);
 }
@@ -88,10 +97,20 @@ const char* advance(int device, uint64_t stream, int64_t* clock, int64_t by, con
   return launch_on(device, stream, advance_kernel, 1, 1, arguments, 0);
 }
 
+const char* advance_by(int device, uint64_t stream, int64_t* clock, const void* by, bool wide, int32_t* negative) {
+  void* arguments[] = {&clock, &by, &wide, &negative};
+  return launch_on(device, stream, advance_by_kernel, 1, 1, arguments, 0);
+}
+
 const char* show(int device, uint64_t stream, Group* groups, int n_groups, int32_t* past_horizon) {
   const int blocks = (n_groups * kMaxSlots + kShowThreads - 1) / kShowThreads;
   void* arguments[] = {&groups, &n_groups, &past_horizon};
   return blocks == 0 ? nullptr : launch_on(device, stream, show_kernel, blocks, kShowThreads, arguments, 0);
+}
+
+const char* record_row(int device, uint64_t stream, const Header& header, double* ring, int64_t rows) {
+  void* arguments[] = {const_cast<Header*>(&header), &ring, &rows};
+  return launch_on(device, stream, record, 1, kRecordThreads, arguments, 0);
 }
 
 const char* capturing(uint64_t stream, bool* result) {
@@ -121,7 +140,7 @@ const char* write(int device, void* to, const void* from, uint64_t bytes) {
   return words(error);
 }
 
-constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks, step, advance, show, capturing, write};
+constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks, step, advance, advance_by, show, record_row, capturing, write};
 
 }  // namespace
 

@@ -28,6 +28,9 @@ constexpr int kBlocksPerMultiprocessor = kBurdens<kBytesPerElement, kMixed, kSta
 // For showing all programs outside of a step. It is rare: any number does.
 constexpr int kShowThreads = 128;
 
+// For a row of telemetry: one block, a slot each. More groups take their turns.
+constexpr int kRecordThreads = 128;
+
 // Arrays whose scalars are prepared at a time: one warp prepares one batch, a lane each.
 constexpr int kBatch = 32;
 

@@ -4,5 +4,6 @@
 from fusedsched.optim.adam import Adam as Adam, AdamW as AdamW
 from fusedsched.optim.backends import backends as backends
 from fusedsched.optim.sgd import SGD as SGD
+from fusedsched.optim.telemetry import Telemetry as Telemetry
 
-__all__ = ["SGD", "Adam", "AdamW", "backends"]
+__all__ = ["SGD", "Adam", "AdamW", "Telemetry", "backends"]

@@ -20,13 +20,14 @@ from fusedsched.optim._compiled import refresh
 from fusedsched.optim._following import Followed
 from fusedsched.optim._hyperparameters import Slot
 from fusedsched.optim._plans import build_plan
+from fusedsched.optim._recording import Recorded
 from fusedsched.optim._scheduled import Shown, check_schedule, take_schedules
 from fusedsched.optim._state import init_state
 from fusedsched.optim._stepping import Stepping
 from fusedsched.schedules import Schedule
 
 
-class FusedOptimizer(Followed, Stepping):
+class FusedOptimizer(Followed, Recorded, Stepping):
     """Base of `AdamW`, `Adam` and `SGD`; goes before torch's class of the same name."""
 
     _adam: bool
@@ -38,6 +39,7 @@ class FusedOptimizer(Followed, Stepping):
         self._plan = None
         self._captured_plans = []  # replaced ones that captured graphs go on using
         self._followers = WeakSet()
+        self._ring = None
         self._trace = Trace(self)
         self._constructed = False
         self._shown = Shown()
@@ -147,6 +149,8 @@ class FusedOptimizer(Followed, Stepping):
         if self._plan is None:
             self._plan = build_plan(self)
             _checkpoint.recall_counts(self)
+            if self._ring is not None:
+                self._ring.attach(self)
             self._retrace()
             for follower in list(self._followers):
                 follower.restart()

@@ -60,6 +60,7 @@ def fresh_attributes(optimizer: FusedOptimizer) -> dict[str, Any]:
         "_backend": "auto",
         "_clocks": Clocks(),
         "_counts": {},
+        "_ring": None,
     }
     defaults.update(_default_schedules={}, _step_supports_amp_scaling=True)
     kept = {name: optimizer.__dict__.get(name, value) for name, value in defaults.items()}

@@ -101,6 +101,8 @@ def _incomplete(optimizer: FusedOptimizer, g: int, i: int) -> bool:
 def _buffers(optimizer: FusedOptimizer, pattern: str) -> list[Tensor]:
     """All tensors beside the parameters that such a step writes, or reads while others write them."""
     found, params = optimizer._clocks.tensors(), []
+    if optimizer._ring is not None:
+        found.append(optimizer._ring.tensor)
     for group in optimizer._groups():
         numbers = [slot.read(group) for slot in optimizer._slots]
         found += [apart(n) for n in numbers if isinstance(n, Tensor)]

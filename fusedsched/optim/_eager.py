@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fusedsched.optim._hyperparameters import Slot
+from fusedsched.optim._rows import write_row
 from fusedsched.optim._scheduled import check_horizon, scheduled_slots, value_at
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class EagerUpdates:
 class EagerPlan:
     """As `fusedsched._C.Plan`, for all parameters of an optimizer. Does not hold it: the optimizer holds the plan."""
 
-    name = "reference"
+    name, device = "reference", torch.device("cpu")  # where its clocks are
 
     def __init__(self, optimizer: FusedOptimizer) -> None:
         self._optimizer = ref(optimizer)
@@ -135,6 +136,7 @@ class EagerPlan:
         self.exact_counts, self.adopt_counts = self._updates.exact_counts, self._updates.adopt_counts
         self._clocks = optimizer._clocks.on("cpu")
         self._written: dict[tuple[int, str], float] = {}
+        self._ring: Tensor | None = None
         self.advance(0, 0)
 
     def _present(self) -> list[int]:
@@ -157,6 +159,7 @@ class EagerPlan:
         if self._roster != self._present():
             return 1  # Plan::Outcome: rebuild
         if found_inf is not None and float(found_inf) != 0.0:
+            self.record(True)
             self._clocks[3] += 1
             return 0
         edited = self._edited()
@@ -164,9 +167,20 @@ class EagerPlan:
             if not self._optimizer()._shown.replaced(group, slot):
                 check_horizon(slot, schedule, self._optimizer()._clocks.unit(schedule.unit))
         if self._updates.check():
+            self.record(False)
             self._updates.run(scale)
             self.advance(0, 1)
         return 3 if edited else 0
+
+    def record_to(self, ring: Tensor | None) -> None:
+        self._ring = ring
+
+    def record(self, skipped: bool) -> None:
+        """A row of telemetry, if that is on."""
+        if self._ring is not None:
+            opt = self._optimizer()
+            slots = [[float(slot.read(group)) for slot in opt._slots] for group in opt.param_groups]
+            write_row(self._ring, int(self._clocks[0]), skipped, slots)
 
     def zero_grad(self, param_groups: Any, set_to_none: bool) -> bool:
         return False  # torch's own

@@ -103,6 +103,11 @@ def _triton_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
 _MAKERS = {"cpu": _cpu_plan, "cuda": _cuda_plan, "triton": _triton_plan}
 
 
+def recorder_of(plan: Any) -> Any:
+    """The one of several plans that keeps telemetry: on a device if any is, so that nothing there is waited for."""
+    return plan if not isinstance(plan, Together) else plan.recorder
+
+
 def plans_of(plan: Any) -> list[Any]:
     """The plans with kernels in what `build_plan` made."""
     return plan.plans if isinstance(plan, Together) else [] if isinstance(plan, EagerPlan) else [plan]
@@ -112,7 +117,8 @@ class Together:
     """Several plans, and the reference for parameters that none of them takes, as one. All check before any applies."""
 
     def __init__(self, optimizer: FusedOptimizer, plans: list[Any], left: list[tuple[int, int]]) -> None:
-        self.plans, self._clocks = plans, optimizer._clocks
+        self.plans = plans
+        self.recorder = min(plans, key=lambda plan: plan.device.type == "cpu")
         self._updates = EagerUpdates(optimizer, left) if left else None
         self._waiting: Any = None  # the plan that lacks state
         self.name = "+".join([*dict.fromkeys(plan.name for plan in plans), *(["reference"] if left else [])])
@@ -121,8 +127,7 @@ class Together:
         if found_inf is not None and (self._updates is not None or found_inf.device.type == "cpu"):
             # The reference has to wait for the device anyway, to know.
             if float(found_inf) != 0.0:
-                self._clocks.add("skipped", 1)
-                return DONE
+                return self.skip(param_groups, found_inf)
             found_inf = None
         outcome = self.check(param_groups, state)
         return self.apply(scale, found_inf) if outcome == DONE else outcome
@@ -141,6 +146,14 @@ class Together:
         if self._eager_pending:
             self._updates.run(scale)
         return max(plan.apply(scale, found_inf, counts) for plan in self.plans)
+
+    def skip(self, param_groups: Any, found_inf: Tensor) -> int:
+        others = [plan for plan in self.plans if plan is not self.recorder]
+        for plan in (self.recorder, *others):  # the first may be out of date, and then nothing is counted yet
+            outcome = plan.skip(param_groups, found_inf)
+            if outcome != DONE:
+                return outcome
+        return DONE
 
     def missing(self) -> list[tuple[int, int]]:
         return self._waiting.missing()

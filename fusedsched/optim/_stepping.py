@@ -75,6 +75,8 @@ class Stepping(Optimizer):
             self._shown.warn("lr")
 
     def _differentiable_step(self, closure: Callable[[], Any] | None) -> Any:
+        if self._ring is not None:
+            self._ready_plan().record(False)
         step = torch.optim.Adam.step if self._adam else torch.optim.SGD.step
         if getattr(step, "hooked", False):  # torch wraps its class when the first optimizer of it is made
             step = step.__wrapped__

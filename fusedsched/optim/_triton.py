@@ -15,6 +15,7 @@ from torch import Tensor
 from fusedsched.optim._triton_entries import Entry, aligned, reset_gradients, types_of
 from fusedsched.optim._triton_groups import GroupReader
 from fusedsched.optim._triton_launches import Job, Launches, Memory, Prepared, Programs, Table, launching
+from fusedsched.optim._triton_telemetry import Recording
 from fusedsched.triton_kernels import rules, step, tuning
 
 _DONE, _REBUILD, _STATE_MISSING, _DONE_WITH_EDITS = range(4)  # Plan::Outcome
@@ -23,7 +24,7 @@ _ADAM_STATES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _SGD_STATES = ("momentum_buffer",)
 
 
-class TritonPlan:
+class TritonPlan(Recording):
     """Updates the parameters on the device of `clocks`. What its methods promise: `csrc/plan.h`.
 
     `adam`: whether the groups are Adam's, otherwise SGD's. `clocks`: int64, applied updates, samples, tokens, skipped.
@@ -211,6 +212,8 @@ class TritonPlan:
 
     def _prepare(self, scale: Tensor | None, found_inf: Tensor | None) -> None:
         self._write_tables()
+        if self._ring is not None:
+            self._record(found_inf)
         made, any_tensor = self._prepared, self._clocks
         step.prepare_kernel[(1,)](
             made.control, self._clocks, self._sources.tensor, self._values.tensor, made.resolved, made.resolved.numel(),

@@ -49,8 +49,11 @@ class Memory:
         return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     def keep_for_graph(self, owner: Any) -> None:
-        if not any(owner is kept for kept in _captured):
+        if not self.in_graph(owner):
             _captured.append(owner)
+
+    def in_graph(self, owner: Any) -> bool:
+        return any(owner is kept for kept in _captured)
 
     def table(self, numbers: list[int]) -> Tensor:
         return self._copy(numbers, torch.int64)

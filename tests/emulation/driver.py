@@ -100,7 +100,9 @@ class Runtime(Structure):
         ("blocks", ctypes.CFUNCTYPE(c_char_p, c_int, c_int, c_int, POINTER(c_int))),
         ("step", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_int, c_int, c_int, POINTER(Launch))),
         ("advance", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_int64, c_void_p)),
+        ("advance_by", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_void_p, c_bool, c_void_p)),
         ("show", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_int, c_void_p)),
+        ("record", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, POINTER(Header), c_void_p, c_int64)),
         ("capturing", ctypes.CFUNCTYPE(c_char_p, c_uint64, POINTER(c_bool))),
         ("write", ctypes.CFUNCTYPE(c_char_p, c_int, c_void_p, c_void_p, c_uint64)),
     ]

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// One row of telemetry: what the step that follows in the stream is about to use. A launch of its own, so that a step
+// without telemetry is the same kernel.
+#include "../core/telemetry.h"
+#include "kernels.cuh"
+#include "slots.cuh"
+#include "tuning.h"
+
+namespace fs_cuda {
+
+namespace {
+
+__global__ void __launch_bounds__(kRecordThreads)
+    record_kernel(const __grid_constant__ Header header, double* ring, int64_t rows) {
+  const int32_t n_slots = header.n_groups * kMaxSlots;
+  double* const row = fs::next_row(ring, rows, fs::row_width(header.n_groups));
+#pragma unroll 1
+  for (int32_t item = threadIdx.x; item < n_slots; item += kRecordThreads) {
+    row[fs::kRowHead + item] = slot_value(header, item / kMaxSlots, item % kMaxSlots);
+  }
+  __syncthreads();  // all have read which row it is
+  if (threadIdx.x != 0) return;
+  fs::finish_row(ring, row, header.clocks[kUpdates], header.found_inf != nullptr && *header.found_inf != 0.0f);
+}
+
+}  // namespace
+
+const RecordKernel record = record_kernel;
+
+}  // namespace fs_cuda
