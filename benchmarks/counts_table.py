@@ -12,8 +12,8 @@ Records = Sequence[dict[str, Any]]
 
 HOW = {
     "profiler": "recorded by torch.profiler on a GPU: kernels, copies and fills; calls of CUDA in which the host waits",
-    "dispatched": "no GPU: ops that torch dispatches on pretended CUDA tensors, each at least one launch (views and ops "
-    "without work left out); a wait wherever the host asks for a value. What is launched within an op is not seen, so "
+    "dispatched": "no GPU: ops that torch dispatches on pretended CUDA tensors, each at least one launch (views and "
+    "ops without work left out); a wait wherever the host asks for a value. What is launched within an op is not seen, so "
     "these are lower bounds",
     "emulated": "no GPU: launches that the emulation of CUDA ran for the very plan that a GPU gets, and whatever else "
     "torch dispatches meanwhile; a wait wherever the host asks for a value",

@@ -12,7 +12,7 @@ from fusedsched.arguments import near_names
 
 
 class Command(NamedTuple):
-    """`module`: where its `main` is. `what`: a sentence for a newcomer. `example`: arguments that work as they stand."""
+    """`module`: where its `main` is. `what`: for a newcomer. `example`: arguments that work as they stand."""
 
     module: str
     what: str
@@ -64,7 +64,8 @@ def usage() -> str:
     'usage: python -m fusedsched COMMAND [ARGUMENTS]'
     """
     lines = ["usage: python -m fusedsched COMMAND [ARGUMENTS]", ""]
-    lines += ["Optimizer steps and learning rate schedules for PyTorch, fused into one pass over memory.", "", "commands:"]
+    lines += ["Optimizer steps and learning rate schedules for PyTorch, fused into one pass over memory."]
+    lines += ["", "commands:"]
     for name, command in COMMANDS.items():
         lines += [f"  {name:<8} {command.what}", f"           python -m fusedsched {command.example}"]
     return "\n".join([*lines, "  --version", "", ENDING])

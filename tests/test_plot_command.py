@@ -125,7 +125,7 @@ COMMANDS = {
     "find: expression": (["lr-find", "linear(1, 0, 5)"], 2, "not of the form module:object"),
     "find: no module": (["lr-find", "nowhere_at_all:x"], 2, "no module 'nowhere_at_all'"),
     "find: its function fails": (["lr-find", "drawn:broken"], 1, "KeyError: 'lr'"),
-    "find: bad range": (["lr-find", "drawn:trial", "--start", "5", "--stop", "1"], 2, "--start 5 is not below --stop 1"),
+    "find: bad range": (["lr-find", "drawn:trial", "--start", "5", "--stop", "1"], 2, "5 is not below --stop 1"),
     "find: no stop above": (["lr-find", "drawn:trial", "--start", "50"], 2, "Invalid start, stop: 50.0, 10.0"),
     "find: no number": (["lr-find", "drawn:trial", "--stop", "nan"], 2, "'nan' is not a learning rate"),
     "find: few steps": (["lr-find", "drawn:trial", "--steps", "2"], 2, "'2' is not a whole number of 3 or more"),

@@ -103,6 +103,16 @@ def tell(ours: Run, theirs: Run, config: Config, out: Path, about: dict[str, str
     print(f"numbers: {out / NUMBERS}")
 
 
+def words(step: int, ours: Run, theirs: Run) -> str:
+    """The live line: losses as far as they have arrived from the device, and the monitor's latest report."""
+    parts = [f"step {step}"]
+    if ours.losses and theirs.losses:
+        parts.append(f"loss {ours.losses[-1]:.3f} (torch.optim {theirs.losses[-1]:.3f})")
+    if ours.report is not None:
+        parts.append(str(ours.report))
+    return "  ".join(parts)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demo; exit code 1 if the learning rates of the two runs differ, 2 if it cannot begin."""
     args = arguments(argv)
@@ -127,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with progress(config.steps, lines=10, stream=sys.stdout) as show:
         for step in train([ours, theirs], train_text, held_out, config, device):
-            show(step, f"loss {ours.losses[-1]:.3f} (torch.optim {theirs.losses[-1]:.3f})")
+            show(step, words(step, ours, theirs))
     tell(ours, theirs, config, args.out, about)
 
     worst = report.max_lr_difference(ours, theirs)
