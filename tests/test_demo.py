@@ -68,7 +68,7 @@ def test_a_training_step_does_not_wait_for_the_device(monkeypatch, fault):
     """As on a device from which nothing has arrived yet."""
     monkeypatch.setattr(Arriving, "arrived", lambda self: False)
     monkeypatch.setattr(LossLog, "new", lambda self: [float(self._losses.sum())] if fault else [])
-    config = train.Config(steps=30, batch=2, length=8, width=8, heads=2, depth=1)
+    config = train.Config(steps=30, warmup=3, batch=2, length=8, width=8, heads=2, depth=1)
     run = train.start("fusedsched", fs, fs.lr_scheduler, config, torch.device("cpu"))
     inputs = torch.zeros(2, 8, dtype=torch.int64)
     train.train_step(run, inputs, inputs, 1.0)
