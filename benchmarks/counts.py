@@ -133,11 +133,11 @@ def record(contestant: str, scheduler: str, steps: int) -> dict[str, Any]:
     found: dict[str, Any] = {"contestant": contestant, "scheduler": scheduler, "steps": steps}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about what it does while it compiles
+        found |= tallies.compiled(Setting(contestant, scheduler, device).step, steps)
         try:
-            found |= tallies.compiled(Setting(contestant, scheduler, device).step, steps)
             found |= launched(contestant, scheduler)
         except Exception as error:
-            found["error"] = first_line(error)
+            found |= {"launches": None, "syncs": None, "how": first_line(error)}
     return found
 
 
@@ -162,7 +162,7 @@ def measure(names: Sequence[str], steps: int, save: output.Save = output.ignore)
 def spotless(records: Sequence[dict[str, Any]]) -> bool:
     """Whether all of ours ran, in one graph, without a break and compiled once."""
     ours = [r for r in records if r["contestant"] == OURS]
-    return all(r["error"] is None and (r["graphs"], r["breaks"], r["recompilations"]) == (1, 0, 0) for r in ours)
+    return all((r["error"], r["graphs"], r["breaks"], r["recompilations"]) == (None, 1, 0, 0) for r in ours)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,8 +13,8 @@ Records = Sequence[dict[str, Any]]
 HOW = {
     "profiler": "recorded by torch.profiler on a GPU: kernels, copies and fills; calls of CUDA in which the host waits",
     "dispatched": "no GPU: ops that torch dispatches on pretended CUDA tensors, each at least one launch (views and "
-    "ops without work left out); a wait wherever the host asks for a value. What is launched within an op is not seen, so "
-    "these are lower bounds",
+    "ops without work left out); a wait wherever the host asks for a value, which is made up then. What is "
+    "launched within an op is not seen, so these are lower bounds",
     "emulated": "no GPU: launches that the emulation of CUDA ran for the very plan that a GPU gets, and whatever else "
     "torch dispatches meanwhile; a wait wherever the host asks for a value",
 }
@@ -44,8 +44,8 @@ def compiled_cell(record: dict[str, Any] | None) -> str:
     >>> compiled_cell({"graphs": 1, "breaks": 0, "recompilations": 0, "error": None}), compiled_cell(None)
     ('1 / 0 / 0', '-')
     """
-    if record is None or "graphs" not in record:
-        return "-" if record is None else f"fails: {record['error']}"
+    if record is None:
+        return "-"
     ended = f"; fails: {record['error']}" if record["error"] else ""
     return f"{record['graphs']} / {record['breaks']} / {record['recompilations']}{ended}"
 
@@ -56,11 +56,7 @@ def launches_cell(record: dict[str, Any] | None) -> str:
     >>> launches_cell({"launches": 1.0, "syncs": 0.0}), launches_cell({"launches": None, "syncs": None})
     ('1 / 0', '- / -')
     """
-    return "-" if record is None or "launches" not in record else " / ".join(map(whole, _two(record)))
-
-
-def _two(record: dict[str, Any]) -> tuple[float | None, float | None]:
-    return record["launches"], record["syncs"]
+    return "-" if record is None else f"{whole(record['launches'])} / {whole(record['syncs'])}"
 
 
 def table(records: Records, cell: Any) -> str:
@@ -76,9 +72,8 @@ def methods(records: Records) -> str:
     """How the launches of each contestant were counted."""
     ways: dict[str, list[str]] = {}
     for r in records:
-        if "how" in r:
-            names = ways.setdefault(r["how"], [])
-            names += [r["contestant"]] if r["contestant"] not in names else []
+        names = ways.setdefault(r["how"], [])
+        names += [r["contestant"]] if r["contestant"] not in names else []
     return "\n".join(f"- {', '.join(names)}: {HOW.get(way, way)}." for way, names in ways.items())
 
 

@@ -55,7 +55,8 @@ class Tally(TorchDispatchMode):
         fake = any(isinstance(leaf, torch._subclasses.FakeTensor) for leaf in tree_leaves((args, kwargs)))
         if fake and op is aten._local_scalar_dense.default:
             return 0.5 if args[0].dtype.is_floating_point else 1  # of no meaning: what is done with it is not counted
-        result = op(*args, **(kwargs or {}))
+        # With the rate in a tensor these have no form for tensors without content; they return nothing.
+        result = None if fake and op._overloadname == "tensor_lr" else op(*args, **(kwargs or {}))
         made = self._touches(result, None)
         counted = op.namespace == "aten" and not op.is_view and name not in (*NO_KERNEL, *WAITS) and not waits
         self.kernels += counted and (here or made)
