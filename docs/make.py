@@ -17,7 +17,10 @@ from pathlib import Path
 from fusedsched import cli
 
 ROOT = SOURCES = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/schedules.md", "docs/range-test.md", "docs/counts.md", "docs/monitor.md")
+DOCUMENTS = (
+    "README.md", "docs/schedules.md", "docs/range-test.md", "docs/counts.md", "docs/monitor.md",
+    "docs/command-line.md",
+)
 KINDS = "output of: |gallery|benchmark table: python benchmarks/render.py |script above"
 PLACE = re.compile(rf"^(<!-- ({KINDS})(.*?) ?-->\n).*?^(<!-- end -->)$", re.M | re.S)
 
@@ -88,7 +91,10 @@ def output_of(command: str) -> str:
     """What a command prints, in a fence."""
     printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with contextlib.redirect_stdout(printed):
-        code = cli.main(shlex.split(command))
+        try:
+            code = cli.main(shlex.split(command))
+        except SystemExit as end:  # of --help
+            code = end.code
     if code:
         raise RuntimeError(f"{command} ended with exit code {code}.")
     printed.flush()

@@ -34,16 +34,27 @@ def progress(total: float, *, lines: int, stream: Any = None) -> Iterator[Show]:
     """
     stream = sys.stderr if stream is None else stream
     if is_terminal(stream) and find_spec("rich"):
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-        words = TextColumn("{task.description}", markup=False)
-        columns = (BarColumn(20), TaskProgressColumn(), TimeRemainingColumn(), words)
-        with Progress(*columns, console=Console(file=stream), transient=True, refresh_per_second=4) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda done, words: bar.update(task, completed=done, description=words)
+        with _bar(total, stream) as show:
+            yield show
     else:
         yield _lines(total, lines, stream)
+
+
+@contextmanager
+def _bar(total: float, stream: Any) -> Iterator[Show]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Bar(Progress):
+        def get_renderables(self) -> Iterator[Any]:
+            yield from super().get_renderables()
+            yield from (Text(task.description) for task in self.tasks)  # below: beside the bar they would be cut off
+
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(file=stream), transient=True, refresh_per_second=4) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done, words: bar.update(task, completed=done, description=words)
 
 
 def _lines(total: float, lines: int, stream: Any) -> Show:

@@ -231,6 +231,13 @@ def test_help_of_help(capsys):
     assert run("help", "plot") == 0 and capsys.readouterr().out.startswith("usage: python -m fusedsched plot ")
 
 
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="needs the source tree")
+def test_the_document_shows_the_help_and_a_line_for_each_command():
+    text = (ROOT / "docs" / "command-line.md").read_text()
+    assert f"$ python -m fusedsched --help\n{cli.usage()}```" in text
+    assert all(f"\n| `{name}` | " in text for name in (*cli.COMMANDS, "bench compare", "bench counts"))
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_has_an_example_and_exit_codes(name, folder, capsys):
     assert cli.COMMANDS[name].example.split()[0] == name
