@@ -172,9 +172,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         results = measure(cases, settings, save)
     print(render.render(results))
-    if args.chart:
+    failed = any(record["why"].startswith("FAILED") for record in results["skipped"])
+    if args.chart and chart.drawn(results):
         write_whole(args.chart, chart.render(results, args.chart.suffix[1:].lower()))
-    if any(record["why"].startswith("FAILED") for record in results["skipped"]):
+    elif args.chart:
+        print("error: no case could be measured, so there is no chart", file=sys.stderr)
+        return 1 if failed else 2
+    if failed:
         return 1
     passed = all(row["verdict"] == "pass" for row in results["rows"] if row["gate"] is not None)
     return 1 if args.strict and not passed else 0

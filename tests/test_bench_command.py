@@ -208,6 +208,14 @@ def test_refusals_come_before_minutes_of_measuring(argv, words, capsys, monkeypa
     assert words in capsys.readouterr().err
 
 
+@needs_extension
+def test_without_a_measurement_there_is_no_chart(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(races.memory, "available", lambda: 1)
+    assert bench.main(["--smoke", "--case", "one-50M", "--chart", str(tmp_path / "a.svg")]) == 2
+    assert "no case could be measured" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
 def test_quick_leaves_out_the_slow():
     args = bench.parser().parse_args(["--quick"])
     chosen, on_gpu = bench.chosen(args, bench.parser())

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fusedsched as fs
-from fusedsched import _native, cli, info
+from fusedsched import _native, cli, files, info
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_extension = pytest.mark.skipif(_native.module() is None, reason=f"no extension: {_native.reason()}")
@@ -175,6 +175,16 @@ def test_an_interrupted_command_says_so(monkeypatch, capsys):
 
     monkeypatch.setattr(info, "main", interrupted)
     assert run("info") == 130 and capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_a_disk_that_is_full_by_now_is_named(monkeypatch, tmp_path, capsys):
+    def filled(argv):
+        monkeypatch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError(28, "disk full")))
+        files.write_whole(tmp_path / "a.json", b"{}")
+
+    monkeypatch.setattr(info, "main", filled)
+    assert run("info") == 2 and capsys.readouterr().err == f"error: '{tmp_path}/a.json' cannot be written: disk full.\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 OPTIONAL = ("matplotlib", "rich", "numpy", "triton")
