@@ -2,8 +2,6 @@
 """`python -m fusedsched plot`."""
 
 import argparse
-import sys
-import traceback
 from collections.abc import Sequence
 
 from ..arguments import picture_file, whole
@@ -74,13 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(picture.save(args.out))
     except BrokenPipeError:  # see the outer command
         raise
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        if objects.from_user_code(error):
-            traceback.print_exc()
-            return 1
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Exception:  # the user's module, whatever it raised: the trace shows them where
-        traceback.print_exc()
-        return 1
+    except Exception as error:
+        return objects.answer(error)
     return 0

@@ -4,7 +4,6 @@
 import argparse
 import json
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,15 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"picture: {where}", file=sys.stderr if args.json else sys.stdout)
     except BrokenPipeError:  # a reader that has seen enough is no failure of ours; see the outer command
         raise
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        if objects.from_user_code(error):
-            traceback.print_exc()
-            return 1
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Exception:  # the user's module, whatever it raised: the trace shows them where
-        traceback.print_exc()
-        return 1
+    except Exception as error:
+        return objects.answer(error)
     if result.suggestion is None:
         print("no learning rate can be suggested", file=sys.stderr)
         return 1
