@@ -2,6 +2,7 @@
 """Measures fusedsched against torch.optim and every other library at hand, and prints tables."""
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -20,29 +21,36 @@ import torch  # noqa: E402
 
 import fusedsched  # noqa: E402
 from fusedsched import _native  # noqa: E402
+from fusedsched.arguments import near_names, picture_file, whole  # noqa: E402
+from fusedsched.files import check_writable, make_folder, write_whole  # noqa: E402
 from fusedsched.plotting import figure  # noqa: E402
+from fusedsched.progress import progress  # noqa: E402
 
-from . import chart, compare, machine, output, render, starting  # noqa: E402
+from . import chart, compare, counts, machine, output, render, starting  # noqa: E402
 from .cases import CASES, GPU_CASES, OPTIMIZERS, SIZES, Case, shrunk, variants  # noqa: E402
 from .measure import FULL, QUICK, SMOKE, Settings  # noqa: E402
-from .progress import progress  # noqa: E402
 from .races import run_case  # noqa: E402
 
+STARTING = 6.0  # seconds, about, for the processes that import
 BACKENDS = ("auto", "cpu", "reference", "cuda", "triton")
 ON_GPU = ("cuda", "triton")
+OTHERS = {"compare": compare.main, "counts": counts.main}
 EXAMPLES = """\
 examples:
   python -m fusedsched bench --quick
   python -m fusedsched bench --case resnet50 --optimizer adamw --optimizer sgd --dtype bfloat16
   python -m fusedsched bench --backend cuda --json gpu.json --chart gpu.png
   python -m fusedsched bench compare before.json after.json
+  python -m fusedsched bench counts
 
 cases: {cases}
 for --backend cuda and triton: {gpu_cases}
 
-Leave the machine alone while it runs. Exit codes: 0 measured, 1 if fusedsched failed in a case,
-or with --strict if a gate was not passed, 2 nothing to
-measure or the command line was not understood.
+'bench compare' says what got slower between two files, 'bench counts' counts graphs, launches and waits; both have a
+--help of their own. Leave the machine alone while it runs.
+
+exit codes: 0 measured; 1 fusedsched failed in a case, or with --strict a gate was not passed; 2 nothing to measure, not
+understood, or the results cannot be written
 """
 
 
@@ -50,20 +58,37 @@ def measure(cases: Sequence[Case], settings: Settings, save: output.Save = outpu
     """Runs the cases on the CPU, and saves after each. The results are plain data; `races` holds every round."""
     results: dict[str, Any] = {"machine": machine.facts(), "settings": asdict(settings), "device": "cpu"}
     results.update(rows=[], races=[], contestants=[], skipped=[], starting={})
-    begin = time.perf_counter()
-    with progress(len(cases) + 1) as show:
-        show("importing, in fresh processes")
+    begin, expected = time.perf_counter(), [STARTING, *(seconds_for(case, settings) for case in cases)]
+    with progress(sum(expected), lines=0) as show:
+        show(0.0, "importing, in fresh processes")
         if settings.judged:
             results["starting"] = starting.measure(3 if settings.thorough else 1)
         for library in (fusedsched, torch.optim):  # the first optimizer of a process imports much; measured above
             library.AdamW([torch.zeros(1, requires_grad=True)])
-        for case in cases:
-            show(case.name)
-            for name, records in run_case(case if settings.judged else shrunk(case), settings).items():
+        for i, case in enumerate(cases):
+            show(sum(expected[: i + 1]), case.name)
+            late = time.perf_counter() - begin > settings.budget
+            patience = replace(settings, seconds=0.0) if late else settings
+            for name, records in run_case(case if settings.judged else shrunk(case), patience).items():
                 results[name] += records
             results["seconds"] = time.perf_counter() - begin
             save(results)
     return results
+
+
+def seconds_for(case: Case, settings: Settings) -> float:
+    """About how long a case takes on a machine that is left alone: rounds of all contestants, and making the arrays."""
+    if not settings.judged:
+        return 0.1
+    contestants, preparing = 5 if settings.thorough else 4, 1.0 + 4.0 * case.footprint / 2**30
+    return contestants * (preparing / 2 + case.races * settings.slice * (settings.rounds + 3))
+
+
+def announce(cases: Sequence[Case], settings: Settings) -> str:
+    """What is said before it begins."""
+    seconds = STARTING + sum(seconds_for(case, settings) for case in cases) if settings.judged else 10.0
+    about = f"{seconds / 60:.0f} minutes" if seconds >= 120.0 else f"{10 * math.ceil(seconds / 10):.0f} seconds"
+    return f"{len(cases)} cases, about {about} where nothing else runs"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,15 +99,15 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = found.add_argument
-    add("--quick", action="store_true", help="fewer, shorter rounds and no big lists: a few minutes")
+    add("--quick", action="store_true", help="fewer, shorter rounds and no big lists: at most about two minutes")
     add("--smoke", action="store_true", help="tiny sizes, one round, no verdict: does it run at all?")
     add("--case", action="append", metavar="NAME", help="one of the cases below; may be repeated, as the next three")
     add("--optimizer", action="append", choices=OPTIMIZERS, help="instead of what the case has")
     add("--dtype", action="append", choices=SIZES, help="instead of what the case has")
     add("--backend", action="append", choices=BACKENDS, help="of fusedsched; cuda and triton measure on the GPU")
-    add("--compile-tensors", type=int, metavar="N", help="compile lists of up to N tensors (default 30)")
+    add("--compile-tensors", type=whole(0), metavar="N", help="compile lists of up to N tensors (default 30)")
     add("--json", type=Path, metavar="FILE", help="write the results there, every round of them")
-    add("--chart", type=Path, metavar="FILE", help="write a bar chart there, .png or .svg (needs matplotlib)")
+    add("--chart", type=picture_file, metavar="FILE", help="write a bar chart there, .png or .svg (needs matplotlib)")
     add("--strict", action="store_true", help="exit with 1 unless every gate was passed")
     return found
 
@@ -97,7 +122,7 @@ def chosen(args: argparse.Namespace, command: argparse.ArgumentParser) -> tuple[
     unknown = [name for name in args.case or [] if name not in table]
     if unknown:
         where = "on the GPU" if on_gpu else "on the CPU"
-        command.error(f"--case {unknown[0]}: there is no such case {where}; there are {', '.join(table)}")
+        command.error(f"--case {unknown[0]}: there is no such case {where}. {near_names(unknown[0], table)}")
     names = args.case or [name for name, case in table.items() if not (args.quick and case.slow)]
     cases = [table[name] for name in names]
     return variants(cases, args.optimizer or [], args.dtype or [], backends), on_gpu
@@ -112,22 +137,22 @@ def refusal(args: argparse.Namespace, on_gpu: bool) -> str | None:
 
         if (reason := gpu.reason(args.backend)) is not None:
             return f"Nothing to measure: {reason}"
-    if args.chart is not None:
-        if args.chart.suffix[1:].lower() not in figure.KINDS:
-            return f"--chart is {str(args.chart)!r}; it must end in .png or .svg"
-        if not figure.available():
-            return "--chart needs matplotlib, which is not installed: pip install 'fusedsched[plot]'"
-    for path in (args.json, args.chart):
-        if path is not None and (reason := output.writable(path)) is not None:
-            return reason
+    if args.chart is not None and not figure.available():
+        return "--chart needs matplotlib, which is not installed: pip install 'fusedsched[plot]'"
+    try:
+        for path in filter(None, (args.json, args.chart)):
+            make_folder(path.parent)
+            check_writable(path)
+    except OSError as error:
+        return str(error)
     return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 also where a gate is missed, unless --strict asks for 1; 2 where there is nothing to measure."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] == ["compare"]:
-        return compare.main(argv[1:])
+    if argv and argv[0] in OTHERS:
+        return OTHERS[argv[0]](argv[1:])
     command = parser()
     args = command.parse_args(argv)
     cases, on_gpu = chosen(args, command)
@@ -139,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = replace(settings, compiled_tensors=args.compile_tensors)
     # Saved after each case: who is interrupted keeps what was measured.
     save = partial(output.write_results, args.json) if args.json else output.ignore
+    print(announce(cases, settings), file=sys.stderr)
     if on_gpu:
         from . import gpu
 
@@ -146,9 +172,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         results = measure(cases, settings, save)
     print(render.render(results))
-    if args.chart:
-        output.write(args.chart, chart.render(results, args.chart.suffix[1:].lower()))
-    if any(record["why"].startswith("FAILED") for record in results["skipped"]):
+    failed = any(record["why"].startswith("FAILED") for record in results["skipped"])
+    if args.chart and chart.drawn(results):
+        write_whole(args.chart, chart.render(results, args.chart.suffix[1:].lower()))
+    elif args.chart:
+        print("error: no case could be measured, so there is no chart", file=sys.stderr)
+        return 1 if failed else 2
+    if failed:
         return 1
     passed = all(row["verdict"] == "pass" for row in results["rows"] if row["gate"] is not None)
     return 1 if args.strict and not passed else 0

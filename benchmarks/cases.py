@@ -67,6 +67,11 @@ class Case:
         return self.numel * self.bytes_per_parameter
 
     @property
+    def races(self) -> int:
+        """How many comparisons are made: zero_grad and a whole loop too where the host is all there is."""
+        return 4 if self.host else 1
+
+    @property
     def footprint(self) -> int:
         """Bytes of parameters, gradients and moments together."""
         return numel(self.shapes) * (2 + OPTIMIZERS[self.optimizer][2]) * SIZES[self.dtype]

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from fusedsched.progress import progress
+
 from . import gpu_clock, gpu_memory, launches, machine
 from .cases import Case, shrunk
 from .gpu_rows import COLD, DEVICE, EAGER, GOALS, HOST_TIME, TWIN, head, launch_row, rows_of, with_ceilings
@@ -20,7 +22,6 @@ from .gpu_sides import CONSTANT, Arrays, GpuSide, build, disagreement, fitted
 from .measure import Contestant, Result, Settings, race
 from .output import Save, ignore
 from .peers import OURS, PEERS, first_line
-from .progress import progress
 
 ROUNDS, QUICK_ROUNDS = 50, 15
 PATIENCE, QUICK_PATIENCE = 90.0, 15.0  # seconds for one race
@@ -184,9 +185,9 @@ def measure(cases: Sequence[Case], settings: Settings, save: Save = ignore) -> d
     results: dict[str, Any] = {"machine": machine.facts(), "settings": asdict(settings), "device": "cuda"}
     results.update(rows=[], races=[], contestants=[], skipped=[], by_case=[])
     begin, before = time.perf_counter(), gpu_clock.clocks()
-    with progress(len(cases)) as show:
-        for case in cases:
-            show(case.name)
+    with progress(len(cases), lines=0) as show:
+        for done, case in enumerate(cases):
+            show(done, case.name)
             try:
                 found = run_case(case if settings.judged else shrunk(case), settings)
             except Exception as error:

@@ -6,6 +6,7 @@ the processors is thrown away and counted. Ratios are taken within a round, so t
 """
 
 import gc
+import math
 import os
 import statistics
 import time
@@ -23,7 +24,8 @@ class Settings:
     """`rounds`: clean ones that are wanted. `attempts`, `seconds`: when to give up on a disturbed machine.
 
     `slice`: seconds for which each contestant runs in a round. A round has to last for many ticks of /proc/stat.
-    `thorough`: big lists, slow contestants and compilers too.
+    `thorough`: big lists, slow contestants and compilers too. `budget`: seconds in all; after that, each race that is
+    left has the fewest rounds.
     """
 
     rounds: int = 21
@@ -32,11 +34,12 @@ class Settings:
     slice: float = 0.12
     judged: bool = True
     thorough: bool = True
+    budget: float = math.inf
     compiled_tensors: int = 30  # lists with more are not compiled: it takes seconds for ten, minutes for hundreds
 
 
 FULL = Settings()
-QUICK = Settings(rounds=5, attempts=12, seconds=3.0, slice=0.08, thorough=False)
+QUICK = Settings(rounds=5, attempts=9, seconds=2.0, slice=0.06, thorough=False, budget=100.0)
 SMOKE = Settings(rounds=1, attempts=1, slice=0.0, judged=False, thorough=False)
 HOST = Settings(rounds=5, attempts=10, seconds=0.5, slice=0.005)  # of what takes microseconds
 

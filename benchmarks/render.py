@@ -14,7 +14,9 @@ if __name__ == "__main__" and not __package__:  # run as a script: Python looks 
 
     raise SystemExit(main())
 
+from . import counts_table  # noqa: E402
 from .cases import PLAIN  # noqa: E402
+from .markdown import markdown  # noqa: E402
 
 COLUMNS = (
     ("model", "<"), ("what", "<"), ("against", "<"), ("threads", ">"), ("fusedsched", ">"), ("other", ">"),
@@ -138,24 +140,6 @@ def table(rows: Sequence[dict[str, Any]], short: bool = False) -> str:
     return markdown([COLUMNS[i] for i in kept], lines)
 
 
-def markdown(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up as plain text too.
-
-    >>> print(markdown([("a", "<"), ("time", ">")], [["x", "1 s"]]))
-    | a | time |
-    | - | ---: |
-    | x |  1 s |
-    """
-    lines = [[name for name, _ in columns], *rows]
-    sides = [side for _, side in columns]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * (w - 1) + (":" if side == ">" else "-") for w, side in zip(widths, sides, strict=True)]
-    padded = [
-        [f"{text:{side}{width}}" for text, side, width in zip(line, sides, widths, strict=True)] for line in lines
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], rule, *padded[1:]])
-
-
 def written(value: Any, kind: str) -> str:
     """A cell of a portrait; "-" for what was not measured.
 
@@ -243,6 +227,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
 
 def render(results: dict[str, Any], gates: bool = False, short: bool = False) -> str:
     """The Markdown of a whole file of results; `gates`: only the rows that have one, `short`: fewer columns."""
+    if "counts" in results:
+        return counts_table.render(results)
     rows = [row for row in results["rows"] if row["gate"] is not None or not gates]
     parts = [heading(results)]
     if rows:

@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the pictures and the outputs in the documents: `python docs/make.py`. Nothing of them is written by hand.
 
-In a document, `<!-- output of: ARGUMENTS -->` is followed by what `python -m fusedsched ARGUMENTS` prints, and
-`<!-- gallery -->` by all named schedules with their pictures, up to `<!-- end -->`.
+In a document, `<!-- output of: ARGUMENTS -->` is followed by what `python -m fusedsched ARGUMENTS` prints,
+`<!-- benchmark table: python benchmarks/render.py ARGUMENTS -->` by what that prints, `<!-- script above -->` by what
+the last script before it prints, and `<!-- gallery -->` by all named schedules with their pictures, up to `<!-- end -->`.
 """
 
 import contextlib
 import io
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 from fusedsched import cli
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/schedules.md", "docs/range-test.md", "docs/verify.md")
-PLACE = re.compile(r"^(<!-- (output of: |gallery)(.*?) ?-->\n).*?^(<!-- end -->)$", re.M | re.S)
+ROOT = SOURCES = Path(__file__).resolve().parents[1]
+DOCUMENTS = (
+    "README.md", "docs/schedules.md", "docs/range-test.md", "docs/counts.md", "docs/monitor.md",
+    "docs/command-line.md", "docs/verify.md",
+)
+KINDS = "output of: |gallery|benchmark table: python benchmarks/render.py |script above"
+PLACE = re.compile(rf"^(<!-- ({KINDS})(.*?) ?-->\n).*?^(<!-- end -->)$", re.M | re.S)
 
 # name -> the arguments of `python -m fusedsched plot`. Every named schedule has its entry.
 GALLERY = {
@@ -85,7 +91,10 @@ def output_of(command: str) -> str:
     """What a command prints, in a fence."""
     printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with contextlib.redirect_stdout(printed):
-        code = cli.main(shlex.split(command))
+        try:
+            code = cli.main(shlex.split(command))
+        except SystemExit as end:  # of --help
+            code = end.code
     if code:
         raise RuntimeError(f"{command} ended with exit code {code}.")
     printed.flush()
@@ -93,13 +102,31 @@ def output_of(command: str) -> str:
     return "\n".join(["```", f"$ python -m fusedsched {command}", *lines, "```", ""])
 
 
+def printed_by_render(command: str) -> str:
+    """The tables of a file of results."""
+    script = [sys.executable, "benchmarks/render.py", *command.split()]
+    return subprocess.run(script, cwd=SOURCES, capture_output=True, text=True, check=True).stdout
+
+
+def printed_by_script(before: str) -> str:
+    """What the last script of a text prints, in a fence."""
+    script, printed = re.findall(r"^```python\n(.*?)^```$", before, re.M | re.S)[-1], io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(script, "the script", "exec"), {"__name__": "__main__"})
+    return f"```\n{printed.getvalue()}```\n"
+
+
 def rendered(text: str, commands: str = "") -> str:
-    """A document with its places filled; `commands`: only outputs of commands that begin with this."""
+    """A document with its places filled; `commands`: only outputs of commands that begin with this, and no script's."""
 
     def fill(place: re.Match[str]) -> str:
         begin, kind, command, end = place.groups()
         if kind == "gallery":
             return f"{begin}\n{gallery()}\n{end}"
+        if kind.startswith("benchmark"):
+            return f"{begin}{printed_by_render(command)}{end}"
+        if kind == "script above":
+            return place.group(0) if commands else f"{begin}{printed_by_script(text[: place.start()])}{end}"
         return f"{begin}{output_of(command)}{end}" if command.startswith(commands) else place.group(0)
 
     return PLACE.sub(fill, text)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fusedsched import lr_scheduler, optim, reference, schedules
+    from fusedsched.monitor import Monitor
     from fusedsched.optim import SGD, Adam, AdamW
     from fusedsched.range_test import lr_range_test
 
@@ -22,11 +23,11 @@ if not os.path.isdir(os.path.join(__path__[0], "triton_kernels")) and os.path.is
     __path__.append(_BESIDE)
 
 __version__ = "0.1.0"
-__all__ = ["SGD", "Adam", "AdamW", "lr_range_test", "lr_scheduler", "optim", "reference", "schedules"]
+__all__ = ["SGD", "Adam", "AdamW", "Monitor", "lr_range_test", "lr_scheduler", "optim", "reference", "schedules"]
 
 _MODULES = ("lr_scheduler", "optim", "reference", "schedules")
 # name -> the module that it comes from
-_NAMES = {"AdamW": "optim", "Adam": "optim", "SGD": "optim", "lr_range_test": "range_test"}
+_NAMES = {"AdamW": "optim", "Adam": "optim", "SGD": "optim", "lr_range_test": "range_test", "Monitor": "monitor"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,47 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: `python -m fusedsched COMMAND`. Each command lives in a module of its own with a `main(argv)`."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NamedTuple
 
 import fusedsched
+from fusedsched.arguments import near_names
 
-# name -> (module, what it does)
+
+class Command(NamedTuple):
+    """`module`: where its `main` is. `what`: for a newcomer. `example`: arguments that work as they stand."""
+
+    module: str
+    what: str
+    example: str
+
+
 COMMANDS = {
-    "info": ("fusedsched.info", "show versions, the processor, and which backends work here (and why others do not)"),
-    "verify": (
+    "info": Command("fusedsched.info", "what is installed here, which backends work, and why others do not", "info"),
+    "verify": Command(
         "fusedsched.verify.command",
-        "check every backend on this machine, and say whether it can be trusted; --quick: under a minute",
+        "can this machine be trusted? compares every backend with float64 and with torch",
+        "verify --quick",
     ),
-    "bench": (
+    "bench": Command(
         "fusedsched.benchmarks.bench",
-        "measure fusedsched against torch and other libraries at hand; 'bench compare A B': what got slower",
+        "is it faster here? times torch and other libraries at hand, counts graphs and launches",
+        "bench --quick",
     ),
-    "plot": ("fusedsched.plotting.command", "draw schedules, in the terminal or as PNG or SVG"),
-    "lr-find": (
+    "plot": Command(
+        "fusedsched.plotting.command",
+        "what will my learning rate do? draws schedules and schedulers",
+        'plot "warmup_cosine(peak=3e-4, warmup_steps=2000, total_steps=100000)"',
+    ),
+    "lr-find": Command(
         "fusedsched.range_test.command",
-        "try out rising learning rates on your model for a hundred steps and suggest one",
+        "which learning rate to begin with? tries rising ones on your model for a hundred steps",
+        "lr-find train:trial",
     ),
-    "demo": ("fusedsched.demo", "train a small language model with fusedsched and with torch.optim, side by side"),
+    "demo": Command(
+        "fusedsched.demo", "trains a small language model with fusedsched and with torch.optim, side by side", "demo"
+    ),
 }
+ENDING = """\
+'python -m fusedsched COMMAND --help' shows the options of a command, and what its exit codes mean. In short:
+  0    all is well
+  1    a check failed: numbers outside of their bounds, something slower, no rate found, an error in your own code
+  2    not understood, or it cannot be done here; the message says why
+  130  interrupted
+
+All commands work with torch alone. More with these:
+  pip install 'fusedsched[plot]'   matplotlib, for pictures as PNG or SVG files
+  pip install 'fusedsched[demo]'   matplotlib, and rich for progress bars
+Output into a file or a pipe has no control characters; NO_COLOR and TERM=dumb are respected in a terminal.
+"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The outer parser; what follows the command is left to the command."""
-    outer = argparse.ArgumentParser(
-        prog="python -m fusedsched",
-        description="Optimizer steps and learning rate schedules for PyTorch, fused into one pass over memory.",
-        epilog="'python -m fusedsched COMMAND --help' shows the options of a command. "
-        "Exit codes: 0 all is well, 1 a check failed, 2 the command line was not understood.",
-    )
-    outer.add_argument("--version", action="version", version=f"fusedsched {fusedsched.__version__}")
-    commands = outer.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (_, what) in COMMANDS.items():
-        commands.add_parser(name, help=what, add_help=False)
-    return outer
+def usage() -> str:
+    """The help of the whole program.
+
+    >>> usage().splitlines()[0]
+    'usage: python -m fusedsched COMMAND [ARGUMENTS]'
+    """
+    lines = ["usage: python -m fusedsched COMMAND [ARGUMENTS]", ""]
+    lines += ["Optimizer steps and learning rate schedules for PyTorch, fused into one pass over memory."]
+    lines += ["", "commands:"]
+    for name, command in COMMANDS.items():
+        lines += [f"  {name:<8} {command.what}", f"           python -m fusedsched {command.example}"]
+    return "\n".join([*lines, "  --version", "", ENDING])
+
+
+def chosen(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The command and its arguments. Exits, as argparse does, for help, the version and what is not a command."""
+    first, rest = (argv[0] if argv else ""), list(argv[1:])
+    if first == "help" and rest:
+        first, rest = rest[0], ["--help"]
+    if first in COMMANDS:
+        return first, rest
+    if first in ("-h", "--help", "help"):
+        print(usage(), end="")
+        raise SystemExit(0)
+    if first == "--version":
+        print(f"fusedsched {fusedsched.__version__}")
+        raise SystemExit(0)
+    said = f"there is no command {first!r}. {near_names(first, COMMANDS)}" if first else "a command is missing."
+    print(f"usage: python -m fusedsched COMMAND [ARGUMENTS]\nerror: {said} See --help.", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,12 +98,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     Traceback (most recent call last):
     SystemExit: 2
     """
-    args, rest = parser().parse_known_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal of few letters shows "?" for others
+        if isinstance(getattr(stream, "errors", None), str) and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    name, rest = chosen(sys.argv[1:] if argv is None else argv)
     try:
-        return import_module(COMMANDS[args.command][0]).main(rest)
+        return import_module(COMMANDS[name].module).main(rest)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as head, has seen enough; Python would complain once more at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # such as a disk that is full by now
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print(f"error: {name} needs torch, which is not installed: pip install torch", file=sys.stderr)
+        return 2
+

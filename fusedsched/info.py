@@ -5,6 +5,8 @@ import argparse
 import json
 import platform
 from collections.abc import Sequence
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,20 @@ from fusedsched import _native
 # The features that decide about an instruction set, by the names of /proc/cpuinfo (x86-64, then aarch64).
 FEATURES = ("sse4_2", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 OPENMP_NAMES = ("libgomp", "libiomp", "libomp")
+# Optional packages: (name, what for, how to get it).
+OPTIONAL = (
+    ("matplotlib", "pictures as files", "pip install 'fusedsched[plot]'"),
+    ("rich", "progress bars", "pip install 'fusedsched[demo]'"),
+    ("numpy", "verify's judgement of float64", "pip install numpy"),
+    ("triton", "the Triton kernels", "comes with torch for GPUs; pip install triton"),
+)
+EPILOG = """\
+example:
+  python -m fusedsched info --json
+
+exit codes: 0 all is well; 1 something here makes things slow or wrong (idle threads, two OpenMP runtimes);
+2 the command line was not understood. A backend that is missing is no error: the reason stands beside it.
+"""
 
 
 def processor() -> dict[str, Any]:
@@ -48,27 +64,60 @@ def extension() -> dict[str, Any]:
         "built for torch": build.get("torch", "unknown"),
         "instruction set": native.isa(),
         "threads used": native.threads_used(),
+        "cuda kernels": "built" if native.cuda_runtime() == "cuda" else "not built",
     }
+
+
+def packages() -> dict[str, str]:
+    """Optional packages: the version, or how to get it and what for."""
+    found = {}
+    for name, purpose, how in OPTIONAL:
+        try:
+            found[name] = metadata.version(name) if find_spec(name) else f"not installed ({purpose}): {how}"
+        except metadata.PackageNotFoundError:
+            found[name] = "installed, version unknown"
+    return found
+
+
+def gpus() -> list[dict[str, Any]]:
+    """What torch says of each GPU."""
+    import torch
+
+    found = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        about = torch.cuda.get_device_properties(index)
+        found.append(
+            {
+                "name": about.name,
+                "memory": f"{about.total_memory / 2**30:.0f} GiB",
+                "compute capability": f"{about.major}.{about.minor}",
+            }
+        )
+    return found
 
 
 def collect() -> dict[str, Any]:
     """Everything that `info` prints, as plain data."""
     import torch
 
-    from fusedsched.optim import backends
+    from fusedsched.optim.backends import backends, for_device
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    here = gpus()
+    places = ["cpu", *(["cuda"] if here else [])]
     return {
         "fusedsched": fusedsched.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
-        "gpu": gpu or "none that this torch can use",
+        "torch built for CUDA": torch.version.cuda or "no",
+        "gpus": {f"cuda:{i}": about for i, about in enumerate(here)} or "none that this torch can use",
         "torch threads": torch.get_num_threads(),
         "extension": extension(),
         "openmp": openmp_runtimes(),
         "backends": {name: reason or "works" for name, reason in backends().items()},
+        "chosen by itself": {place: for_device("auto", torch.device(place)) or "reference" for place in places},
+        "optional packages": packages(),
     }
 
 
@@ -100,7 +149,12 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the facts; exit code 1 if something is wrong with them."""
-    parser = argparse.ArgumentParser(prog="python -m fusedsched info", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m fusedsched info",
+        description="Shows what is installed, what this machine can do, and which backends work.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     args = parser.parse_args(argv)
     facts = collect()

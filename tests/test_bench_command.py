@@ -2,9 +2,11 @@
 """`bench` and `bench compare` as commands: what they take, what they write, when they say that something got slower."""
 
 import doctest
-import io
 import json
+import math
+import re
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -16,12 +18,13 @@ from fusedsched import _native, cli
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # in a source tree the benchmarks lie beside the package
 
-from benchmarks import bench, cases, chart, lists, output, peers, progress, races, render, sides  # noqa: E402
+from benchmarks import bench, cases, chart, lists, measure, output, peers, races, render, sides  # noqa: E402
 
 needs_extension = pytest.mark.skipif(_native.module() is None, reason="there is no compiled extension")
-COMMITTED = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+COMMITTED = [f for f in sorted((ROOT / "benchmarks" / "results").glob("*.json")) if not f.name.startswith("counts-")]
 DOCTESTS = (
-    "cases compare gpu_bytes gpu_clock gpu_memory gpu_sides launches lists measure memory output peers render".split()
+    "cases compare counts_table gpu_bytes gpu_clock gpu_memory gpu_sides launches lists markdown measure memory peers "
+    "render tallies".split()
 )
 
 
@@ -161,7 +164,8 @@ def test_the_command_measures_and_writes(tmp_path, capsys):
     ]
     assert cli.main([*argv, "--backend", "cpu", "--json", str(table), "--chart", str(picture)]) == 0
     printed = capsys.readouterr()
-    assert "Not measured:" in printed.out and printed.err == ""  # no terminal, no bar
+    assert "Not measured:" in printed.out
+    assert printed.err == "2 cases, about 10 seconds where nothing else runs\n"  # no terminal, no bar
     results = json.loads(table.read_text())
     assert {row["case"] for row in results["rows"]} == {"resnet50-f64-sgd", "resnet50-f64"}
     assert {record["backend"] for record in results["contestants"] if record["name"] == races.OURS} == {"cpu"}
@@ -173,9 +177,11 @@ def test_the_command_measures_and_writes(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "words"),
     (
-        (["--case", "resnet51"], "there is no such case on the CPU; there are tiny-300"),
+        (["--case", "resnet51"], "there is no such case on the CPU. Near names: resnet50"),
         (["--backend", "cuda", "--backend", "cpu"], "one kind at a time"),
         (["--dtype", "int8"], "invalid choice"),
+        (["--compile-tensors", "-3"], "is not a whole number of 0 or more"),
+        (["--chart", "a.jpg"], "must end in .png or .svg"),
         (["compare", "a.json"], "required"),
     ),
 )
@@ -189,8 +195,7 @@ def test_what_is_not_understood(argv, words, capsys):
 @pytest.mark.parametrize(
     ("argv", "words"),
     (
-        (["--chart", "a.jpg"], "must end in .png or .svg"),
-        (["--json", "/proc/nowhere/a.json"], "cannot be written"),
+        (["--json", "/proc/nowhere/a.json"], "cannot be made a folder"),
         (["--json", "/"], "it is a folder"),
         (["--backend", "triton" if not torch.cuda.is_available() else "none"], "Nothing to measure"),
     ),
@@ -203,10 +208,35 @@ def test_refusals_come_before_minutes_of_measuring(argv, words, capsys, monkeypa
     assert words in capsys.readouterr().err
 
 
+@needs_extension
+def test_without_a_measurement_there_is_no_chart(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(races.memory, "available", lambda: 1)
+    assert bench.main(["--smoke", "--case", "one-50M", "--chart", str(tmp_path / "a.svg")]) == 2
+    assert "no case could be measured" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
 def test_quick_leaves_out_the_slow():
     args = bench.parser().parse_args(["--quick"])
     chosen, on_gpu = bench.chosen(args, bench.parser())
     assert not on_gpu and {case.name for case in chosen} == {n for n, c in cases.CASES.items() if not c.slow}
+
+
+def test_quick_is_announced_as_two_minutes_at_most():
+    chosen, _ = bench.chosen(bench.parser().parse_args(["--quick"]), bench.parser())
+    assert bench.STARTING + sum(bench.seconds_for(case, bench.QUICK) for case in chosen) < 120.0
+    assert re.fullmatch(r"12 cases, about \d+0 seconds where nothing else runs", bench.announce(chosen, bench.QUICK))
+
+
+@needs_extension
+@pytest.mark.parametrize(("budget", "rounds"), ((0.0, 3), (math.inf, 5)))
+def test_beyond_the_budget_races_are_short(monkeypatch, budget, rounds):
+    """Lest a disturbed machine makes two minutes ten."""
+    monkeypatch.setattr(bench.starting, "measure", lambda runs: {})
+    monkeypatch.setattr(measure.Watch, "foreign", lambda self: 0.0)
+    settings = replace(bench.QUICK, slice=1e-4, seconds=60.0, budget=budget)
+    results = bench.measure([cases.CASES["groups-465"]], settings)
+    assert {len(stored["foreign"]) for stored in results["races"]} == {rounds}
 
 
 def test_an_unfinished_file_leaves_the_old_one(tmp_path, monkeypatch):
@@ -216,27 +246,6 @@ def test_an_unfinished_file_leaves_the_old_one(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         output.write_results(file, {})
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.mark.parametrize("rich", (True, False))
-def test_progress_is_shown_in_a_terminal_alone(monkeypatch, rich):
-    if not rich:
-        monkeypatch.setattr(progress, "find_spec", lambda name: None)
-    for stream, silent in ((Terminal(), False), (io.StringIO(), True)):
-        monkeypatch.setattr(sys, "stderr", stream)
-        with progress.progress(2) as show:
-            show("first"), show("second")
-        assert (stream.getvalue() == "") is silent
-        if not rich and not silent:
-            assert [line.split()[2:] for line in stream.getvalue().splitlines()] == [
-                ["1", "of", "2", "first"],
-                ["2", "of", "2", "second"],
-            ]
 
 
 # ---- committed results and pictures ---------------------------------------------------------------------------------

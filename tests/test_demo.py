@@ -2,13 +2,22 @@
 """The demo runs, its two runs are the same run, and it notices when they are not."""
 
 import json
+import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import fusedsched as fs
+from fusedsched.arriving import Arriving
 from fusedsched.demo import command, report, text, train
 from fusedsched.demo.model import ByteModel
+from fusedsched.range_test.log import LossLog
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # in a source tree the benchmarks lie beside the package
+
+from benchmarks import tallies  # noqa: E402
 
 SETTINGS = ["--quick", "--steps", "8", "--device", "cpu"]
 
@@ -43,6 +52,33 @@ def test_a_difference_of_the_learning_rates_is_an_error(tmp_path, monkeypatch, c
     monkeypatch.setattr(fs.lr_scheduler, "CosineAnnealingLR", Drifting)
     assert command.main([*SETTINGS, "--out", str(tmp_path)]) == 1
     assert "learning rates differ" in capsys.readouterr().err
+
+
+def test_the_live_line_has_losses_rate_beta_norm_and_skipped_steps(tmp_path, capsys):
+    assert command.main([*SETTINGS, "--out", str(tmp_path)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if " s left  step " in line]
+    losses, monitored = r"loss [\d.]+ \(torch.optim [\d.]+\)", r"update \d+  lr [\d.e-]+  beta1 0.9  grad norm .*  skipped 0"
+    pattern = rf"step \d+  {losses}  {monitored}"
+    assert len(lines) == 8 and all(re.search(pattern, line) for line in lines[2:])
+    assert not re.search(r"[\x1b\r\b]", "".join(lines))
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_a_training_step_does_not_wait_for_the_device(monkeypatch, fault):
+    """As on a device from which nothing has arrived yet."""
+    monkeypatch.setattr(Arriving, "arrived", lambda self: False)
+    monkeypatch.setattr(LossLog, "new", lambda self: [float(self._losses.sum())] if fault else [])
+    config = train.Config(steps=30, warmup=3, batch=2, length=8, width=8, heads=2, depth=1)
+    run = train.start("fusedsched", fs, fs.lr_scheduler, config, torch.device("cpu"))
+    inputs = torch.zeros(2, 8, dtype=torch.int64)
+    train.train_step(run, inputs, inputs, 1.0)
+    with tallies.Tally("cpu") as tally:
+        for _ in range(20):
+            train.train_step(run, inputs, inputs, 1.0)
+    assert (tally.waits == 0) is not fault
+    run.finish()
+    assert len(run.losses) == 21 or fault
+    assert int(run.report.telemetry.update[-1]) == 20 and len(run.step_times) == 21
 
 
 def test_the_text_is_the_same_every_time_and_the_parts_do_not_overlap():
@@ -89,9 +125,9 @@ def test_samples_can_be_printed():
 def test_one_step_is_too_few(capsys):
     with pytest.raises(SystemExit, match="2"):
         command.main(["--steps", "1"])
-    assert "--steps is 1" in capsys.readouterr().err
+    assert "--steps: '1' is not a whole number of 2 or more" in capsys.readouterr().err
 
 
-def test_without_matplotlib_there_is_no_picture_and_no_error(monkeypatch, tmp_path):
+def test_without_matplotlib_there_is_no_picture_and_no_error(monkeypatch):
     monkeypatch.setattr(report, "find_spec", lambda _: None)
-    assert report.picture(None, None, tmp_path / "curves.png") is False
+    assert report.picture(None, None) is None

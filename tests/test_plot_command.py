@@ -104,7 +104,7 @@ COMMANDS = {
     "unknown name": (["plot", "warmup_cosin(1)"], 2, "Near names: warmup_cosine"),
     "nonsense": (["plot", "linear(1, 0, -5)"], 2, "Invalid steps: -5"),
     "momentum unknown": (["plot", "0.1", "--momentum", "what(1)"], 2, "no schedule 'what'"),
-    "zero steps": (["plot", "0.1", "--steps", "0"], 2, "--steps is 0"),
+    "zero steps": (["plot", "0.1", "--steps", "0"], 2, "--steps: '0' is not a whole number of 1 or more"),
     "nothing": (["plot"], 2, "SCHEDULE"),
     "file kind": (["plot", "0.1", "--out", "lr.gif"], 2, "must end in .png or .svg"),
     "no module": (["plot", "nowhere_at_all:x"], 2, "no module 'nowhere_at_all'"),
@@ -112,22 +112,25 @@ COMMANDS = {
     "its import fails": (["plot", "fails:x"], 1, "there_is_no_such_module"),
     "its function fails": (["plot", "drawn:broken"], 1, "KeyError: 'lr'"),
     "its function refuses": (["plot", "drawn:refuses"], 1, "ValueError: no data"),
-    "no folder": (["plot", "0.1", "--out", "no/lr.svg"], 1, "there is no folder"),
+    "no folder": (["plot", "0.1", "--out", "no/lr.svg"], 2, "there is no folder"),
     "find": (["lr-find", "drawn:trial"], 0, "steepest descent"),
     "find by dict": (
         ["lr-find", "drawn:trial_dict", "--steps", "40", "--start", "1e-4"],
         0,
         "of 40 steps of fusedsched",
     ),
-    "find: loader ends": (["lr-find", "drawn:short"], 1, "error: The loader ended after 8 batches, and steps=100"),
-    "find: no parameters": (["lr-find", "drawn:empty"], 1, "error: ReLU has 0 parameters"),
-    "find: not a trial": (["lr-find", "drawn:make"], 1, "must give (model, loader, loss_fn)"),
+    "find: loader ends": (["lr-find", "drawn:short"], 2, "error: The loader ended after 8 batches, and steps=100"),
+    "find: no parameters": (["lr-find", "drawn:empty"], 2, "error: ReLU has 0 parameters"),
+    "find: not a trial": (["lr-find", "drawn:make"], 2, "must give (model, loader, loss_fn)"),
     "find: expression": (["lr-find", "linear(1, 0, 5)"], 2, "not of the form module:object"),
-    "find: no module": (["lr-find", "nowhere_at_all:x"], 1, "no module 'nowhere_at_all'"),
+    "find: no module": (["lr-find", "nowhere_at_all:x"], 2, "no module 'nowhere_at_all'"),
     "find: its function fails": (["lr-find", "drawn:broken"], 1, "KeyError: 'lr'"),
-    "find: bad range": (["lr-find", "drawn:trial", "--start", "5", "--stop", "1"], 1, "Invalid start, stop: 5.0, 1.0"),
+    "find: bad range": (["lr-find", "drawn:trial", "--start", "5", "--stop", "1"], 2, "5 is not below --stop 1"),
+    "find: no stop above": (["lr-find", "drawn:trial", "--start", "50"], 2, "Invalid start, stop: 50.0, 10.0"),
+    "find: no number": (["lr-find", "drawn:trial", "--stop", "nan"], 2, "'nan' is not a learning rate"),
+    "find: few steps": (["lr-find", "drawn:trial", "--steps", "2"], 2, "'2' is not a whole number of 3 or more"),
     "find: file kind": (["lr-find", "drawn:trial", "--out", "lr.gif"], 2, "must end in .png or .svg"),
-    "find: no folder": (["lr-find", "drawn:trial", "--out", "no/lr.svg"], 1, "there is no folder"),
+    "find: no folder": (["lr-find", "drawn:trial", "--out", "no/lr.svg"], 2, "there is no folder"),
 }
 
 
@@ -172,7 +175,7 @@ def test_pictures_to_files(kind, module, capsys):
 def test_without_matplotlib_a_file_fails_and_the_terminal_does_not(monkeypatch, capsys, module):
     monkeypatch.setattr(figure, "find_spec", lambda name: None)
     assert run("plot", "linear(1, 0, 5)") == 0
-    assert run("plot", "linear(1, 0, 5)", "--out", "lr.png") == 1
+    assert run("plot", "linear(1, 0, 5)", "--out", "lr.png") == 2
     assert "pip install 'fusedsched[plot]'" in capsys.readouterr().err and not (module / "lr.png").exists()
 
 

@@ -97,27 +97,28 @@ def test_the_law_above_finds(mutant, monkeypatch):
 class Late(log.LossLog):
     """Losses that arrive as from a device: in copies, which are over when they have been asked for often enough."""
 
-    patience = 0
-
     def new(self):
-        real, self._losses = self._losses, self._losses.to("meta") if self._losses.device.type == "cpu" else None
+        Copy.of, self._losses = self._losses, self._losses.to("meta")
         try:
-            return self._reading(real)
+            return super().new()
         finally:
-            self._losses = real
-
-    def _reading(self, real):
-        self._start_copy = lambda losses: (real.clone(), Event(self.patience))
-        return super().new()
+            self._losses = Copy.of
 
 
-class Event:
-    def __init__(self, patience):
-        self.left = patience
+class Copy:
+    """In the place of `Arriving`. `of`: what is on the device."""
 
-    def query(self):
-        self.left -= 1
-        return self.left < 0
+    of, patience = None, 0
+
+    def __init__(self, losses):
+        self._value, self._left = Copy.of.clone(), Copy.patience
+
+    def arrived(self):
+        self._left -= 1
+        return self._left < 0
+
+    def value(self):
+        return self._value
 
 
 @pytest.mark.parametrize("patience", [0, 5, math.inf])
@@ -133,7 +134,8 @@ def test_losses_that_arrive_late_give_the_same_result(patience, monkeypatch):
         return result, count[-1]
 
     at_once, steps = found()
-    monkeypatch.setattr(Late, "patience", patience)
+    monkeypatch.setattr(Copy, "patience", patience)
+    monkeypatch.setattr(log, "Arriving", Copy)
     monkeypatch.setattr(run, "LossLog", Late)
     late, more_steps = found()
     assert at_once.diverged_at is not None and more_steps > steps

@@ -11,12 +11,23 @@ from pathlib import Path
 import torch
 
 import fusedsched as fs
+from fusedsched.arguments import whole
 from fusedsched.demo import report
-from fusedsched.demo.progress import progress
 from fusedsched.demo.text import read
 from fusedsched.demo.train import Config, Run, start, train
+from fusedsched.files import check_writable, make_folder, write_whole
+from fusedsched.progress import progress
 
 LR_TOLERANCE = 1e-11  # of the peak: what the drop-in schedulers promise
+PICTURE, NUMBERS = "curves.png", "results.json"
+EPILOG = """\
+examples:
+  python -m fusedsched demo --quick
+  python -m fusedsched demo --steps 300 --out run1
+
+exit codes: 0 trained; 1 the learning rates of the two runs differ; 2 not understood, or it cannot be done here.
+The picture needs matplotlib, the progress bar rich: pip install 'fusedsched[demo]'. The rest needs neither.
+"""
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -24,18 +35,35 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m fusedsched demo",
         description="Trains a byte-level transformer of about a million parameters on the source of Python's standard "
         "library: once with fusedsched, once with torch.optim, on the same batches. A few minutes on two cores.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--steps", type=int, help="training steps (default: 1000, on a GPU 3000)")
+    # At least 2 steps: one to warm up, one to decay.
+    parser.add_argument("--steps", type=whole(2), help="training steps (default: 1000, on a GPU 3000)")
     parser.add_argument("--quick", action="store_true", help="a tiny model and 40 steps: does it run at all?")
     parser.add_argument(
         "--out", type=Path, default=Path("fusedsched-demo"), help="folder for the picture and the numbers"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the batches (default: 0)")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    args = parser.parse_args(argv)
-    if args.steps is not None and args.steps < 2:
-        parser.error(f"--steps is {args.steps}; it must be at least 2: one to warm up, one to decay")
-    return args
+    parser.add_argument(
+        "--seed", type=whole(0, 2**62), default=0, help="of the weights and of the batches (default: 0)"
+    )
+    parser.add_argument("--device", help="cpu or cuda, or one of several GPUs: cuda:1 (default: cuda if there is one)")
+    return parser.parse_args(argv)
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device to train on. Raises ValueError for one that is not here."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device {name}: it must be cpu or cuda.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: this torch ({torch.__version__}) finds {torch.cuda.device_count()} GPUs.")
+    return device
 
 
 def configure(args: argparse.Namespace, device: torch.device) -> Config:
@@ -66,21 +94,38 @@ def tell(ours: Run, theirs: Run, config: Config, out: Path, about: dict[str, str
     for run in (ours, theirs):
         sample = run.model.write("def ", 240, seed=config.seed)
         print(f"--- written by the model of {run.name}\n{sample}\n")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(report.as_json(ours, theirs, config, about))
-    if report.picture(ours, theirs, out / "curves.png"):
-        print(f"picture: {out / 'curves.png'}")
+    write_whole(out / NUMBERS, report.as_json(ours, theirs, config, about).encode())
+    if (drawn := report.picture(ours, theirs)) is not None:
+        write_whole(out / PICTURE, drawn)
+        print(f"picture: {out / PICTURE}")
     else:
-        print("no picture: matplotlib is not installed")
-    print(f"numbers: {out / 'results.json'}")
+        print("no picture: matplotlib is not installed; pip install 'fusedsched[plot]'")
+    print(f"numbers: {out / NUMBERS}")
+
+
+def words(step: int, ours: Run, theirs: Run) -> str:
+    """The live line: losses as far as they have arrived from the device, and the monitor's latest report."""
+    parts = [f"step {step}"]
+    if ours.losses and theirs.losses:
+        parts.append(f"loss {ours.losses[-1]:.3f} (torch.optim {theirs.losses[-1]:.3f})")
+    if ours.report is not None:
+        parts.append(str(ours.report))
+    return "  ".join(parts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the demo; exit code 1 if the learning rates of the two runs differ."""
+    """Runs the demo; exit code 1 if the learning rates of the two runs differ, 2 if it cannot begin."""
     args = arguments(argv)
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        device = device_of(args.device)
+        make_folder(args.out)
+        for name in (PICTURE, NUMBERS):
+            check_writable(args.out / name)
+        train_text, held_out = read(limit=48 if args.quick else None)
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     config = configure(args, device)
-    train_text, held_out = read(limit=48 if args.quick else None)
 
     ours = start("fusedsched", fs, fs.lr_scheduler, config, device)
     theirs = start("torch.optim", torch.optim, torch.optim.lr_scheduler, config, device)
@@ -90,9 +135,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"fusedsched {about['fusedsched']} ({about['backend']}) beside torch {about['torch']}, AdamW(fused=True)")
     print(f"on {about['device']}")
 
-    with progress(config.steps) as show:
+    with progress(config.steps, lines=10, stream=sys.stdout) as show:
         for step in train([ours, theirs], train_text, held_out, config, device):
-            show(step, f"loss {ours.losses[-1]:.3f} (torch.optim {theirs.losses[-1]:.3f})")
+            show(step, words(step, ours, theirs))
     tell(ours, theirs, config, args.out, about)
 
     worst = report.max_lr_difference(ours, theirs)

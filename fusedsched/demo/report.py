@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the two runs were: a table, samples of text, a picture, JSON."""
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
@@ -63,10 +63,10 @@ def smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
     return means
 
 
-def picture(ours: Run, theirs: Run, path: Path) -> bool:
-    """Writes the curves of both runs as PNG; False where matplotlib is not installed."""
+def picture(ours: Run, theirs: Run) -> bytes | None:
+    """The curves of both runs as PNG; None where matplotlib is not installed."""
     if find_spec("matplotlib") is None:
-        return False
+        return None
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
 
     figure = Figure(figsize=(8, 5.5), layout="constrained")
@@ -87,8 +87,9 @@ def picture(ours: Run, theirs: Run, path: Path) -> bool:
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
-    return True
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    return buffer.getvalue()
 
 
 def as_json(ours: Run, theirs: Run, config: Config, about: dict[str, Any]) -> str:

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import fusedsched
 from fusedsched.demo.model import ByteModel
 from fusedsched.demo.text import batch
+from fusedsched.monitor import Monitor, Report
+from fusedsched.range_test.log import LossLog
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,61 @@ class Config:
     seed: int = 0
 
 
+class Clock:
+    """Marks in time, looked at when all is over: of the host; on a GPU of its stream, as the host runs ahead.
+
+    >>> clock = Clock(torch.device("cpu"))
+    >>> clock.seconds(clock.mark(), clock.mark()) >= 0.0
+    True
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+
+    def mark(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        """Between two marks, which must be in the past."""
+        return begin.elapsed_time(end) / 1e3 if self._on_gpu else end - begin
+
+
 @dataclass
 class Run:
-    """One of the two runs and what was measured of it. `step_times` is opt.step() + sched.step(), in seconds."""
+    """One of the two runs and what was measured of it. `step_times` is opt.step() + sched.step(), in seconds.
+
+    `losses` are those that have arrived from the device; `report`: the latest of the monitor, which only ours has.
+    """
 
     name: str
     model: ByteModel
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
+    clock: Clock
+    log: LossLog
+    monitor: Monitor | None
+    report: Report | None = None
     lrs: list[list[float]] = field(default_factory=list)  # [step][group]
     losses: list[float] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
+    marks: list[tuple[Any, Any, Any, Any]] = field(default_factory=list)
     step_times: list[float] = field(default_factory=list)
     zero_times: list[float] = field(default_factory=list)
     loop_times: list[float] = field(default_factory=list)
+
+    def finish(self) -> None:
+        """Waits for the device, once, and reads what it has not told yet."""
+        self.losses += self.log.rest(len(self.marks))
+        if self.monitor is not None:
+            self.report = self.monitor.read() or self.report
+        for begin, before, after, end in self.marks:
+            self.step_times.append(self.clock.seconds(before, after))
+            self.zero_times.append(self.clock.seconds(after, end))
+            self.loop_times.append(self.clock.seconds(begin, end))
 
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -69,33 +113,30 @@ def start(name: str, optim: Any, lr_scheduler: Any, config: Config, device: torc
         ],
         milestones=[config.warmup],
     )
-    return Run(name, model, optimizer, scheduler)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":  # else only the launches would be timed
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    ours = isinstance(optimizer, fusedsched.AdamW)
+    monitor = Monitor(optimizer, every=min(20, max(1, config.steps // 4))) if ours else None
+    return Run(name, model, optimizer, scheduler, Clock(device), LossLog(config.steps), monitor)
 
 
 def train_step(run: Run, inputs: Tensor, targets: Tensor, clip: float) -> None:
-    """One update, with its parts timed."""
-    device = inputs.device
-    begin = _now(device)
+    """One update, with its parts timed. The host never waits for the device here."""
+    begin = run.clock.mark()
     loss = run.model.loss(inputs, targets)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), clip)
-    run.lrs.append([float(group["lr"]) for group in run.optimizer.param_groups])
-    before = _now(device)
+    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), clip)
+    run.lrs.append([float(group["lr"]) for group in run.optimizer.param_groups])  # numbers, on the host
+    if run.monitor is not None:
+        run.optimizer.log_grad_norm(norm)
+    before = run.clock.mark()
     run.optimizer.step()
     run.scheduler.step()
-    after = _now(device)
+    after = run.clock.mark()
     run.optimizer.zero_grad()
-    end = _now(device)
-    run.losses.append(loss.item())
-    run.step_times.append(after - before)
-    run.zero_times.append(end - after)
-    run.loop_times.append(end - begin)
+    run.marks.append((begin, before, after, run.clock.mark()))
+    run.log.record(len(run.marks) - 1, loss)
+    run.losses += run.log.new()
+    if run.monitor is not None:
+        run.report = run.monitor.step() or run.report
 
 
 @torch.no_grad()
@@ -105,7 +146,8 @@ def evaluate(model: ByteModel, batches: list[tuple[Tensor, Tensor]]) -> float:
 
 
 def train(runs: list[Run], train_text: Tensor, held_out: Tensor, config: Config, device: torch.device) -> Iterator[int]:
-    """Trains all runs and yields the number of finished steps.
+    """Trains all runs and yields the number of finished steps. The host waits for the device where the validation loss
+    is taken, and at the end.
 
     The runs take turns within every step, and who goes first alternates, so that a disturbance of the machine falls
     on both alike.
@@ -123,3 +165,5 @@ def train(runs: list[Run], train_text: Tensor, held_out: Tensor, config: Config,
             for run in runs:
                 run.validation.append((step, evaluate(run.model, checks)))
         yield step
+    for run in runs:
+        run.finish()

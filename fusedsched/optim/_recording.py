@@ -48,14 +48,19 @@ class Ring:
 
     def read(self, slots: tuple[Any, ...], last: int | None) -> Telemetry:
         """Waits for the device, and copies once."""
-        rows = torch.empty(1, HEAD, dtype=torch.float64) if self.tensor is None else self.tensor.cpu()
-        written = 0 if self.tensor is None else int(rows[0, 0])
-        n = min(written, self.length if last is None else min(last, self.length))
-        rows = rows[1 + torch.arange(written - n, written, device="cpu") % self.length]
-        numbers = rows[:, HEAD:].reshape(n, (rows.shape[1] - HEAD) // SLOTS, SLOTS)
-        columns = {"update": rows[:, 0].long(), "skipped": rows[:, 1] != 0.0, "grad_norm": rows[:, 2].clone()}
-        columns |= {slot.name: numbers[:, :, k].clone() for k, slot in enumerate(slots) if slot.name in _SHOWN}
-        return Telemetry(columns)
+        return decoded(None if self.tensor is None else self.tensor.cpu(), slots, last)
+
+
+def decoded(ring: Tensor | None, slots: tuple[Any, ...], last: int | None) -> Telemetry:
+    """The last rows of a ring that is on the host; None for one that nothing was written to."""
+    rows = torch.empty(1, HEAD, dtype=torch.float64) if ring is None else ring
+    written, length = 0 if ring is None else int(rows[0, 0]), len(rows) - 1
+    n = min(written, length if last is None else min(last, length))
+    rows = rows[1 + torch.arange(written - n, written, device="cpu") % max(1, length)]
+    numbers = rows[:, HEAD:].reshape(n, (rows.shape[1] - HEAD) // SLOTS, SLOTS)
+    columns = {"update": rows[:, 0].long(), "skipped": rows[:, 1] != 0.0, "grad_norm": rows[:, 2].clone()}
+    columns |= {slot.name: numbers[:, :, k].clone() for k, slot in enumerate(slots) if slot.name in _SHOWN}
+    return Telemetry(columns)
 
 
 class Recorded:

@@ -2,15 +2,13 @@
 """`python -m fusedsched plot`."""
 
 import argparse
-import sys
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
-from . import figure, objects
+from ..arguments import picture_file, whole
+from . import objects
 from .objects import Curves
 from .parsing import names, parse
-from .picture import Picture, of_schedules
+from .picture import Picture, check_target, of_schedules
 
 EXAMPLES = """\
 examples:
@@ -21,6 +19,9 @@ examples:
   python -m fusedsched plot train:scheduler
 
 An expression is read, not run. It may name: {names}.
+
+exit codes: 0 drawn; 1 your own module raised an error; 2 not understood, or it cannot be drawn or written (the message
+says why). Files need matplotlib: pip install 'fusedsched[plot]'. The terminal needs nothing; NO_COLOR is respected.
 """
 
 
@@ -40,9 +41,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--momentum", metavar="EXPR", help="a schedule for momentum or beta1, drawn below")
     found.add_argument("--weight-decay", metavar="EXPR", help="a schedule for the weight decay, drawn below")
-    found.add_argument("--steps", type=int, metavar="N", help="updates to draw (default: until all has been seen)")
+    found.add_argument("--steps", type=whole(1), metavar="N", help="updates to draw (default: until all has been seen)")
     found.add_argument("--log", action="store_true", help="a logarithmic scale for the learning rate")
-    found.add_argument("--out", type=Path, metavar="FILE", help="write FILE.png or FILE.svg instead")
+    found.add_argument("--out", type=picture_file, metavar="FILE", help="write FILE.png or FILE.svg instead")
     return found
 
 
@@ -58,29 +59,19 @@ def _picture(args: argparse.Namespace) -> Picture:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draws; exit code 1 if a module or a file fails, 2 if the command line was not understood."""
+    """Draws; exit code 1 if the user's own module fails, 2 if something was not understood or cannot be done."""
     command = parser()
     args = command.parse_args(argv)
-    if args.steps is not None and args.steps < 1:
-        command.error(f"--steps is {args.steps}; a picture needs at least one update")
-    if args.out is not None and args.out.suffix[1:].lower() not in figure.KINDS:
-        command.error(f"--out is {str(args.out)!r}; it must end in .png or .svg")
     try:
+        if args.out is not None:
+            check_target(args.out)  # rather than after all the work
         picture = _picture(args)
-    except (TypeError, ValueError) as error:
-        if objects.from_user_code(error):
-            traceback.print_exc()
-            return 1
-        command.error(str(error))
-    except Exception:  # the user's module, whatever it raised: the trace shows them where
-        traceback.print_exc()
-        return 1
-    if args.out is None:
-        picture.show()
-        return 0
-    try:
-        print(picture.save(args.out))
-    except (OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        if args.out is None:
+            picture.show()
+        else:
+            print(picture.save(args.out))
+    except BrokenPipeError:  # see the outer command
+        raise
+    except Exception as error:
+        return objects.answer(error)
     return 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -154,3 +155,13 @@ def from_user_code(error: BaseException) -> bool:
         trace = trace.tb_next
     package = Path(__file__).resolve().parents[1]
     return trace is not None and package not in Path(trace.tb_frame.f_code.co_filename).resolve().parents
+
+
+def answer(error: Exception) -> int:
+    """Prints an error that is being handled and returns the exit code: 1 for one of the user's own code, with the trace
+    that shows where; 2 for what this package refuses, in a sentence."""
+    if isinstance(error, (OSError, RuntimeError, TypeError, ValueError)) and not from_user_code(error):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    traceback.print_exc()
+    return 1

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 from functools import cache
 from typing import Any
 
+from ..arguments import near_names
 from ..schedules.expression import Schedule, as_schedule
 
 LONGEST = 10_000  # characters
@@ -120,10 +120,7 @@ def _known(name: str) -> Any:
         return names()[name]
     if name in _TAKE_OBJECTS:
         raise ValueError(f"{name} takes a Python object. Give the schedule that it returns as module:object.")
-    near = difflib.get_close_matches(name, names(), n=4, cutoff=0.5)
-    near += [other for other in names() if other not in near and name and (name in other or other in name)]
-    hint = f"Near names: {', '.join(near)}." if near else f"There are: {', '.join(names())}."
-    raise ValueError(f"There is no schedule {name!r}. {hint}")
+    raise ValueError(f"There is no schedule {name!r}. {near_names(name, names())}")
 
 
 def _signature(name: str) -> str:

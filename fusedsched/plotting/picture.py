@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import check_writable, write_whole
 from ..schedules.expression import Schedule
 from . import figure, terminal
 from .curves import Panel, natural_steps, sample
@@ -63,23 +64,8 @@ def check_target(path: Path) -> str:
     if kind not in figure.KINDS:
         raise ValueError(f"Invalid file name: {str(path)!r}. It must end in .png or .svg.")
     figure.require()
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{str(path)!r} cannot be written: there is no folder {str(path.parent)!r}.")
+    check_writable(path)
     return kind
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes beside the target and renames, so that nobody ever sees a half-written file. Raises OSError."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{str(path)!r} cannot be written: it is a folder.")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    except OSError as error:
-        raise type(error)(f"{str(path)!r} cannot be written: {error.strerror or error}.") from None
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def of_schedules(

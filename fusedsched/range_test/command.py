@@ -4,12 +4,11 @@
 import argparse
 import json
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from fusedsched.plotting import figure, objects
+from fusedsched.arguments import picture_file, rate, whole
+from fusedsched.plotting import objects
 from fusedsched.plotting.picture import check_target
 
 EXAMPLE = """\
@@ -19,6 +18,10 @@ train.py:
       return model, make_loader(), torch.nn.functional.cross_entropy, torch.optim.SGD(model.parameters(), lr=0.1)
 
   python -m fusedsched lr-find train:trial --out lr.png
+
+exit codes: 0 a rate is suggested; 1 the losses show none, or your own code raised an error; 2 not understood, or the
+test cannot be made with what you gave (the message says what is missing).
+Files need matplotlib: pip install 'fusedsched[plot]'. NO_COLOR is respected.
 """
 
 
@@ -36,11 +39,11 @@ def parser() -> argparse.ArgumentParser:
         help="a function without arguments that returns (model, loader, loss_fn), with an optimizer after these if you "
         "like, or a dict of arguments of fusedsched.lr_range_test; or the tuple or dict itself",
     )
-    found.add_argument("--start", type=float, help="the first learning rate (default: 1e-7)")
-    found.add_argument("--stop", type=float, help="the last learning rate (default: 10)")
-    found.add_argument("--steps", type=int, metavar="N", help="updates (default: 100)")
+    found.add_argument("--start", type=rate, help="the first learning rate (default: 1e-7)")
+    found.add_argument("--stop", type=rate, help="the last learning rate (default: 10)")
+    found.add_argument("--steps", type=whole(3), metavar="N", help="updates (default: 100)")
     found.add_argument("--mode", choices=("exponential", "linear"), help="how the rate rises (default: exponential)")
-    found.add_argument("--out", type=Path, metavar="FILE", help="write the picture to FILE.png or FILE.svg")
+    found.add_argument("--out", type=picture_file, metavar="FILE", help="write the picture to FILE.png or FILE.svg")
     found.add_argument("--json", action="store_true", help="print JSON instead of the table and the picture")
     return found
 
@@ -69,13 +72,13 @@ def _arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the test; exit code 1 if it fails or shows no rate, 2 if the command line was not understood."""
+    """Runs the test; exit code 1 if it shows no rate or the user's code fails, 2 if it cannot be made."""
     command = parser()
     args = command.parse_args(argv)
     if not objects.is_reference(args.object):
         command.error(f"{args.object!r} is not of the form module:object, such as train:trial")
-    if args.out is not None and args.out.suffix[1:].lower() not in figure.KINDS:
-        command.error(f"--out is {str(args.out)!r}; it must end in .png or .svg")
+    if None not in (args.start, args.stop) and args.start >= args.stop:
+        command.error(f"--start {args.start:g} is not below --stop {args.stop:g}")
     try:
         if args.out is not None:
             check_target(args.out)  # rather than after all the work
@@ -90,14 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"picture: {where}", file=sys.stderr if args.json else sys.stdout)
     except BrokenPipeError:  # a reader that has seen enough is no failure of ours; see the outer command
         raise
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        if objects.from_user_code(error):
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Exception:  # the user's module, whatever it raised: the trace shows them where
-        traceback.print_exc()
-        return 1
+    except Exception as error:
+        return objects.answer(error)
     if result.suggestion is None:
         print("no learning rate can be suggested", file=sys.stderr)
         return 1
@@ -105,11 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> Any:
-    from fusedsched.demo.progress import progress
+    from fusedsched.progress import progress
     from fusedsched.range_test import lr_range_test
 
     found = _arguments(args)
-    if not sys.stdout.isatty() or args.json:
-        return lr_range_test(**found)
-    with progress(int(found.get("steps", 100))) as show:
-        return lr_range_test(**found, progress=lambda done: show(done, "steps"))
+    steps = found.get("steps", 100)
+    with progress(steps if isinstance(steps, int) and steps > 0 else 1, lines=0) as show:
+        return lr_range_test(**found, progress=lambda done: show(done, f"step {done}"))

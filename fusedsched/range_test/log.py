@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from fusedsched.arriving import Arriving
 
 
 class LossLog:
@@ -26,7 +26,7 @@ class LossLog:
         self._steps, self._every = steps, every
         self._losses: Tensor | None = None
         self._given = self._recorded = 0
-        self._copy: tuple[Tensor, Any, int] | None = None  # on the host, its event, how many of it are losses
+        self._copy: tuple[Arriving, int] | None = None  # and how many of it are losses
 
     def record(self, i: int, loss: Tensor) -> None:
         if self._losses is None:
@@ -41,13 +41,13 @@ class LossLog:
             return self._give(self._losses, self._recorded)
         if self._copy is None:
             if self._recorded - self._given >= self._every:
-                self._copy = (*self._start_copy(self._losses), self._recorded)
+                self._copy = Arriving(self._losses), self._recorded
             return []
-        host, event, count = self._copy
-        if event is None or not event.query():
+        copy, count = self._copy
+        if not copy.arrived():
             return []
         self._copy = None
-        return self._give(host, count)
+        return self._give(copy.value(), count)
 
     def rest(self, count: int) -> list[float]:
         """The first `count` losses without those given before. The one place that waits for the device."""
@@ -57,13 +57,3 @@ class LossLog:
         found = losses[self._given : count].tolist()
         self._given = count
         return found
-
-    @staticmethod
-    def _start_copy(losses: Tensor) -> tuple[Tensor, Any]:
-        if losses.device.type != "cuda":
-            return losses, None  # no event to ask: all is read at the end
-        host = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
-        host.copy_(losses, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        return host, event

@@ -100,7 +100,7 @@ def lr_range_test(
 def _check_numbers(start, stop, steps, mode, stop_factor, smoothing) -> None:
     if not (0.0 < start < stop < math.inf):
         raise ValueError(f"Invalid start, stop: {start}, {stop}. They must be rates with 0 < start < stop.")
-    if steps != int(steps) or steps < 3:
+    if not math.isfinite(steps) or steps != int(steps) or steps < 3:
         raise ValueError(f"Invalid steps: {steps}. It must be a whole number, 3 or more; 100 is usual.")
     if mode not in ("exponential", "linear"):
         raise ValueError(f"Invalid mode: {mode!r}. It must be 'exponential' or 'linear'.")
