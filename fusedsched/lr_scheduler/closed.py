@@ -143,9 +143,11 @@ class ClosedForm:
         return self.total_steps if isinstance(self, torch.optim.lr_scheduler.OneCycleLR) else -1
 
     def _keep(self, track: Any) -> None:
-        self._track, self._capturing = track, captured.may_capture(self.optimizer)
+        self._track = track
         if track is not None and track.launched and self._gate is not None and self._follower is None:
             self._follower = device.Driver(self)
+        counted = self._gate is not None or self._follower is not None
+        self._capturing = device.is_counted if counted else captured.may_capture(self.optimizer)
 
     def _from_here(self) -> Programs | None:
         """Programs from where it stands, for a captured graph."""

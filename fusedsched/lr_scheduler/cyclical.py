@@ -57,12 +57,15 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, epoch)
         if epoch is None and self.__dict__.get("last_epoch", -1) >= 0 and not self._is_initial:
+            fast = (self.T_cur, self.T_i) == self._phase
+            if fast and (self._capturing is None or not self._capturing()) and self._step_on_track():
+                return self._stepped()
             if self._gate is not None and skips.holds(self):
                 return
-            if (self.T_cur, self.T_i) == self._phase and self._step_on_track():
-                return self._stepped()
             if captured.step(self):
                 return
+            if fast and self._step_on_track():
+                return self._stepped()
             if self._step_on_new_track():
                 return self._stepped()
         elif not self._is_initial:

@@ -16,8 +16,8 @@ import torch
 from .._graphs import Trace
 from ..schedules.convert import from_torch
 from ..schedules.expression import Schedule
+from . import device
 from .captured import Mirrored, may_capture
-from .device import momenta_kept
 from .rows import Programs
 from .skips import Gate, extended
 from .tracks import copied, same, scalar
@@ -30,7 +30,8 @@ class Restored:
 
     # A follower or driver advances it inside a captured graph, once it has stepped in one; rates: its tables on a
     # device; a gate holds it while no update is applied.
-    __slots__ = ("_trace", "_follower", "_rates", "_gate", "_track")
+    # The last one asks whether a step is more than its track's: where a graph may be captured, or one of these is.
+    __slots__ = ("_trace", "_follower", "_rates", "_gate", "_track", "_capturing")
     last_epoch, _step_count, _last_lr = Mirrored(), Mirrored(), Mirrored()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -41,7 +42,7 @@ class Restored:
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
         self._trace = Trace(self)
-        self._follower = self._rates = self._gate = self._track = None
+        self._follower = self._rates = self._gate = self._track = self._capturing = None
         return self
 
     def __getstate__(self) -> Any:
@@ -55,6 +56,8 @@ class Restored:
 
     def _set_gate(self, advance_on_skip: bool) -> None:
         self._gate = None if advance_on_skip else Gate(self.optimizer, type(self))
+        if self._gate is not None:
+            self._capturing = device.is_counted
         if self._gate is not None and self._follower is not None:
             self._follower.see(self._gate.seen)
 
@@ -161,7 +164,7 @@ def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, 
     for group, rate in zip(groups, rates, strict=False):
         if not same(group["lr"], rate):
             write_lr(group, rate)
-    with momenta_kept(scheduler.optimizer):
+    with device.momenta_kept(scheduler.optimizer):
         for key in ("betas", "momentum"):
             for group, saved in zip(groups, (ours or {}).get(key, ()), strict=False):
                 group[key] = tuple(saved) if key == "betas" else saved

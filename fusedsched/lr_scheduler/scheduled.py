@@ -32,13 +32,12 @@ _RESUMED: WeakKeyDictionary[torch.optim.Optimizer, tuple[list[float], list[type]
 class Scheduled(ClosedForm, Branching):
     """Mixin in front of a torch scheduler class that computes rates from `last_epoch`."""
 
-    __slots__ = ("_origins", "_clock", "_capturing", "_branch")
+    __slots__ = ("_origins", "_clock", "_branch")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
         self._origins = self._branch = None
         self._clock = None  # last_epoch as we left it
-        self._capturing = None  # asks whether a graph is being captured, where there may be one
         return self
 
     def step(self, epoch: Any = None) -> None:
@@ -47,9 +46,12 @@ class Scheduled(ClosedForm, Branching):
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, epoch)
         if epoch is None:
+            track = self._track
+            if track is not None and (self._capturing is None or not self._capturing()) and track.step(self.__dict__):
+                return
             if self._gate is not None and skips.holds(self):
                 return
-            if self._step_on_track() or captured.step(self) or self._step_on_new_track():
+            if captured.step(self) or self._step_on_track() or self._step_on_new_track():
                 return
         else:
             captured.refuse(self, "step(epoch)")
@@ -64,9 +66,7 @@ class Scheduled(ClosedForm, Branching):
             self._rebase()  # now, so that the next step may stand in a graph
 
     def _step_on_track(self) -> bool:
-        track = self._track
-        free = self._follower is None and (self._capturing is None or not self._capturing())
-        return track is not None and free and track.step(self.__dict__)
+        return self._track is not None and self._follower is None and self._track.step(self.__dict__)
 
     def _step_as_torch(self, epoch: Any) -> None:
         self._admit_new_groups()  # now, since torch counts the step before it comes to _update_lr
