@@ -63,7 +63,8 @@ def rule_of(function, known):
 def kernels(tool, folder=OBJECTS):
     """All `Kernel`s of the objects in a folder."""
     known, found = rules(), []
-    for path in sorted(folder.glob("cuda_step_?.o")) + sorted(folder.glob("cuda_launches.o")):
+    others = [path for name in ("launches", "plateau") for path in folder.glob(f"cuda_{name}.o")]
+    for path in sorted(folder.glob("cuda_step_?.o")) + others:
         text = subprocess.run([tool, "--dump-resource-usage", str(path)], capture_output=True, text=True, check=True)
         arch, function = "", ""
         loop = int(path.stem[-1]) if path.stem[-1].isdigit() else -1

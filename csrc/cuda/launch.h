@@ -105,6 +105,8 @@ struct Runtime {
   // Copies from the host at once and waits for it, also while a stream is being captured: on a stream of its own, in
   // relaxed capture mode. Nothing of it becomes part of a graph.
   const char* (*write)(int device, void* to, const void* from, uint64_t bytes);
+  // Lets a board (core/plateau.h) take note of a metric, one number in memory, and rewrite its rates.
+  const char* (*observe)(int device, uint64_t stream, double* board, const void* metric, DType dtype);
 };
 
 }  // namespace fs_cuda

@@ -121,7 +121,12 @@ const char* write(int device, void* to, const void* from, uint64_t bytes) {
   return words(error);
 }
 
-constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks, step, advance, show, capturing, write};
+const char* observe(int device, uint64_t stream, double* board, const void* metric, DType dtype) {
+  void* arguments[] = {&board, &metric, &dtype};
+  return launch_on(device, stream, observe_kernel_address, 1, kWatchThreads, arguments, 0);
+}
+
+constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks, step, advance, show, capturing, write, observe};
 
 }  // namespace
 

@@ -28,6 +28,13 @@ constexpr int kBlocksPerMultiprocessor = kBurdens<kBytesPerElement, kMixed, kSta
 // For showing all programs outside of a step. It is rare: any number does.
 constexpr int kShowThreads = 128;
 
+// For deciding by a metric, one block: a thread to each group, as long as there are enough.
+#if defined(FS_THREADS)
+constexpr int kWatchThreads = FS_THREADS;
+#else
+constexpr int kWatchThreads = 128;
+#endif
+
 // Arrays whose scalars are prepared at a time: one warp prepares one batch, a lane each.
 constexpr int kBatch = 32;
 

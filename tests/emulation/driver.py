@@ -103,6 +103,7 @@ class Runtime(Structure):
         ("show", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_int, c_void_p)),
         ("capturing", ctypes.CFUNCTYPE(c_char_p, c_uint64, POINTER(c_bool))),
         ("write", ctypes.CFUNCTYPE(c_char_p, c_int, c_void_p, c_void_p, c_uint64)),
+        ("observe", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_void_p, c_uint8)),
     ]
 
 
