@@ -14,7 +14,7 @@ import tempfile
 
 import torch
 import triton
-from fusedsched.triton_kernels import rules, step, tuning
+from fusedsched.triton_kernels import plateau, rules, step, tuning
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -109,6 +109,8 @@ def everything(arch, every_rule):
         found[f"{MOST}/{types}/unaligned"] = facts(update(arch, MOST, types, aligned=False, write_grad=True))
     for adam in (True, False):
         found[f"prepare/{'Adam' if adam else 'SGD'}"] = facts(prepare(arch, adam, amp=True))
+    watch = {"board": "*fp64", "metric": "*fp64", "n": "i32"}
+    found["observe"] = facts(compiled(plateau.observe_kernel, dict(BLOCK=tuning.WATCH_BLOCK), arch, 1, watch))
     found["advance"] = facts(compiled(step.advance_kernel, {}, arch, 1))
     found["mutant: few registers"] = facts(update(arch, MOST, "float32", maxnreg=32))
     return found

@@ -177,7 +177,7 @@ def observe_kernel(board, metric, n, BLOCK: tl.constexpr):
             tl.store(board + HELD, 0.0)
             tl.store(board + NEXT, 0.0)
             tl.store(board + LOWER_BEFORE_RESET, tl.load(board + RESET_START))
-            rewrite(board, rates, n, START_OVER, BLOCK)
+            rewrite(board, rates, n, tl.full((), START_OVER, tl.int32), BLOCK)
 
 
 def launch(board: Any, metric: Any, n: int) -> None:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
 from . import checks
 from .boards import Asked, Bounds, Known
-from .observing import MetricDriven, Noted, overrides
+from .metrics import MetricDriven, Noted, overrides
 from .plateau import COMPARISONS
 from .saving import write_lr
 from .tracks import copied, scalar
@@ -188,17 +188,23 @@ class GreedyLR(MetricDriven, torch_schedulers.LRScheduler):
 
     def _bounded(self) -> list[tuple[int, Bounds, dict[str, Any]]]:
         groups = self.optimizer.param_groups
+        misfit = self._misfit(len(groups))
+        if misfit is not None:
+            raise RuntimeError(misfit)
         return [(i, *pair) for i, pair in enumerate(zip(self._bounds(len(groups)), groups, strict=True))]
 
-    def _bounds(self, count: int) -> list[Bounds]:
-        columns = self.min_lrs, self.max_lrs, self._init_lrs
-        for name, column in zip(("min_lrs", "max_lrs", "_init_lrs"), columns, strict=True):
-            if len(column) != count:
-                raise RuntimeError(
-                    f"GreedyLR: {name} has {len(column)} values, the optimizer has {count} param groups. A group was "
-                    f"added: append one value for each new group to scheduler.{name}."
+    def _misfit(self, count: int) -> str | None:
+        for name in ("min_lrs", "max_lrs", "_init_lrs"):
+            if len(getattr(self, name)) != count:
+                return (
+                    f"GreedyLR: {name} has {len(getattr(self, name))} values, the optimizer has {count} param groups. A "
+                    f"group was added: append one value for each new group to scheduler.{name}."
                 )
-        return [Bounds(*map(float, three)) for three in zip(*columns, strict=True)]
+        return None
+
+    def _bounds(self, count: int) -> list[Bounds]:
+        columns = zip(self.min_lrs, self.max_lrs, self._init_lrs, strict=True)
+        return [Bounds(*map(float, three)) for three in columns]
 
     def _usual(self) -> bool:
         return not self.verbose and not overrides(self, GreedyLR, "is_better", "_reduce_lr", "_increase_lr", "_reset")

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schedulers that follow a metric, on the host and on a device.
-
-A number, or a tensor on the CPU, is read and decided on in Python. A tensor on the parameters' device is not read at
-all: one launch there compares it and rewrites the rates (`boards.py`). From then on the host's attributes and rates are
-derived from the board when somebody reads them.
-"""
+"""The device's side of a scheduler that follows a metric: boards, and the host's numbers that are derived from them."""
 
 from __future__ import annotations
 
@@ -12,151 +7,28 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_dynamo_compiling
 
-from . import checks
-from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Known, launcher_for
-from .captured import Mirrored
-from .saving import Restored
-from .traced import traced_step
+from .boards import DTYPES, LAUNCHERS, Board, launcher_for
 from .tracks import scalar
 
+if TYPE_CHECKING:
+    from .metrics import MetricDriven
 
-class Noted(Mirrored):
-    """An attribute that a board knows better than the host; what is assigned goes to the board."""
-
-    def __set__(self, scheduler: Any, value: Any) -> None:
-        scheduler._settle()
-        scheduler.__dict__[self._name] = value
-        if scheduler._follower is not None:
-            scheduler._follower.take_over()
-
-
-class MetricDriven(Restored):
-    """Mixin: `step(metrics)` on the host or on a device. A class says what it was asked for and what it knows."""
-
-    __slots__ = ()
-    last_epoch, best, num_bad_epochs, cooldown_counter, _last_lr = Noted(), Noted(), Noted(), Noted(), Noted()
-
-    def step(self, metrics: Any, epoch: int | None = None) -> None:
-        """Takes note of a metric, a number or a tensor of one element, and changes the rates if it is time.
-
-        With a tensor on the parameters' device this waits for nothing. Raises TypeError for what is no number.
-        """
-        if is_dynamo_compiling():
-            with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
-                kept = isinstance(metrics, Tensor)
-                return traced_step(self, epoch, metrics if kept else torch.as_tensor(metrics, dtype=torch.float64))
-        checks.metric(self, metrics)
-        if epoch is None and isinstance(metrics, Tensor) and self._observes(metrics):
-            self._follower.observe(metrics)
-            return
-        if _capturing(self.optimizer):
-            raise RuntimeError(f"{type(self).__name__}.step(metrics) cannot be captured: {self._reason(metrics, epoch)}")
-        with self._hosted():
-            self._decide(metrics, epoch)
-
-    def _observes(self, metric: Tensor) -> bool:
-        """Whether the device decides; an observer of its own stands ready then."""
-        follower = self._follower
-        if follower is not None:
-            if not follower.serves(metric):
-                return False
-            if follower.edited():
-                follower.bring_along()
-            return True
-        if not self._usual() or self.optimizer.__dict__.get("_followers"):
-            return False
-        sites = _sites(self.optimizer, metric)
-        if isinstance(sites, str):
-            return False
-        self._follower = Observer(self, sites)
-        return True
-
-    def _reason(self, metric: Any, epoch: int | None) -> str:
-        """Why the device cannot decide."""
-        if epoch is not None:
-            return "with an epoch it sets an absolute time. Leave it out."
-        if not isinstance(metric, Tensor):
-            return "a graph would repeat the decision on this number for ever. Give it a tensor on the device."
-        if not self._usual():
-            return "it decides, or prints, in a way of its own, which takes the host."
-        if self._follower is None and self.optimizer.__dict__.get("_followers"):
-            return (
-                "another scheduler of the same optimizer already steps on the device, and the rates can follow one. "
-                "Put them into a SequentialLR or ChainedScheduler."
-            )
-        sites = _sites(self.optimizer, metric)
-        return sites if isinstance(sites, str) else f"the metric is on {metric.device}, the rates are elsewhere."
-
-    @contextmanager
-    def _hosted(self) -> Iterator[None]:
-        """A stretch in which the host decides; the board gets what comes of it."""
-        follower = self._follower
-        if follower is None:
-            yield
-            return
-        follower.settle()
-        with follower.paused():
-            yield
-        follower.take_over()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` of this class or of the one that it stands for wrote, the rates included."""
-        with self._hosted():
-            super().load_state_dict(state_dict)
-
-    # What a class has to say.
-
-    def _decide(self, metrics: Any, epoch: int | None) -> None:
-        """The step on the host."""
-        raise NotImplementedError
-
-    def _start_over(self) -> None:
-        """Forgets all metrics. The groups' present rates are those it starts from."""
-        raise NotImplementedError
-
-    def _usual(self) -> bool:
-        """Whether nobody has overridden how it decides."""
-        raise NotImplementedError
-
-    def _asked(self) -> Asked:
-        raise NotImplementedError
-
-    def _known(self) -> tuple[Known, list[float]]:
-        """What it knows, and the window of its running mean."""
-        raise NotImplementedError
-
-    def _bounds(self, count: int) -> list[Bounds]:
-        """Of so many groups."""
-        raise NotImplementedError
-
-    def _learn(self, known: Known, window: list[float]) -> None:
-        """Takes over what the board knows."""
-        raise NotImplementedError
-
-    def _note(self, name: str, value: float, integer: bool = True) -> None:
-        """Sets an attribute that has changed, in Python's type for it."""
-        if not self.__dict__[name] == value:
-            self.__dict__[name] = int(value) if integer and value.is_integer() else value
-
-
-def overrides(scheduler: Any, base: type, *names: str) -> bool:
-    """Whether a user's subclass, or somebody in this object, has replaced one of these methods."""
-    kind = type(scheduler)
-    return any(getattr(kind, name) is not getattr(base, name) or name in scheduler.__dict__ for name in names)
+Sites = list[tuple[torch.device, Any]]
+"""Where a scheduler decides: devices, each with its launcher."""
 
 
 class Observer:
     """The device's side of one scheduler. To the optimizer it is one of the followers of `optim/_following.py`."""
 
-    def __init__(self, scheduler: MetricDriven, sites: list[tuple[torch.device, Any]]) -> None:
+    def __init__(self, scheduler: MetricDriven, sites: Sites) -> None:
         self._scheduler, self._optimizer = weakref.ref(scheduler), weakref.ref(scheduler.optimizer)
         self._sites, self._busy = sites, False
+        self._told: Any = None
         self._boards: list[Board] = []
         self._clocks: dict[torch.device, Tensor] = {}
         if hasattr(scheduler.optimizer, "_followers"):
@@ -172,7 +44,8 @@ class Observer:
         return any(launcher.capturing(device) for device, launcher in self._sites)
 
     def observe(self, metric: Tensor) -> None:
-        metric = metric.detach()
+        if self._told is None:
+            raise RuntimeError(self._scheduler()._misfit(len(self._wrote)))
         if metric.dtype not in DTYPES:
             metric = metric.to(torch.float64)
         for board in self._boards:
@@ -185,9 +58,10 @@ class Observer:
             return True
         return self._told != self._tell(len(now))
 
-    def _tell(self, count: int) -> tuple[Any, ...]:
+    def _tell(self, count: int) -> tuple[Any, ...] | None:
+        """What was asked for; None where that does not fit the groups: an error for the next step."""
         scheduler = self._scheduler()
-        return scheduler._asked(), scheduler._bounds(count)
+        return None if scheduler._misfit(count) else (scheduler._asked(), scheduler._bounds(count))
 
     def bring_along(self) -> None:
         """Brings edits to the device. Waits."""
@@ -213,6 +87,8 @@ class Observer:
                 self._remember()
 
     def _read(self, scheduler: MetricDriven | None, optimizer: Any) -> None:
+        if self._told is None:
+            return
         known, window, rates, last = self._boards[0].read()
         groups = _groups(optimizer)
         for group, wrote, rate in zip(groups, self._wrote, rates, strict=False):
@@ -233,7 +109,11 @@ class Observer:
     def _write(self) -> None:
         scheduler, optimizer = self._scheduler(), self._optimizer()
         rates = [group["lr"] for group in _groups(optimizer)]
-        self._told = asked, bounds = self._tell(len(rates))
+        self._told = self._tell(len(rates))
+        if self._told is None:
+            self._wrote = rates
+            return
+        asked, bounds = self._told
         known, window = scheduler._known()
         self._epoch = known.epoch
         last = [scalar(lr) for lr in scheduler.__dict__["_last_lr"][: len(rates)]] if not self.capturing() else []
@@ -251,7 +131,7 @@ class Observer:
         optimizer = self._optimizer()
         rates = [group["lr"] for group in _groups(optimizer)]
         devices = {device for device, _ in self._sites}
-        if len(rates) == len(self._wrote) and devices == _plans(optimizer).keys():
+        if self._told is not None and len(rates) == len(self._wrote) and devices == _plans(optimizer).keys():
             return self._follow(rates)
         self._read(self._scheduler(), optimizer)
         self._sites, self._boards = [(d, LAUNCHERS[p.name]) for d, p in _plans(optimizer).items()], []
@@ -306,8 +186,8 @@ def _plans(optimizer: Any) -> dict[torch.device, Any]:
     return {p.device: p for p in getattr(plan, "plans", [plan]) if p.name in LAUNCHERS}
 
 
-def _sites(optimizer: Any, metric: Tensor) -> list[tuple[torch.device, Any]] | str:
-    """Where a scheduler of this optimizer decides: devices, each with its launcher; or why none does."""
+def sites_for(optimizer: Any, metric: Tensor) -> Sites | str:
+    """Where a scheduler of this optimizer decides on such a metric; or why no device does."""
     device, plans = metric.device, _plans(optimizer)
     rates = [group["lr"] for group in _groups(optimizer)]
     tensors = [lr for lr in rates if isinstance(lr, Tensor)]
@@ -326,7 +206,7 @@ def _sites(optimizer: Any, metric: Tensor) -> list[tuple[torch.device, Any]] | s
     return f"there is no kernel for rates on {device}." if launcher is None else [(device, launcher)]
 
 
-def _capturing(optimizer: Any) -> bool:
+def is_capturing(optimizer: Any) -> bool:
     """Whether a graph is captured on the optimizer's device."""
     plans = _plans(optimizer) if hasattr(optimizer, "_ready_plan") and optimizer._plan is not None else {}
     if plans:

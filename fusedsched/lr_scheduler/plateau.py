@@ -9,7 +9,7 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
 from . import checks
 from .boards import Asked, Bounds, Known
-from .observing import MetricDriven, overrides
+from .metrics import MetricDriven, overrides
 from .tracks import copied
 
 COMPARISONS = {("min", "rel"): 0, ("min", "abs"): 1, ("max", "rel"): 2}  # fs::Comparison; torch takes all others for 3
@@ -83,14 +83,15 @@ class ReduceLROnPlateau(MetricDriven, torch_schedulers.ReduceLROnPlateau):
         self._note("cooldown_counter", known.cooldown_counter)
         self._note("last_epoch", known.epoch)
 
+    def _misfit(self, count: int) -> str | None:
+        if len(self.min_lrs) == count or self.default_min_lr is not None:
+            return None
+        return (
+            f"The number of param groups in the `optimizer` ({count}) differs from when `ReduceLROnPlateau` was "
+            f"initialized ({len(self.min_lrs)}), usually due to a new param group being added to the optimizer. Please "
+            "modify the `min_lrs` field to match the length of the `optimizer` param groups."
+        )
+
     def _bounds(self, count: int) -> list[Bounds]:
-        least = self.min_lrs
-        if len(least) != count:
-            if self.default_min_lr is None:
-                raise RuntimeError(
-                    f"The number of param groups in the `optimizer` ({count}) differs from when `ReduceLROnPlateau` "
-                    f"was initialized ({len(least)}), usually due to a new param group being added to the optimizer. "
-                    "Please modify the `min_lrs` field to match the length of the `optimizer` param groups."
-                )
-            least = [self.default_min_lr] * count
+        least = self.min_lrs if len(self.min_lrs) == count else [self.default_min_lr] * count
         return [Bounds(float(low), 0.0, 0.0) for low in least]
