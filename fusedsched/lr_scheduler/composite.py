@@ -202,6 +202,9 @@ class SequentialLR(Restored, torch_schedulers.SequentialLR):
     ) -> None:
         checks.check_optimizer(optimizer, last_epoch)
         checks.milestones(SequentialLR, milestones)
+        if last_epoch >= 0:
+            for begin, member in zip((0, *milestones), schedulers, strict=False):
+                _check_resumable(member, last_epoch + 1 - begin)
         super().__init__(optimizer, _seated(schedulers), milestones, last_epoch)
         self._schedulers = schedulers
         first = _turn(self, 0)[0]
