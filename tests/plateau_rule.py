@@ -29,7 +29,8 @@ extern "C" void decide(double* board, double metric) {
     }
     return above;
   };
-  const fs::Verdict verdict = fs::observe(watch, board + fs::kWatchWidth + n * fs::kRateWidth, metric);
+  double* window = board + fs::kWatchWidth + n * fs::kRateWidth;
+  const fs::Verdict verdict = fs::is_due(watch) ? fs::observe(watch, window, metric) : fs::kStay;
   if (rewrite(verdict) == 0 && verdict == fs::kLower && fs::starts_over(watch)) rewrite(fs::kStartOver);
 }
 """

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decision of a scheduler that follows a metric: `csrc/core/plateau.h` in Triton, same names, same arithmetic.
+"""The decision of a scheduler that follows a metric: `csrc/core/plateau.h` in Triton, same names, same arithmetic. It
+has no turns: a SequentialLR runs on such a board with the CUDA kernels only.
 
 One program takes note of the metric and rewrites the rates, side by side. A board is one float64 table; addresses of
 rates and their types lie in it as integers.
@@ -28,6 +29,7 @@ WARMUP: tl.constexpr = tl.constexpr(6)
 EPS: tl.constexpr = tl.constexpr(7)
 WINDOW: tl.constexpr = tl.constexpr(8)
 RESET_START: tl.constexpr = tl.constexpr(9)
+CLOCK: tl.constexpr = tl.constexpr(11)  # an integer
 BEST: tl.constexpr = tl.constexpr(14)
 BAD: tl.constexpr = tl.constexpr(15)
 GOOD: tl.constexpr = tl.constexpr(16)
@@ -162,6 +164,10 @@ def plus(a, b):
 @triton.jit(do_not_specialize=["n"])
 def observe_kernel(board, metric, n, BLOCK: tl.constexpr):
     rates = board + WATCH_WIDTH
+    clock = board.to(tl.pointer_type(tl.int64)) + CLOCK
+    steps = tl.load(clock) + 1
+    tl.debug_barrier()
+    tl.store(clock, steps)
     verdict = observe(board, rates + n * RATE_WIDTH, tl.load(metric).to(tl.float64))
     above = rewrite(board, rates, n, verdict, BLOCK)
     left = tl.load(board + LOWER_BEFORE_RESET) - 1.0

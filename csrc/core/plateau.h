@@ -22,7 +22,8 @@ struct Watch {
   double window;     // metrics in the running mean; 0: none is taken
   double reset_start;
   double n_rates;
-  double reserved[3];
+  int64_t clock;      // metrics handed in, in a SequentialLR its steps: the clock of the programs on the board
+  double begin, end;  // it follows the metrics of clocks between these two, both exclusive
 
   // What is known.
   double best, bad, good, cooldown_counter, warmup_counter, lower_before_reset, epoch, sum, held;
@@ -109,6 +110,13 @@ FS_HD Verdict follow_greedily(Watch& w, double value) {
   w.cooldown_counter = w.cooldown;
   w.bad = 0.0;
   return kLower;
+}
+
+// Another step. Whether its metric is to be looked at.
+FS_HD bool is_due(Watch& w) {
+  w.clock += 1;
+  const double clock = static_cast<double>(w.clock);
+  return w.begin < clock && clock < w.end;
 }
 
 // Takes note of a metric. What comes back is to be done to all rates.

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kWatchThreads) observe_kernel(double* board, c
   fs::Rate* rates = reinterpret_cast<fs::Rate*>(board + fs::kWatchWidth);
   if (threadIdx.x == 0) {
     double* window = board + fs::kWatchWidth + static_cast<int64_t>(watch.n_rates) * fs::kRateWidth;
-    watch.verdict = fs::observe(watch, window, number_at(metric, dtype));
+    watch.verdict = fs::is_due(watch) ? fs::observe(watch, window, number_at(metric, dtype)) : fs::kStay;
     watch.above = 0;
   }
   __syncthreads();

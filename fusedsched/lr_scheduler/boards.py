@@ -2,25 +2,27 @@
 """Boards: what a scheduler that follows a metric knows, as a table in device memory. `csrc/core/plateau.h` has the rule.
 
 A board is one float64 tensor: what was asked for, what is known, a rate for each group, the window of a running mean,
-and for each group a program of one constant row, which an update reads as its learning rate.
+and for each group a program, which an update reads as its learning rate: as a rule one constant row.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import _native, triton_kernels
-from ..schedules.evaluate import ROW_WIDTH, Shape
+from ..schedules.evaluate import ROW_WIDTH, Shape, evaluate
 from .rows import row
 from .tracks import table
 
 ASKED, KNOWN, WATCH_WIDTH, RATE_WIDTH = 14, 10, 26, 6
-N_RATES, EPOCH = 10, ASKED + 6  # columns
-START = ROW_WIDTH + 3  # where a program of one row has its value
+N_RATES, CLOCK = 10, 11  # columns
+BEGIN, START = 0, 3  # columns of a row
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # fs::DType
 
 
@@ -62,53 +64,103 @@ class Bounds(NamedTuple):
     initial: float
 
 
+class Turn(NamedTuple):
+    """Which steps have a metric that is looked at: those between `begin` and `end`, both exclusive."""
+
+    begin: float = -1.0
+    end: float = math.inf
+
+
+class Program(NamedTuple):
+    """What the update of a group reads as its rate, and where the number is that a decision rewrites."""
+
+    table: Any
+    place: int
+
+
+def constant(rate: float) -> Program:
+    """A program of one row."""
+    return Program(table([row(0, Shape.CONSTANT, rate)]), ROW_WIDTH + START)
+
+
+class Contents(NamedTuple):
+    """What is read off a board. `rates`: of groups whose rate is a program; `last`: after the last metric."""
+
+    known: Known
+    window: list[float]
+    clock: int
+    rates: list[float]
+    last: list[float]
+
+
 class Board:
-    """A board on one device. `launcher`: who runs its kernel there."""
+    """A board on one device. `launcher`: who runs its kernel there. `rates`: of each group a `Program`, or the tensor on
+    this device that is to be rewritten."""
 
-    def __init__(self, device: torch.device, launcher: Any, n_rates: int, window: int) -> None:
-        self.device, self.launcher, self.n_rates, self.window = device, launcher, n_rates, window
-        self._window_at = WATCH_WIDTH + n_rates * RATE_WIDTH
-        self._programs_at = self._window_at + window
-        self.tensor = torch.zeros(self._programs_at + n_rates * 2 * ROW_WIDTH, dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, launcher: Any, rates: list[Any], window: int) -> None:
+        self.device, self.launcher, self.shape = device, launcher, _shape(rates, window)
+        self._window_at = WATCH_WIDTH + len(rates) * RATE_WIDTH
+        ends = list(accumulate(self.shape[1:], initial=self._window_at + window))
+        self._programs = list(pairwise(ends))
+        self.tensor = torch.zeros(ends[-1], dtype=torch.float64, device=device)
+        self.n_rates = len(rates)
 
-    def fits(self, n_rates: int, window: int) -> bool:
-        return (self.n_rates, self.window) == (n_rates, window)
+    def fits(self, rates: list[Any], window: int) -> bool:
+        return self.shape == _shape(rates, window)
 
     def write(
-        self, asked: Asked, known: Known, window: list[float], bounds: list[Bounds], rates: list[Any], last: list[Any]
-    ) -> None:
-        """Everything at once. `rates`: of each group a number, or the tensor on this device that is to be rewritten."""
+        self, asked: Asked, turn: Turn, clock: int, known: Known, window: list[float], bounds: list[Bounds],
+        rates: list[Any], last: list[Any],
+    ) -> None:  # fmt: skip
+        """Everything at once."""
         flat = [0.0] * WATCH_WIDTH
         flat[: len(asked)], flat[N_RATES], flat[ASKED : ASKED + KNOWN] = asked, self.n_rates, known
+        flat[CLOCK + 1 : ASKED] = turn
         for bound, old in zip(bounds, last, strict=True):
             flat += [0.0, 0.0, *bound, old]
-        flat += window + [0.0] * (self.window - len(window))
+        flat += window + [0.0] * (self.shape[0] - len(window))
         for rate in rates:
-            flat += table([row(0, Shape.CONSTANT, 0.0 if isinstance(rate, Tensor) else rate)])
+            flat += [] if isinstance(rate, Tensor) else rate.table
         host = torch.tensor(flat, dtype=torch.float64, device="cpu")
-        addresses = host.view(torch.int64)
+        integers = host.view(torch.int64)
+        integers[CLOCK] = clock
+        self._places = []
         for i, rate in enumerate(rates):
+            self._places.append(0 if isinstance(rate, Tensor) else self._programs[i][0] + rate.place)
+            target = rate if isinstance(rate, Tensor) else self.number(i)
             at = WATCH_WIDTH + i * RATE_WIDTH
-            place = rate if isinstance(rate, Tensor) else self.program(i)[START:]
-            addresses[at], addresses[at + 1] = place.data_ptr(), DTYPES.index(place.dtype)
+            integers[at], integers[at + 1] = target.data_ptr(), DTYPES.index(target.dtype)
         self.launcher.write(self.tensor, host)
 
     def program(self, i: int) -> Tensor:
         """What the update of group i reads."""
-        at = self._programs_at + i * 2 * ROW_WIDTH
-        return self.tensor[at : at + 2 * ROW_WIDTH]
+        return self.tensor[slice(*self._programs[i])]
 
-    def read(self) -> tuple[Known, list[float], list[float], list[float]]:
-        """What is known, the window, the rates of groups that have floats, and those after the last metric. Waits."""
-        flat = self.tensor.tolist()
-        known = Known(*flat[ASKED : ASKED + KNOWN])
-        rates = [flat[self._programs_at + i * 2 * ROW_WIDTH + START] for i in range(self.n_rates)]
+    def number(self, i: int) -> Tensor:
+        """What a decision rewrites in it."""
+        return self.tensor[self._places[i] :][:1]
+
+    def clock(self) -> Tensor:
+        """What its programs run on."""
+        return self.tensor.view(torch.int64)[CLOCK : CLOCK + 1]
+
+    def read(self) -> Contents:
+        """What is there now. Waits."""
+        host = self.tensor.cpu()
+        flat, clock = host.tolist(), int(host.view(torch.int64)[CLOCK])
+        rates = [evaluate(flat[a:b], clock) if b > a else math.nan for a, b in self._programs]
         last = [flat[WATCH_WIDTH + (i + 1) * RATE_WIDTH - 1] for i in range(self.n_rates)]
-        return known, flat[self._window_at : self._programs_at], rates, last
+        window = flat[self._window_at : self._window_at + self.shape[0]]
+        return Contents(Known(*flat[ASKED : ASKED + KNOWN]), window, clock, rates, last)
 
     def observe(self, metric: Tensor) -> None:
         """One launch."""
         self.launcher.observe(self, metric)
+
+
+def _shape(rates: list[Any], window: int) -> list[int]:
+    """The lengths of the window and of each program."""
+    return [window, *(0 if isinstance(rate, Tensor) else len(rate.table) for rate in rates)]
 
 
 class Extension:
@@ -133,8 +185,8 @@ class Extension:
         return _native.module().boards.capturing(cls.stream(device))
 
     @staticmethod
-    def follow(plan: Any, i: int, board: Board, clock: Tensor) -> None:
-        plan.follow(i, "lr", board.program(i), clock, 0.0, 0)
+    def follow(plan: Any, i: int, board: Board) -> None:
+        plan.follow(i, "lr", board.program(i), board.clock(), 0.0, 0)
 
     @staticmethod
     def accept(plan: Any, groups: list[Any], followed: list[int]) -> None:
@@ -161,8 +213,8 @@ class Triton:
         return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     @staticmethod
-    def follow(plan: Any, i: int, board: Board, clock: Tensor) -> None:
-        plan.read_from(i, "lr", board.program(i)[START:])
+    def follow(plan: Any, i: int, board: Board) -> None:
+        plan.read_from(i, "lr", board.number(i))
 
     @staticmethod
     def accept(plan: Any, groups: list[Any], followed: list[int]) -> None:

@@ -62,7 +62,7 @@ class MetricDriven(Restored):
         """Whether the device decides; an observer of its own stands ready then."""
         follower = self._follower
         if follower is not None:
-            if not follower.serves(metric):
+            if not follower.serves(self, metric):
                 return False
             if follower.edited():
                 follower.bring_along()

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .boards import DTYPES, LAUNCHERS, Board, launcher_for
+from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Turn, constant, launcher_for
 from .tracks import scalar
 
 if TYPE_CHECKING:
+    from .boards import Contents
     from .metrics import MetricDriven
 
 Sites = list[tuple[torch.device, Any]]
@@ -25,27 +26,53 @@ Sites = list[tuple[torch.device, Any]]
 class Observer:
     """The device's side of one scheduler. To the optimizer it is one of the followers of `optim/_following.py`."""
 
-    def __init__(self, scheduler: MetricDriven, sites: Sites) -> None:
+    def __init__(self, scheduler: Any, sites: Sites) -> None:
         self._scheduler, self._optimizer = weakref.ref(scheduler), weakref.ref(scheduler.optimizer)
         self._sites, self._busy = sites, False
         self._told: Any = None
         self._boards: list[Board] = []
-        self._clocks: dict[torch.device, Tensor] = {}
         if hasattr(scheduler.optimizer, "_followers"):
             scheduler.optimizer._followers.add(self)
             # The rates outlive their scheduler. Until then the registry of finalizers keeps this object.
             weakref.finalize(scheduler, _leave, self).atexit = False
         self._write()
 
-    def serves(self, metric: Tensor) -> bool:
-        return any(metric.device == device for device, _ in self._sites)
+    def serves(self, scheduler: Any, metric: Tensor) -> bool:
+        return self._scheduler() is scheduler and any(metric.device == device for device, _ in self._sites)
+
+    # What a board holds, and what the host makes of it.
+
+    def decider(self) -> MetricDriven:
+        """Whose decisions it makes."""
+        return self._scheduler()
+
+    def _tell(self, count: int) -> tuple[Asked, list[Bounds], Turn] | None:
+        """What was asked for; None where that does not fit the groups: an error for the next step."""
+        decider = self.decider()
+        return None if decider._misfit(count) else (decider._asked(), decider._bounds(count), Turn())
+
+    def _start(self) -> int:
+        """The clock that a board begins with."""
+        return 0
+
+    def _rates(self) -> list[Any] | None:
+        """Of each group its program, or the tensor that is its rate. None: there is no such program."""
+        rates = [group["lr"] for group in _groups(self._optimizer())]
+        return [lr if isinstance(lr, Tensor) else constant(lr) for lr in rates]
+
+    def _move(self, contents: Contents) -> None:
+        """The host follows the device."""
+        scheduler = self._scheduler()
+        scheduler._learn(contents.known, contents.window)
+        pairs = zip(self._wrote, contents.last, strict=True)
+        scheduler.__dict__["_last_lr"] = [torch.full_like(w, x) if isinstance(w, Tensor) else x for w, x in pairs]
 
     def capturing(self) -> bool:
         return any(launcher.capturing(device) for device, launcher in self._sites)
 
     def observe(self, metric: Tensor) -> None:
         if self._told is None:
-            raise RuntimeError(self._scheduler()._misfit(len(self._wrote)))
+            raise RuntimeError(self.decider()._misfit(len(self._wrote)))
         if metric.dtype not in DTYPES:
             metric = metric.to(torch.float64)
         for board in self._boards:
@@ -57,11 +84,6 @@ class Observer:
         if len(now) != len(self._wrote) or any(a is not b for a, b in zip(now, self._wrote, strict=True)):
             return True
         return self._told != self._tell(len(now))
-
-    def _tell(self, count: int) -> tuple[Any, ...] | None:
-        """What was asked for; None where that does not fit the groups: an error for the next step."""
-        scheduler = self._scheduler()
-        return None if scheduler._misfit(count) else (scheduler._asked(), scheduler._bounds(count))
 
     def bring_along(self) -> None:
         """Brings edits to the device. Waits."""
@@ -80,26 +102,22 @@ class Observer:
             return
         with self.paused():
             edited = self.edited()
-            self._read(scheduler, optimizer)
+            self._read(optimizer)
             if edited:
                 self._write()
             else:
                 self._remember()
 
-    def _read(self, scheduler: MetricDriven | None, optimizer: Any) -> None:
+    def _read(self, optimizer: Any) -> None:
         if self._told is None:
             return
-        known, window, rates, last = self._boards[0].read()
-        groups = _groups(optimizer)
-        for group, wrote, rate in zip(groups, self._wrote, rates, strict=False):
+        contents = self._boards[0].read()
+        if self._scheduler() is not None and contents.clock != self._clock:
+            self._move(contents)
+            self._clock = contents.clock
+        for group, wrote, rate in zip(_groups(optimizer), self._wrote, contents.rates, strict=False):
             if group["lr"] is wrote and not isinstance(wrote, Tensor) and not rate == wrote:
                 group["lr"] = rate
-        if scheduler is None or known.epoch == self._epoch:
-            return
-        scheduler._learn(known, window)
-        pairs = zip(self._wrote, last, strict=True)
-        scheduler.__dict__["_last_lr"] = [torch.full_like(w, x) if isinstance(w, Tensor) else x for w, x in pairs]
-        self._epoch = known.epoch
 
     def take_over(self) -> None:
         """The host has changed something: all that it knows goes to the device."""
@@ -107,22 +125,21 @@ class Observer:
             self._write()
 
     def _write(self) -> None:
-        scheduler, optimizer = self._scheduler(), self._optimizer()
-        rates = [group["lr"] for group in _groups(optimizer)]
-        self._told = self._tell(len(rates))
-        if self._told is None:
-            self._wrote = rates
+        self._wrote = [group["lr"] for group in _groups(self._optimizer())]
+        self._told, rates = self._tell(len(self._wrote)), self._rates()
+        if self._told is None or rates is None:
+            self._told = None
             return
-        asked, bounds = self._told
-        known, window = scheduler._known()
-        self._epoch = known.epoch
-        last = [scalar(lr) for lr in scheduler.__dict__["_last_lr"][: len(rates)]] if not self.capturing() else []
+        asked, bounds, turn = self._told
+        known, window = self.decider()._known()
+        self._clock = self._start()
+        last = [scalar(lr) for lr in self._scheduler().__dict__["_last_lr"][: len(rates)] if not self.capturing()]
         last += [0.0] * (len(rates) - len(last))
-        if not self._boards or not self._boards[0].fits(len(rates), asked.window):
-            self._boards = [Board(device, launcher, len(rates), asked.window) for device, launcher in self._sites]
+        if not self._boards or not self._boards[0].fits(rates, asked.window):
+            self._boards = [Board(device, launcher, rates, asked.window) for device, launcher in self._sites]
         for board in self._boards:
-            board.write(asked, known, window, bounds, rates, last)
-        self._follow(rates)
+            board.write(asked, turn, self._clock, known, window, bounds, rates, last)
+        self._follow(self._wrote)
 
     def restart(self) -> None:
         """The optimizer has new plans. The boards stay the truth."""
@@ -133,7 +150,7 @@ class Observer:
         devices = {device for device, _ in self._sites}
         if self._told is not None and len(rates) == len(self._wrote) and devices == _plans(optimizer).keys():
             return self._follow(rates)
-        self._read(self._scheduler(), optimizer)
+        self._read(optimizer)
         self._sites, self._boards = [(d, LAUNCHERS[p.name]) for d, p in _plans(optimizer).items()], []
         self._write()
 
@@ -142,9 +159,8 @@ class Observer:
         floats = [i for i, lr in enumerate(rates) if not isinstance(lr, Tensor)]
         plans = _plans(self._optimizer()) if floats else {}
         for board in self._boards if floats else ():
-            clock = self._clocks.setdefault(board.device, torch.zeros(1, dtype=torch.int64, device=board.device))
             for i in floats:
-                board.launcher.follow(plans[board.device], i, board, clock)
+                board.launcher.follow(plans[board.device], i, board)
         self._remember()
 
     def _remember(self) -> None:
@@ -154,6 +170,12 @@ class Observer:
         plans = _plans(self._optimizer()) if floats else {}
         for board in self._boards if floats else ():
             board.launcher.accept(plans[board.device], groups, floats)
+
+    def dissolve(self) -> None:
+        """The updates read the groups again."""
+        optimizer = self._optimizer()
+        optimizer._followers.discard(self)
+        optimizer._invalidate()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -169,9 +191,8 @@ def _leave(observer: Observer) -> None:
     optimizer = observer._optimizer()
     if sys.is_finalizing() or optimizer is None or observer.capturing():
         return
-    observer._read(None, optimizer)
-    optimizer._followers.discard(observer)
-    optimizer._invalidate()
+    observer._read(optimizer)
+    observer.dissolve()
 
 
 def _groups(optimizer: Any) -> list[dict[str, Any]]:
