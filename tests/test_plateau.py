@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import maker
 from cases_plateau import MODES, PLATEAU, drawn, groups_of, shown
-from plateau_rule import boarded, emulated, mutants_of, recorded
+from plateau_rule import boarded, emulated, mutants_of
 
 from fusedsched import lr_scheduler as L
 from fusedsched.lr_scheduler import boards, observing, plateau
@@ -186,55 +186,6 @@ def test_the_rates_outlive_the_scheduler(product):
         optimizer.param_groups[0]["lr"] = 0.3
         optimizer.step()
     assert torch.allclose(ours.param_groups[0]["params"][0], theirs.param_groups[0]["params"][0])
-
-
-def test_replays_read_the_metric_anew():
-    two, eager = pair(maker("cuda"), patience=0, factor=0.5, cooldown=1), None
-    eager = pair(maker("cuda"), patience=0, factor=0.5, cooldown=1)[0]
-    sched, metric = two[0], tensor(2.0)
-
-    def train():
-        sched.optimizer.step()
-        sched.step(metric)
-
-    graph = recorded(train)
-    assert emulated().nodes(graph) == 2 and sched.last_epoch == 0
-    for i, value in enumerate((2.0, 2.5, 2.5, 1.0, 3.0, float("nan"), 3.0, 0.5)):
-        metric.fill_(value)
-        emulated().replay(graph)
-        eager.optimizer.step()
-        eager.step(value)
-        two[1].step(value)
-        if i == 4:
-            for one in (sched, eager, two[1]):
-                one.optimizer.param_groups[0]["lr"], one.patience = 0.8, 1
-            sched.optimizer.sync_hparams()
-        if i % 3 == 1:
-            assert same(two)
-    assert same(two) and shown(sched, PLATEAU) == shown(eager, PLATEAU)
-    assert torch.equal(sched.optimizer.param_groups[0]["params"][0], eager.optimizer.param_groups[0]["params"][0])
-    saved = copy.deepcopy(sched.state_dict())
-    both(two, [4.0] * 4)
-    other = THEIRS(torch.optim.SGD(groups_of([0.4, 0.2]), lr=0.1))
-    other.load_state_dict(saved)
-    assert repr(other.best) == repr(saved["best"]) and other.last_epoch == 8
-
-
-REFUSED = {
-    "a number": (lambda s: s.step(1.0), "a graph would repeat the decision on this number"),
-    "an epoch": (lambda s: s.step(tensor(1.0), 3), "Leave it out"),
-}
-
-
-@pytest.mark.parametrize("row", REFUSED)
-def test_what_would_freeze_is_refused(row):
-    sched, _ = pair(maker("cuda"))
-    with pytest.raises(RuntimeError, match=f"ReduceLROnPlateau.step.metrics. cannot be captured: .*{REFUSED[row][1]}"):
-        recorded(lambda: REFUSED[row][0](sched))
-    sched.step(tensor(1.0))
-    sched.optimizer.param_groups[0]["lr"] = 0.5
-    with pytest.raises(RuntimeError, match="written to after the last step"):
-        recorded(lambda: sched.step(tensor(1.0)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])

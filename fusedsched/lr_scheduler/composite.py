@@ -8,8 +8,6 @@ metric, which torch refuses, does too: from the base rates, with no metric seen.
 
 from __future__ import annotations
 
-import warnings
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,162 +17,23 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
 from ..schedules.convert import closed_form
 from . import captured, checks
-from .metrics import MetricDriven
-from .observing import is_capturing
-from .plateau import ReduceLROnPlateau
-from .saving import Restored, write_lr
+from .members import (
+    advance,
+    check_resumable,
+    holds_others,
+    leaves,
+    metric_for,
+    present_rates,
+    restart,
+    seated,
+    seek,
+    takes_metric,
+    turn,
+)
+from .metrics import Noted, hosted
+from .saving import Restored
 from .traced import as_metric, traced_step
-from .tracks import copied
-
-
-def _holds_others(scheduler: Any) -> bool:
-    return isinstance(scheduler, (torch_schedulers.SequentialLR, torch_schedulers.ChainedScheduler))
-
-
-def _leaves(scheduler: Any) -> list[Any]:
-    if not _holds_others(scheduler):
-        return [scheduler]
-    return [leaf for member in scheduler._schedulers for leaf in _leaves(member)]
-
-
-def _takes_metric(scheduler: Any) -> bool:
-    return isinstance(scheduler, (MetricDriven, torch_schedulers.ReduceLROnPlateau))
-
-
-class _Seat:
-    """Stands where a member that follows a metric will be, while torch's constructor looks at the members."""
-
-    def __init__(self, member: Any) -> None:
-        self.optimizer = member.optimizer
-        for group in self.optimizer.param_groups:
-            group.setdefault("initial_lr", copied(group["lr"]))
-
-    def _initial_step(self) -> None:
-        """Its member begins once the constructor is done."""
-
-    def get_last_lr(self) -> list[Any]:
-        return _rates(self)
-
-
-def _seated(schedulers: Any) -> Any:
-    """The members as torch may see them."""
-    if not isinstance(schedulers, Sequence) or not any(map(_takes_metric, schedulers)):
-        return schedulers
-    return [type(type(s).__name__, (_Seat,), {})(s) if _takes_metric(s) else s for s in schedulers]
-
-
-def _rates(scheduler: Any) -> list[Any]:
-    return [copied(group["lr"]) for group in scheduler.optimizer.param_groups]
-
-
-def _turn(scheduler: Any, t: int) -> tuple[Any, int]:
-    """Whose turn it is at step t of a SequentialLR, and that member's own step."""
-    idx = bisect_right(scheduler._milestones, t)
-    return scheduler._schedulers[idx], t - (scheduler._milestones[idx - 1] if idx else 0)
-
-
-def _restart(scheduler: Any, onto_present: bool = False) -> None:
-    """Brings a scheduler to its step 0: from the base rates, or onto what an earlier member of a chain has written."""
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
-        for leaf in _leaves(scheduler):
-            leaf.last_epoch = -1
-        scheduler.last_epoch = 0
-        _restart(_turn(scheduler, 0)[0], onto_present)
-    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
-        for i, member in enumerate(scheduler._schedulers):
-            _restart(member, onto_present or i > 0)
-    elif _takes_metric(scheduler):
-        for group in () if onto_present else scheduler.optimizer.param_groups:
-            write_lr(group, group["initial_lr"])
-        start_over = scheduler._begin_again if isinstance(scheduler, MetricDriven) else None
-        ReduceLROnPlateau._start_over(scheduler) if start_over is None else start_over()
-    else:
-        if not onto_present:
-            for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=False):
-                write_lr(group, base)
-        scheduler.last_epoch = -1
-        scheduler._initial_step()
-    if _holds_others(scheduler):
-        scheduler._last_lr = _rates(scheduler)
-
-
-def _due(scheduler: Any) -> list[Any]:
-    """The members that get a metric at the next step."""
-    if _takes_metric(scheduler):
-        return [scheduler]
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
-        member, local = _turn(scheduler, scheduler.__dict__["last_epoch"] + 1)
-        return [] if local == 0 else _due(member)
-    if isinstance(scheduler, torch_schedulers.ChainedScheduler):
-        return [leaf for member in scheduler._schedulers for leaf in _due(member)]
-    return []
-
-
-def _metric(scheduler: Any, given: Any) -> float | None:
-    """The metric for the members that are due; None: there are none. Raises TypeError where it is missing."""
-    due = _due(scheduler)
-    if not due:
-        return None
-    if given is None:
-        raise TypeError(
-            f"{type(scheduler).__name__}.step() needs a metric now: {type(due[0]).__name__} follows one. "
-            "Call step(metric)."
-        )
-    checks.metric(scheduler, given)
-    if is_capturing(scheduler.optimizer):
-        raise RuntimeError(
-            f"{type(scheduler).__name__}.step(metrics) cannot be captured: it reads the metric for its members. Call it "
-            "outside of the graph, or put the metric-driven scheduler into the graph alone."
-        )
-    return float(given)
-
-
-def _advance(scheduler: Any, metric: float) -> None:
-    """One step of a member, with the metric if it is one for it."""
-    scheduler.step(metric) if _due(scheduler) else scheduler.step()
-
-
-def _check_resumable(scheduler: Any, t: int) -> None:
-    """No member has followed metrics by step t: nobody knows them any more."""
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
-        begins = (0, *scheduler._milestones)
-        for begin, member in zip(begins, scheduler._schedulers, strict=True):
-            _check_resumable(member, t - begin)
-    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
-        for member in scheduler._schedulers:
-            _check_resumable(member, t)
-    elif _takes_metric(scheduler) and t > 0:
-        raise ValueError(
-            f"last_epoch: by step {t} of its own, {type(scheduler).__name__} has followed metrics that are not known "
-            "here. Leave last_epoch at -1 and load the scheduler's state dict."
-        )
-
-
-def _seek(scheduler: Any, t: int) -> None:
-    """Brings a scheduler to step t, at the rates that a run from the base would have there."""
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
-        begins = (0, *scheduler._milestones)
-        for i, member in enumerate(scheduler._schedulers):
-            begin, end = begins[i], begins[i + 1] if i + 1 < len(begins) else t + 1
-            if t < begin:
-                for leaf in _leaves(member):
-                    leaf.last_epoch = -1
-            elif end > max(begin, 0):
-                _seek(member, min(t, end - 1) - begin)
-        scheduler.last_epoch = t
-    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
-        _restart(scheduler)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about optimizer.step(), which nobody could have called yet
-            for _ in range(t):
-                for member in scheduler._schedulers:
-                    member.step()
-    elif _takes_metric(scheduler):
-        _restart(scheduler)
-    else:
-        scheduler._update_lr(t)
-    if _holds_others(scheduler):
-        scheduler._last_lr = _rates(scheduler)
+from .turns import step_on_device
 
 
 class SequentialLR(Restored, torch_schedulers.SequentialLR):
@@ -196,6 +55,7 @@ class SequentialLR(Restored, torch_schedulers.SequentialLR):
     """
 
     __slots__ = ()
+    last_epoch, _last_lr = Noted(), Noted()
 
     def __init__(
         self, optimizer: Optimizer, schedulers: list[Any], milestones: list[int], last_epoch: int = -1
@@ -204,16 +64,16 @@ class SequentialLR(Restored, torch_schedulers.SequentialLR):
         checks.milestones(SequentialLR, milestones)
         if last_epoch >= 0:
             for begin, member in zip((0, *milestones), schedulers, strict=False):
-                _check_resumable(member, last_epoch + 1 - begin)
-        super().__init__(optimizer, _seated(schedulers), milestones, last_epoch)
+                check_resumable(member, last_epoch + 1 - begin)
+        super().__init__(optimizer, seated(schedulers), milestones, last_epoch)
         self._schedulers = schedulers
-        first = _turn(self, 0)[0]
+        first = turn(self, 0)[0]
         one_cycle = any(isinstance(s, torch_schedulers.OneCycleLR) for s in schedulers)
         if last_epoch >= 0:
-            _seek(self, last_epoch + 1)
-        elif any(map(_holds_others, schedulers)) or any(map(_takes_metric, schedulers)) or (one_cycle and hasattr(first, "base_lrs")):
+            seek(self, last_epoch + 1)
+        elif any(holds_others(s) or takes_metric(s) for s in schedulers) or (one_cycle and hasattr(first, "base_lrs")):
             # torch counted the members' members wrongly, or took OneCycleLR's initial_lr for everybody's.
-            _restart(self)
+            restart(self)
 
     def step(self, metrics: Any = None) -> None:
         """Advances by one step: the member whose turn it is does.
@@ -223,24 +83,36 @@ class SequentialLR(Restored, torch_schedulers.SequentialLR):
         if is_dynamo_compiling():
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, None, as_metric(metrics))
-        if captured.step(self):
+        if any(map(takes_metric, self._schedulers)):
+            if step_on_device(self, metrics):
+                return
+        elif captured.step(self):
             return
-        metric = _metric(self, metrics)
-        member, local = _turn(self, self.last_epoch + 1)
-        if local == 0 and (_holds_others(member) or _takes_metric(member)):
+        with hosted(self):
+            self._step_on_host(metrics)
+
+    def _step_on_host(self, metrics: Any) -> None:
+        metric = metric_for(self, metrics)
+        member, local = turn(self, self.last_epoch + 1)
+        if local == 0 and (holds_others(member) or takes_metric(member)):
             self.last_epoch += 1
-            _restart(member)
+            restart(member)
         elif metric is not None:
             self.last_epoch += 1
-            _advance(member, metric)
+            advance(member, metric)
         else:
             return super().step()
         self._last_lr = member.get_last_lr()
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` of this class or of torch's wrote, the rates included."""
+        with hosted(self):
+            super().load_state_dict(state_dict)
+
     def _programs(self) -> captured.Programs | None:
         groups, clock = range(len(self.optimizer._groups())), self.__dict__["last_epoch"]
         schedules = [closed_form(self, i) for i in groups]
-        if None in schedules or any(getattr(leaf, "cycle_momentum", False) for leaf in _leaves(self)):
+        if None in schedules or any(getattr(leaf, "cycle_momentum", False) for leaf in leaves(self)):
             return None
         for group, schedule in zip(self.optimizer._groups(), schedules, strict=True):
             if abs(schedule(clock) - group["lr"]) > 1e-9 * abs(group["lr"]):
@@ -249,7 +121,7 @@ class SequentialLR(Restored, torch_schedulers.SequentialLR):
         return captured.Programs(programs, list(groups), [-1] * len(groups), "")
 
     def _move(self, clock: int) -> None:
-        _seek(self, clock)
+        seek(self, clock)
 
 
 class ChainedScheduler(Restored, torch_schedulers.ChainedScheduler):
@@ -273,7 +145,7 @@ class ChainedScheduler(Restored, torch_schedulers.ChainedScheduler):
     __slots__ = ()
 
     def __init__(self, schedulers: Sequence[Any], optimizer: Optimizer | None = None) -> None:
-        super().__init__(_seated(schedulers), optimizer)
+        super().__init__(seated(schedulers), optimizer)
         self._schedulers = schedulers
 
     def step(self, metrics: Any = None) -> None:
@@ -284,9 +156,9 @@ class ChainedScheduler(Restored, torch_schedulers.ChainedScheduler):
         if is_dynamo_compiling():
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, None, as_metric(metrics))
-        metric = _metric(self, metrics)
+        metric = metric_for(self, metrics)
         if metric is None:
             return super().step()
         for member in self._schedulers:
-            _advance(member, metric)
-        self._last_lr = _rates(self)
+            advance(member, metric)
+        self._last_lr = present_rates(self)

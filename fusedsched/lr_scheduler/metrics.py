@@ -27,10 +27,25 @@ class Noted(Mirrored):
     """An attribute that a board knows better than the host; what is assigned goes to the board."""
 
     def __set__(self, scheduler: Any, value: Any) -> None:
-        scheduler._settle()
+        follower = scheduler._follower
+        if not isinstance(follower, Observer):
+            return super().__set__(scheduler, value)
+        follower.settle()
         scheduler.__dict__[self._name] = value
-        if scheduler._follower is not None:
-            scheduler._follower.take_over()
+        follower.take_over()
+
+
+@contextmanager
+def hosted(scheduler: Any) -> Iterator[None]:
+    """A stretch in which the host decides; the board gets what comes of it."""
+    follower = scheduler._follower
+    if not isinstance(follower, Observer):
+        yield
+        return
+    follower.settle()
+    with follower.paused():
+        yield
+    follower.take_over()
 
 
 class MetricDriven(Restored):
@@ -55,7 +70,7 @@ class MetricDriven(Restored):
                 return
         if is_capturing(self.optimizer):
             raise RuntimeError(f"{type(self).__name__}.step(metrics) cannot be captured: {self._reason(metrics, epoch)}")
-        with self._hosted():
+        with hosted(self):
             self._decide(metrics, epoch)
 
     def _observes(self, metric: Tensor) -> bool:
@@ -91,26 +106,14 @@ class MetricDriven(Restored):
         sites = sites_for(self.optimizer, metric)
         return sites if isinstance(sites, str) else f"the metric is on {metric.device}, the rates are elsewhere."
 
-    @contextmanager
-    def _hosted(self) -> Iterator[None]:
-        """A stretch in which the host decides; the board gets what comes of it."""
-        follower = self._follower
-        if follower is None:
-            yield
-            return
-        follower.settle()
-        with follower.paused():
-            yield
-        follower.take_over()
-
     def _begin_again(self) -> None:
         """As if it had just been built."""
-        with self._hosted():
+        with hosted(self):
             self._start_over()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` of this class or of the one that it stands for wrote, the rates included."""
-        with self._hosted():
+        with hosted(self):
             super().load_state_dict(state_dict)
 
     # What a class has to say.

@@ -30,6 +30,7 @@ class Observer:
         self._scheduler, self._optimizer = weakref.ref(scheduler), weakref.ref(scheduler.optimizer)
         self._sites, self._busy = sites, False
         self._told: Any = None
+        self._ready = False
         self._boards: list[Board] = []
         if hasattr(scheduler.optimizer, "_followers"):
             scheduler.optimizer._followers.add(self)
@@ -39,6 +40,10 @@ class Observer:
 
     def serves(self, scheduler: Any, metric: Tensor) -> bool:
         return self._scheduler() is scheduler and any(metric.device == device for device, _ in self._sites)
+
+    def ready(self) -> bool:
+        """Whether its boards hold what the groups have now."""
+        return self._ready
 
     # What a board holds, and what the host makes of it.
 
@@ -57,7 +62,7 @@ class Observer:
 
     def _rates(self) -> list[Any] | None:
         """Of each group its program, or the tensor that is its rate. None: there is no such program."""
-        rates = [group["lr"] for group in _groups(self._optimizer())]
+        rates = [group["lr"] for group in groups_of(self._optimizer())]
         return [lr if isinstance(lr, Tensor) else constant(lr) for lr in rates]
 
     def _move(self, contents: Contents) -> None:
@@ -71,7 +76,7 @@ class Observer:
         return any(launcher.capturing(device) for device, launcher in self._sites)
 
     def observe(self, metric: Tensor) -> None:
-        if self._told is None:
+        if not self._ready:
             raise RuntimeError(self.decider()._misfit(len(self._wrote)))
         if metric.dtype not in DTYPES:
             metric = metric.to(torch.float64)
@@ -80,7 +85,7 @@ class Observer:
 
     def edited(self) -> bool:
         """Whether a rate or an option is another one than the device was told. Does not wait."""
-        now = [group["lr"] for group in _groups(self._optimizer())]
+        now = [group["lr"] for group in groups_of(self._optimizer())]
         if len(now) != len(self._wrote) or any(a is not b for a, b in zip(now, self._wrote, strict=True)):
             return True
         return self._told != self._tell(len(now))
@@ -109,13 +114,13 @@ class Observer:
                 self._remember()
 
     def _read(self, optimizer: Any) -> None:
-        if self._told is None:
+        if not self._ready:
             return
         contents = self._boards[0].read()
         if self._scheduler() is not None and contents.clock != self._clock:
             self._move(contents)
             self._clock = contents.clock
-        for group, wrote, rate in zip(_groups(optimizer), self._wrote, contents.rates, strict=False):
+        for group, wrote, rate in zip(groups_of(optimizer), self._wrote, contents.rates, strict=False):
             if group["lr"] is wrote and not isinstance(wrote, Tensor) and not rate == wrote:
                 group["lr"] = rate
 
@@ -125,10 +130,10 @@ class Observer:
             self._write()
 
     def _write(self) -> None:
-        self._wrote = [group["lr"] for group in _groups(self._optimizer())]
+        self._wrote = [group["lr"] for group in groups_of(self._optimizer())]
         self._told, rates = self._tell(len(self._wrote)), self._rates()
-        if self._told is None or rates is None:
-            self._told = None
+        self._ready = self._told is not None and rates is not None
+        if not self._ready:
             return
         asked, bounds, turn = self._told
         known, window = self.decider()._known()
@@ -146,9 +151,9 @@ class Observer:
         if self._busy:
             return
         optimizer = self._optimizer()
-        rates = [group["lr"] for group in _groups(optimizer)]
+        rates = [group["lr"] for group in groups_of(optimizer)]
         devices = {device for device, _ in self._sites}
-        if self._told is not None and len(rates) == len(self._wrote) and devices == _plans(optimizer).keys():
+        if self._ready and len(rates) == len(self._wrote) and devices == _plans(optimizer).keys():
             return self._follow(rates)
         self._read(optimizer)
         self._sites, self._boards = [(d, LAUNCHERS[p.name]) for d, p in _plans(optimizer).items()], []
@@ -164,7 +169,7 @@ class Observer:
         self._remember()
 
     def _remember(self) -> None:
-        groups = _groups(self._optimizer())
+        groups = groups_of(self._optimizer())
         self._wrote = [group["lr"] for group in groups]
         floats = [i for i, lr in enumerate(self._wrote) if not isinstance(lr, Tensor)]
         plans = _plans(self._optimizer()) if floats else {}
@@ -195,7 +200,7 @@ def _leave(observer: Observer) -> None:
     observer.dissolve()
 
 
-def _groups(optimizer: Any) -> list[dict[str, Any]]:
+def groups_of(optimizer: Any) -> list[dict[str, Any]]:
     return optimizer.__dict__["param_groups"]  # without looking at the board
 
 
@@ -210,7 +215,7 @@ def _plans(optimizer: Any) -> dict[torch.device, Any]:
 def sites_for(optimizer: Any, metric: Tensor) -> Sites | str:
     """Where a scheduler of this optimizer decides on such a metric; or why no device does."""
     device, plans = metric.device, _plans(optimizer)
-    rates = [group["lr"] for group in _groups(optimizer)]
+    rates = [group["lr"] for group in groups_of(optimizer)]
     tensors = [lr for lr in rates if isinstance(lr, Tensor)]
     if plans and device not in plans:
         where = ", ".join(map(str, plans))
