@@ -8,12 +8,9 @@ rates and their types lie in it as integers.
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
-from . import tuning
 from .step import rounded
 
 WATCH_WIDTH: tl.constexpr = tl.constexpr(26)
@@ -163,6 +160,7 @@ def plus(a, b):
 
 @triton.jit(do_not_specialize=["n"])
 def observe_kernel(board, metric, n, BLOCK: tl.constexpr):
+    """One program: lets a board of n rates take note of a metric."""
     rates = board + WATCH_WIDTH
     clock = board.to(tl.pointer_type(tl.int64)) + CLOCK
     steps = tl.load(clock) + 1
@@ -184,8 +182,3 @@ def observe_kernel(board, metric, n, BLOCK: tl.constexpr):
             tl.store(board + NEXT, 0.0)
             tl.store(board + LOWER_BEFORE_RESET, tl.load(board + RESET_START))
             rewrite(board, rates, n, tl.full((), START_OVER, tl.int32), BLOCK)
-
-
-def launch(board: Any, metric: Any, n: int) -> None:
-    """Lets a board of n rates take note of a metric: tensors on one device."""
-    observe_kernel[(1,)](board, metric, n, BLOCK=tuning.WATCH_BLOCK, num_warps=1, enable_fp_fusion=False)

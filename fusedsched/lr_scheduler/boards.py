@@ -199,10 +199,12 @@ class Triton:
 
     @staticmethod
     def observe(board: Board, metric: Tensor) -> None:
-        from ..triton_kernels import plateau
+        from ..triton_kernels import plateau, tuning
 
         with torch.cuda.device(board.device) if board.device.type == "cuda" else nullcontext():
-            plateau.launch(board.tensor, metric, board.n_rates)
+            plateau.observe_kernel[(1,)](
+                board.tensor, metric, board.n_rates, BLOCK=tuning.WATCH_BLOCK, num_warps=1, enable_fp_fusion=False
+            )
 
     @staticmethod
     def write(target: Tensor, host: Tensor) -> None:
