@@ -6,6 +6,7 @@ Judged by torch's own schedulers, each stepped by hand when it is its turn.
 
 import copy
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -183,3 +184,13 @@ def test_a_chain_in_a_capture_is_refused_by_name():
     sched = L.ChainedScheduler([L.ExponentialLR(opt, 0.5), L.ReduceLROnPlateau(opt)])
     with pytest.raises(RuntimeError, match="ChainedScheduler.step.metrics. cannot be captured"):
         recorded(lambda: sched.step(torch.ones(())))
+
+
+def test_the_page_about_them_runs_as_printed():
+    page = Path(__file__).parents[1] / "docs" / "plateau.md"
+    if not page.exists():
+        pytest.skip("needs the source tree")
+    script = page.read_text().split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(compile(script, page.name, "exec"), names)
+    assert names["plateau"].last_epoch == 190

@@ -270,3 +270,24 @@ def test_a_metric_on_another_device():
 
 def test_comparisons_are_those_of_the_rule():
     assert plateau.COMPARISONS == {("min", "rel"): 0, ("min", "abs"): 1, ("max", "rel"): 2}
+
+
+def test_new_plans_go_on_with_the_rates(product):
+    """Whatever makes an optimizer look at its tensors anew, with an edit that nobody has taken up yet or without."""
+    two = pair(product, patience=0, factor=0.5)
+    for i, metric in enumerate((2.0, 2.0, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0)):
+        both(two, [metric])
+        for sched in two:
+            if i == 3:
+                sched.optimizer.param_groups[0]["lr"] = 0.3
+            if i in (1, 3, 4):
+                getattr(sched.optimizer, "_invalidate", int)()
+            if i == 4:
+                sched.optimizer.param_groups  # noqa: B018
+            if i == 6:
+                sched.optimizer.load_state_dict(sched.optimizer.state_dict())
+            sched.optimizer.step()
+    rates = [[group["lr"] for group in sched.optimizer.param_groups] for sched in two]  # first: asks the optimizer
+    assert rates[0] == rates[1] and same(two)
+    params = [[p for g in s.optimizer.param_groups for p in g["params"]] for s in two]
+    assert all(torch.allclose(p, q, rtol=1e-6) for p, q in zip(*params, strict=True))

@@ -102,7 +102,7 @@ class Board:
         self._window_at = WATCH_WIDTH + len(rates) * RATE_WIDTH
         ends = list(accumulate(self.shape[1:], initial=self._window_at + window))
         self._programs = list(pairwise(ends))
-        self.tensor = torch.zeros(ends[-1], dtype=torch.float64, device=device)
+        self.tensor = torch.empty(ends[-1], dtype=torch.float64, device=device)  # zeros would be part of a capture
         self.n_rates = len(rates)
 
     def fits(self, rates: list[Any], window: int) -> bool:
@@ -208,6 +208,8 @@ class Triton:
 
     @staticmethod
     def write(target: Tensor, host: Tensor) -> None:
+        if Triton.capturing(target.device):
+            raise RuntimeError("Call step(metric) once outside of the graph: its tables cannot be written in a capture.")
         target.copy_(host)
 
     @staticmethod

@@ -125,8 +125,8 @@ def milestones(cls: Any, numbers: Any) -> None:
     number(cls, milestones=list(numbers))
 
 
-def metric(scheduler: Any, value: Any) -> None:
-    """A real number, or a tensor with one."""
+def metric(scheduler: Any, value: Any) -> Any:
+    """A real number, or a tensor with one; it comes back without its graph."""
     name = f"{type(scheduler).__name__}.step()"
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
@@ -136,13 +136,14 @@ def metric(scheduler: Any, value: Any) -> None:
             )
         if value.is_complex():
             raise TypeError(f"{name} got a metric of dtype {value.dtype}. It must be real.")
-        return
+        return value.detach()
     try:
         found = not isinstance(value, (str, bytes)) and float(value) is not None
     except (TypeError, ValueError, OverflowError):
         found = False
     if not found:
         raise TypeError(f"{name} takes the metric as a number or a tensor with one element, got {value!r}.")
+    return value
 
 
 def decider(cls: Any, factor: Any, mode: Any, threshold_mode: Any) -> None:

@@ -111,7 +111,7 @@ def metric_for(scheduler: Any, given: Any) -> float | None:
             f"{type(scheduler).__name__}.step() needs a metric now: {type(wanting[0]).__name__} follows one. "
             "Call step(metric)."
         )
-    checks.metric(scheduler, given)
+    given = checks.metric(scheduler, given)
     if is_capturing(scheduler.optimizer):
         raise RuntimeError(
             f"{type(scheduler).__name__}.step(metrics) cannot be captured: it reads the metric for its members. Call it "

@@ -62,12 +62,10 @@ class MetricDriven(Restored):
         if is_dynamo_compiling():
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, epoch, as_metric(metrics))
-        checks.metric(self, metrics)
-        if isinstance(metrics, Tensor):
-            metrics = metrics.detach()
-            if epoch is None and self._observes(metrics):
-                self._follower.observe(metrics)
-                return
+        metrics = checks.metric(self, metrics)
+        if epoch is None and isinstance(metrics, Tensor) and self._observes(metrics):
+            self._follower.observe(metrics)
+            return
         if is_capturing(self.optimizer):
             raise RuntimeError(f"{type(self).__name__}.step(metrics) cannot be captured: {self._reason(metrics, epoch)}")
         with hosted(self):

@@ -31,12 +31,21 @@ class Observer:
         self._sites, self._busy = sites, False
         self._told: Any = None
         self._ready = False
+        self._plans: dict[torch.device, Any] = {}  # those that follow the boards
         self._boards: list[Board] = []
         if hasattr(scheduler.optimizer, "_followers"):
-            scheduler.optimizer._followers.add(self)
             # The rates outlive their scheduler. Until then the registry of finalizers keeps this object.
             weakref.finalize(scheduler, _leave, self).atexit = False
+        self._join()
         self._write()
+
+    def _join(self) -> bool:
+        """Lets the optimizer know of this; False: it does. A loaded optimizer has forgotten."""
+        followers = self._optimizer().__dict__.get("_followers")
+        if followers is None or self in followers:
+            return False
+        followers.add(self)
+        return True
 
     def serves(self, scheduler: Any, metric: Tensor) -> bool:
         return self._scheduler() is scheduler and any(metric.device == device for device, _ in self._sites)
@@ -76,6 +85,8 @@ class Observer:
         return any(launcher.capturing(device) for device, launcher in self._sites)
 
     def observe(self, metric: Tensor) -> None:
+        if self._join():
+            self.restart()
         if not self._ready:
             raise RuntimeError(self.decider()._misfit(len(self._wrote)))
         if metric.dtype not in DTYPES:
@@ -106,12 +117,28 @@ class Observer:
         if self._busy or scheduler is None or optimizer is None or self.capturing():
             return
         with self.paused():
-            edited = self.edited()
-            self._read(optimizer)
-            if edited:
-                self._write()
-            else:
-                self._remember()
+            self._refresh(optimizer)
+
+    def restart(self) -> None:
+        """The optimizer has new plans. The boards stay the truth."""
+        optimizer = self._optimizer()
+        if self._busy or optimizer is None:
+            return
+        with self.paused():
+            self._follow() if self.capturing() else self._refresh(optimizer)
+
+    def _refresh(self, optimizer: Any) -> None:
+        plans, edited = plans_of(optimizer), self.edited()
+        self._read(optimizer)
+        moved = hasattr(optimizer, "_ready_plan") and {device for device, _ in self._sites} != plans.keys()
+        if moved:
+            self._sites, self._boards = [(d, LAUNCHERS[p.name]) for d, p in plans.items()], []
+        if edited or moved:
+            self._write()
+        elif any(plans.get(device) is not plan for device, plan in self._plans.items()):
+            self._follow()
+        else:
+            self._remember()
 
     def _read(self, optimizer: Any) -> None:
         if not self._ready:
@@ -132,8 +159,9 @@ class Observer:
     def _write(self) -> None:
         self._wrote = [group["lr"] for group in groups_of(self._optimizer())]
         self._told, rates = self._tell(len(self._wrote)), self._rates()
-        self._ready = self._told is not None and rates is not None
+        self._ready = self._told is not None and rates is not None and bool(self._sites)
         if not self._ready:
+            self._plans = {}
             return
         asked, bounds, turn = self._told
         known, window = self.decider()._known()
@@ -144,37 +172,27 @@ class Observer:
             self._boards = [Board(device, launcher, rates, asked.window) for device, launcher in self._sites]
         for board in self._boards:
             board.write(asked, turn, self._clock, known, window, bounds, rates, last)
-        self._follow(self._wrote)
+        self._follow()
 
-    def restart(self) -> None:
-        """The optimizer has new plans. The boards stay the truth."""
-        if self._busy:
-            return
-        optimizer = self._optimizer()
-        rates = [group["lr"] for group in groups_of(optimizer)]
-        devices = {device for device, _ in self._sites}
-        if self._ready and len(rates) == len(self._wrote) and devices == _plans(optimizer).keys():
-            return self._follow(rates)
-        self._read(optimizer)
-        self._sites, self._boards = [(d, LAUNCHERS[p.name]) for d, p in _plans(optimizer).items()], []
-        self._write()
-
-    def _follow(self, rates: list[Any]) -> None:
+    def _follow(self) -> None:
         """Lets the updates read the rates on the board, where the groups have floats."""
-        floats = [i for i, lr in enumerate(rates) if not isinstance(lr, Tensor)]
-        plans = _plans(self._optimizer()) if floats else {}
-        for board in self._boards if floats else ():
-            for i in floats:
-                board.launcher.follow(plans[board.device], i, board)
+        self._plans = self._plans_of_floats()
+        for board in self._boards if self._plans else ():
+            for i, lr in enumerate(self._wrote):
+                if not isinstance(lr, Tensor):
+                    board.launcher.follow(self._plans[board.device], i, board)
         self._remember()
+
+    def _plans_of_floats(self) -> dict[torch.device, Any]:
+        floats = any(not isinstance(lr, Tensor) for lr in self._wrote)
+        return plans_of(self._optimizer()) if floats and self._ready else {}
 
     def _remember(self) -> None:
         groups = groups_of(self._optimizer())
         self._wrote = [group["lr"] for group in groups]
         floats = [i for i, lr in enumerate(self._wrote) if not isinstance(lr, Tensor)]
-        plans = _plans(self._optimizer()) if floats else {}
-        for board in self._boards if floats else ():
-            board.launcher.accept(plans[board.device], groups, floats)
+        for board in self._boards if self._plans else ():
+            board.launcher.accept(self._plans[board.device], groups, floats)
 
     def dissolve(self) -> None:
         """The updates read the groups again."""
@@ -204,7 +222,7 @@ def groups_of(optimizer: Any) -> list[dict[str, Any]]:
     return optimizer.__dict__["param_groups"]  # without looking at the board
 
 
-def _plans(optimizer: Any) -> dict[torch.device, Any]:
+def plans_of(optimizer: Any) -> dict[torch.device, Any]:
     """The plans of our optimizers that run on a GPU, by device."""
     if not hasattr(optimizer, "_ready_plan"):
         return {}
@@ -214,7 +232,7 @@ def _plans(optimizer: Any) -> dict[torch.device, Any]:
 
 def sites_for(optimizer: Any, metric: Tensor) -> Sites | str:
     """Where a scheduler of this optimizer decides on such a metric; or why no device does."""
-    device, plans = metric.device, _plans(optimizer)
+    device, plans = metric.device, plans_of(optimizer)
     rates = [group["lr"] for group in groups_of(optimizer)]
     tensors = [lr for lr in rates if isinstance(lr, Tensor)]
     if plans and device not in plans:
@@ -234,7 +252,7 @@ def sites_for(optimizer: Any, metric: Tensor) -> Sites | str:
 
 def is_capturing(optimizer: Any) -> bool:
     """Whether a graph is captured on the optimizer's device."""
-    plans = _plans(optimizer) if hasattr(optimizer, "_ready_plan") and optimizer._plan is not None else {}
+    plans = plans_of(optimizer) if hasattr(optimizer, "_ready_plan") and optimizer._plan is not None else {}
     if plans:
         return any(LAUNCHERS[plan.name].capturing(device) for device, plan in plans.items())
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()

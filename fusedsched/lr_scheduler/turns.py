@@ -123,7 +123,7 @@ def _sites(scheduler: Any, metric: Any) -> Sites | str:
 def step_on_device(scheduler: Any, metric: Any) -> bool:
     """The step, if the device can do it. Raises RuntimeError while a graph is captured that could not."""
     if metric is not None:
-        checks.metric(scheduler, metric)
+        metric = checks.metric(scheduler, metric)
     follower, sites, capturing = scheduler._follower, "", is_capturing(scheduler.optimizer)
     if follower is None:
         sites = _sites(scheduler, metric)
@@ -139,7 +139,7 @@ def step_on_device(scheduler: Any, metric: Any) -> bool:
         scheduler._follower = None
         follower, sites = None, "a rate was written to, and the members carry that on each in its own way."
     if follower is not None:
-        follower.observe(metric.detach())
+        follower.observe(metric)
         return True
     if capturing:
         raise RuntimeError(f"{type(scheduler).__name__}.step(metrics) cannot be captured: {sites}")
