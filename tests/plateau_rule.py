@@ -39,7 +39,7 @@ FLAGS = ["-x", "c++", "-std=c++20", "-O1", "-shared", "-fPIC", "-ffp-contract=of
 MUTANTS = {
     "patience off by one": ("both", "w.bad > w.patience", "w.bad >= w.patience"),
     "cooldown ignored": ("both", "w.cooldown_counter = w.cooldown;", ""),
-    "bad steps count in a cooldown": ("plateau", "w.cooldown_counter -= 1.0;\n    w.bad = 0.0;", "w.cooldown_counter -= 1.0;"),
+    "bad steps count in a cooldown": ("plateau", "_counter -= 1.0;\n    w.bad = 0.0;", "_counter -= 1.0;"),
     "min, relative: not strict": ("both", "value < w.best * (", "value <= w.best * ("),
     "min, absolute: not strict": ("both", "value < w.best - w", "value <= w.best - w"),
     "max, relative: not strict": ("both", "value > w.best * (", "value >= w.best * ("),

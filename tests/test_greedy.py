@@ -87,7 +87,7 @@ def test_it_is_a_scheduler(product):
 
 @pytest.mark.parametrize("smooth", [False, True])
 def test_states(product, smooth):
-    """Law: the keys of transformers' class, and one; saved and loaded at any time, it goes on as if nothing happened."""
+    """Law: the keys of transformers' class, and one; saved and loaded at any time, it goes on as ever."""
     options = dict(patience=1, factor=0.5, cooldown=1, warmup=1, smooth=smooth, window_size=3, reset_start=2)
     metrics = [3.0, 2.0, 1.0, 0.5, 2.0, 3.0, 3.0, 3.0, math.inf, 1.0, 4.0, 0.25]
     for at in (0, 2, 5, 9):

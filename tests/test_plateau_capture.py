@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws: schedulers that follow a metric inside captured graphs. Each replay reads the metric anew and decides as an eager
-step does; what a graph would freeze is refused by name.
+"""Laws: schedulers that follow a metric inside captured graphs. Each replay reads the metric anew and decides as an
+eager step does; what a graph would freeze is refused by name.
 """
 
 import copy
@@ -73,7 +73,9 @@ def warmup_then(member):
 SEQUENCES = {
     "warmup, plateau": warmup_then(lambda o: L.ReduceLROnPlateau(o, patience=1, factor=0.5, min_lr=[0.1, 0.02])),
     "warmup, greedy": warmup_then(
-        lambda o: L.GreedyLR(o, patience=0, factor=0.5, min_lr=0.15, max_lr=0.9, smooth=True, window_size=2, reset_start=2)
+        lambda o: L.GreedyLR(
+            o, patience=0, factor=0.5, min_lr=0.15, max_lr=0.9, smooth=True, window_size=2, reset_start=2
+        )
     ),
     "plateau first": lambda o: L.SequentialLR(
         o, [L.ReduceLROnPlateau(o, patience=0, factor=0.5), L.CosineAnnealingLR(o, 9)], [7]

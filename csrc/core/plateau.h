@@ -2,8 +2,8 @@
 // How a scheduler that follows a metric decides: ReduceLROnPlateau (torch) and GreedyLR (Hugging Face).
 //
 // A board is one flat float64 table: a Watch, then a Rate for each group, then the window of a running mean. It lies in
-// device memory; fusedsched/lr_scheduler/boards.py writes and reads it; plateau.py and greedy.py there decide the same way
-// on the host. The arithmetic is that of Python's floats, so both come to the same decision.
+// device memory; fusedsched/lr_scheduler/boards.py writes and reads it; plateau.py and greedy.py there decide the same
+// way on the host. The arithmetic is that of Python's floats, so both come to the same decision.
 #pragma once
 
 #include "platform.h"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boards: what a scheduler that follows a metric knows, as a table in device memory. `csrc/core/plateau.h` has the rule.
+"""Boards: what a scheduler that follows a metric knows, in device memory. `csrc/core/plateau.h` has the rule.
 
 A board is one float64 tensor: what was asked for, what is known, a rate for each group, the window of a running mean,
 and for each group a program, which an update reads as its learning rate: as a rule one constant row.
@@ -94,8 +94,8 @@ class Contents(NamedTuple):
 
 
 class Board:
-    """A board on one device. `launcher`: who runs its kernel there. `rates`: of each group a `Program`, or the tensor on
-    this device that is to be rewritten."""
+    """A board on one device. `launcher`: who runs its kernel there. `rates`: of each group a `Program`, or the tensor
+    on this device that is to be rewritten."""
 
     def __init__(self, device: torch.device, launcher: Any, rates: list[Any], window: int) -> None:
         self.device, self.launcher, self.shape = device, launcher, _shape(rates, window)
@@ -209,7 +209,7 @@ class Triton:
     @staticmethod
     def write(target: Tensor, host: Tensor) -> None:
         if Triton.capturing(target.device):
-            raise RuntimeError("Call step(metric) once outside of the graph: its tables cannot be written in a capture.")
+            raise RuntimeError("Call step(metric) once outside of the graph: a capture cannot write its tables.")
         target.copy_(host)
 
     @staticmethod

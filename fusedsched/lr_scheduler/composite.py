@@ -83,13 +83,11 @@ class SequentialLR(Restored, torch_schedulers.SequentialLR):
         if is_dynamo_compiling():
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, None, as_metric(metrics))
-        if any(map(takes_metric, self._schedulers)):
-            if step_on_device(self, metrics):
-                return
-        elif captured.step(self):
-            return
-        with hosted(self):
-            self._step_on_host(metrics)
+        if not any(map(takes_metric, self._schedulers)):
+            return None if captured.step(self) else self._step_on_host(metrics)
+        if not step_on_device(self, metrics):
+            with hosted(self):
+                self._step_on_host(metrics)
 
     def _step_on_host(self, metrics: Any) -> None:
         metric = metric_for(self, metrics)

@@ -47,7 +47,7 @@ class GreedyLR(MetricDriven, torch_schedulers.LRScheduler):
     """Raises the rate while a metric keeps improving, and lowers it when it does not.
 
     lr = min(lr / factor, max_lr) after more than `patience` improvements in a row,
-    lr = max(lr * factor, min_lr) after more than `patience` steps without one; each if it is a change of more than `eps`
+    lr = max(lr * factor, min_lr) after more than `patience` steps without one; each if it changes by more than `eps`
 
     Arguments as `transformers.GreedyLR`: `mode` "min" or "max"; `threshold`, what counts as an improvement, absolute or
     relative by `threshold_mode`; `cooldown` and `warmup`, steps to look away after the rate was lowered and raised;
@@ -197,8 +197,8 @@ class GreedyLR(MetricDriven, torch_schedulers.LRScheduler):
         for name in ("min_lrs", "max_lrs", "_init_lrs"):
             if len(getattr(self, name)) != count:
                 return (
-                    f"GreedyLR: {name} has {len(getattr(self, name))} values, the optimizer has {count} param groups. A "
-                    f"group was added: append one value for each new group to scheduler.{name}."
+                    f"GreedyLR: {name} has {len(getattr(self, name))} values, the optimizer has {count} param groups. "
+                    f"A group was added: append one value for each new group to scheduler.{name}."
                 )
         return None
 

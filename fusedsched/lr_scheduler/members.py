@@ -114,8 +114,8 @@ def metric_for(scheduler: Any, given: Any) -> float | None:
     given = checks.metric(scheduler, given)
     if is_capturing(scheduler.optimizer):
         raise RuntimeError(
-            f"{type(scheduler).__name__}.step(metrics) cannot be captured: it reads the metric for its members. Call it "
-            "outside of the graph, or put the metric-driven scheduler into the graph alone."
+            f"{type(scheduler).__name__}.step(metrics) cannot be captured: it reads the metric for its members. Call "
+            "it outside of the graph, or put the metric-driven scheduler into the graph alone."
         )
     return float(given)
 

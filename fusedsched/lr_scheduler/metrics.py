@@ -67,7 +67,8 @@ class MetricDriven(Restored):
             self._follower.observe(metrics)
             return
         if is_capturing(self.optimizer):
-            raise RuntimeError(f"{type(self).__name__}.step(metrics) cannot be captured: {self._reason(metrics, epoch)}")
+            reason = self._reason(metrics, epoch)
+            raise RuntimeError(f"{type(self).__name__}.step(metrics) cannot be captured: {reason}")
         with hosted(self):
             self._decide(metrics, epoch)
 

@@ -35,7 +35,8 @@ class Observer:
         self._boards: list[Board] = []
         if hasattr(scheduler.optimizer, "_followers"):
             # The rates outlive their scheduler. Until then the registry of finalizers keeps this object.
-            weakref.finalize(scheduler, _leave, self).atexit = False
+            self._finalizer = weakref.finalize(scheduler, _leave, self)
+            self._finalizer.atexit = False
         self._join()
         self._write()
 
@@ -197,6 +198,7 @@ class Observer:
     def dissolve(self) -> None:
         """The updates read the groups again."""
         optimizer = self._optimizer()
+        self._finalizer.detach()
         optimizer._followers.discard(self)
         optimizer._invalidate()
 
@@ -241,7 +243,8 @@ def sites_for(optimizer: Any, metric: Tensor) -> Sites | str:
             raise ValueError(f"The metric is on {device}, the parameters are on {where}. Move the metric there.")
         return f"the metric is on the CPU, where a graph cannot look. Give it a tensor on {where}."
     if not plans and len(tensors) < len(rates):
-        return f"the lr of a param group is a float, which {type(optimizer).__name__} reads on the host. Make it a tensor."
+        kind = type(optimizer).__name__
+        return f"the lr of a param group is a float, which {kind} reads on the host. Make it a tensor."
     if any(lr.device != device or lr.dtype not in DTYPES or lr.numel() != 1 for lr in tensors):
         return f"the lr of a param group is a tensor, but no floating point tensor of one element on {device}."
     if plans and (not tensors or len(plans) == 1):
