@@ -19,7 +19,7 @@ import toolchain  # noqa: E402
 
 # csrc/NAME.cpp: may include torch
 BORDER = ["bindings", "group", "plan", "collect", "gradients", "cpu_plan", "track", "threads"]
-BORDER += ["cuda_plan", "cuda_tables", "cuda_runtime", "rates", "telemetry"]
+BORDER += ["cuda_plan", "cuda_tables", "cuda_runtime", "plateau", "rates", "telemetry"]
 
 # (object, source, flags): one source makes several objects, one for each instruction set, under different names.
 # cpu/dispatch.cpp picks among them at run time. Contraction to fma is off wherever a schedule is evaluated, since all

@@ -6,6 +6,7 @@
 #include "cpu/kernels.h"
 #include "cpu_plan.h"
 #include "cuda_plan.h"
+#include "plateau.h"
 #include "rates.h"
 #include "threads.h"
 #include "track.h"
@@ -91,4 +92,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.attr("row_width") = fs::kRowWidth;
   bind_rates(m);
   bind_track(m);
+  bind_plateau(m);
 }

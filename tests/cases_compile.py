@@ -32,5 +32,7 @@ SCHEDULERS = {
     "SequentialLR": lambda o: L.SequentialLR(o, [L.LinearLR(o, 0.1), L.CosineAnnealingLR(o, 8)], [4]),
     "ChainedScheduler": lambda o: L.ChainedScheduler([L.LinearLR(o, 0.1), L.ExponentialLR(o, 0.9)]),
     "ReduceLROnPlateau": lambda o: L.ReduceLROnPlateau(o, patience=1),
+    "GreedyLR": lambda o: L.GreedyLR(o, patience=1, smooth=True, window_size=3),
+    "warmup, plateau": lambda o: L.SequentialLR(o, [L.LinearLR(o, 0.1), L.ReduceLROnPlateau(o, patience=1)], [4]),
     "none": lambda o: None,
 }

@@ -10,6 +10,7 @@ import torch._dynamo
 from torch._dynamo.utils import counters
 
 from fusedsched import lr_scheduler as L
+from fusedsched.lr_scheduler.metrics import MetricDriven
 
 STEPS = 12
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
@@ -57,6 +58,11 @@ def equal(a, b):
     return a == b
 
 
+def takes_metric(scheduler):
+    members = scheduler._schedulers if isinstance(scheduler, (L.SequentialLR, L.ChainedScheduler)) else [scheduler]
+    return any(isinstance(member, MetricDriven) for member in members)
+
+
 def compare(build, backend="aot_eager", steps=STEPS, graphs=1, patterns=("1111",), between=None, body=None):
     """Trains twice, eager and compiled, and compares: after every step, in long runs after some of them.
 
@@ -65,7 +71,7 @@ def compare(build, backend="aot_eager", steps=STEPS, graphs=1, patterns=("1111",
     """
     torch._dynamo.reset()
     counters.clear()
-    runs = []
+    runs, metric = [], torch.ones(())
     for compile in (lambda f: f, lambda f: torch.compile(f, fullgraph=True, backend=backend)):
         params = parameters()
         optimizer, scheduler = build(params)
@@ -73,11 +79,12 @@ def compare(build, backend="aot_eager", steps=STEPS, graphs=1, patterns=("1111",
         def one(o=optimizer, s=scheduler):
             o.step()
             if s is not None:
-                s.step(torch.ones(())) if isinstance(s, L.ReduceLROnPlateau) else s.step()
+                s.step(metric) if takes_metric(s) else s.step()
 
         one = one if body is None else lambda b=body, o=optimizer, s=scheduler, p=params: b(o, s, p)
         runs.append((compile(one), params, optimizer, scheduler))
     for i in range(steps):
+        metric.fill_(1.0 + (7 * i) % 5)
         for step, params, optimizer, _ in runs:
             if i < STEPS:
                 give_gradients(params, i, patterns[i % len(patterns)])

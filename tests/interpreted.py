@@ -15,6 +15,7 @@ try:
     pytest.importorskip("triton", reason="Triton is not installed")
     from fusedsched.triton_kernels import (
         maths as maths,
+        plateau as plateau,
         rules as rules,
         schedule as schedule,
         step as step,

@@ -38,6 +38,15 @@ def test_any_scheduler_is_one_graph(optimizer, steps, scheduler):
     compare(build, "eager" if steps == LONG else "aot_eager", steps, between=edit_rate)
 
 
+@pytest.mark.parametrize("scheduler", ["ReduceLROnPlateau", "GreedyLR"])
+def test_decisions_on_a_device_are_one_graph(scheduler):
+    def build(params):
+        o = fs.AdamW(params, lr=1e-2, backend="cuda")
+        return o, SCHEDULERS[scheduler](o)
+
+    compare(build, "aot_eager", between=edit_rate)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", INDUCTOR])
 def test_any_optimizer_is_one_graph(optimizer, backend):

@@ -56,8 +56,6 @@ def test_members_of_another_optimizer():
     ):
         with pytest.raises(ValueError, match="expects all schedulers to belong to the same optimizer"):
             make()
-    with pytest.raises(ValueError, match="does not support `ReduceLROnPlateau`"):
-        lr_scheduler.SequentialLR(opt, [lr_scheduler.ReduceLROnPlateau(opt)], [])
     with pytest.raises(ValueError, match="expects at least one scheduler to be chained"):
         lr_scheduler.ChainedScheduler([])
     with pytest.raises(ValueError, match="one more than the number of milestone points"):

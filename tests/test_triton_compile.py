@@ -30,7 +30,7 @@ def test_kernels_compile_and_keep_to_their_promises(kernels):
     mutants = {name: kernels.pop(name) for name in list(kernels) if name.startswith("mutant")}
     for name, facts in kernels.items():
         assert facts["stack"] == 0 and facts["fused"] == 0, (name, facts)
-        update = not name.startswith(("prepare", "advance", "record", "rates"))
+        update = not name.startswith(("prepare", "advance", "record", "rates", "observe"))
         wide = "float64" in name or not update
         assert (facts["float64"] > 0) == wide, (name, facts)
         if update and "unaligned" not in name:

@@ -14,7 +14,7 @@ import tempfile
 
 import torch
 import triton
-from fusedsched.triton_kernels import rates, rules, step, telemetry, tuning
+from fusedsched.triton_kernels import plateau, rates, rules, step, telemetry, tuning
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -109,6 +109,8 @@ def everything(arch, every_rule):
         found[f"{MOST}/{types}/unaligned"] = facts(update(arch, MOST, types, aligned=False, write_grad=True))
     for adam in (True, False):
         found[f"prepare/{'Adam' if adam else 'SGD'}"] = facts(prepare(arch, adam, amp=True))
+    watch = {"board": "*fp64", "metric": "*fp64", "n": "i32"}
+    found["observe"] = facts(compiled(plateau.observe_kernel, dict(BLOCK=tuning.WATCH_BLOCK), arch, 1, watch))
     found["advance"] = facts(compiled(step.advance_kernel, {}, arch, 1))
     found["advance by"] = facts(compiled(step.advance_by_kernel, {}, arch, 1))
     constants = {"CHECKED": True, "BLOCK": tuning.PREPARE_BLOCK}

@@ -24,4 +24,7 @@ __global__ void record_kernel(const __grid_constant__ Header header, double* rin
 // rates.cu
 __global__ void rates_kernel(Rates args);
 
+// plateau.cu
+__global__ void observe_kernel(double* board, const void* metric, DType dtype);
+
 }  // namespace fs_cuda

@@ -154,6 +154,8 @@ struct Runtime {
   const char* (*write)(int device, void* to, const void* from, uint64_t bytes);
   // One step of a scheduler that writes tensors.
   const char* (*rates)(int device, uint64_t stream, const Rates& rates);
+  // Lets a board (core/plateau.h) take note of a metric, one number in memory, and rewrite its rates.
+  const char* (*observe)(int device, uint64_t stream, double* board, const void* metric, DType dtype);
 };
 
 }  // namespace fs_cuda

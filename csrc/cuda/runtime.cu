@@ -149,7 +149,13 @@ const char* write(int device, void* to, const void* from, uint64_t bytes) {
   return words(error);
 }
 
-constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks, step, advance, advance_by, show, record_row, capturing, write, rates};
+const char* observe(int device, uint64_t stream, double* board, const void* metric, DType dtype) {
+  void* arguments[] = {&board, &metric, &dtype};
+  return launch_on(device, stream, observe_kernel, 1, kSmallThreads, arguments, 0);
+}
+
+constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks,    step,  advance, advance_by, show, record_row,
+                              capturing,       write, rates, observe};
 
 }  // namespace
 

@@ -25,9 +25,13 @@ constexpr int kBlocksPerMultiprocessor = kBurdens<kBytesPerElement, kMixed, kSta
                                          : kBurdens<kBytesPerElement, kMixed, kStates> == 1 ? 2
                                                                                             : 1;
 
-// Threads of the small kernels beside the step: showing programs, a row of telemetry, the rates of a scheduler. The last
-// two have one block, since it alone can advance a counter that all its threads have read.
+// Threads of the small kernels beside the step: showing programs, a row of telemetry, the rates of a scheduler, a decision
+// by a metric. But for the first they have one block, since it alone can advance what all its threads have read.
+#if defined(FS_THREADS)
+constexpr int kSmallThreads = FS_THREADS;
+#else
 constexpr int kSmallThreads = 128;
+#endif
 
 // Arrays whose scalars are prepared at a time: one warp prepares one batch, a lane each.
 constexpr int kBatch = 32;

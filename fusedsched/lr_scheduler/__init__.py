@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The classes of `torch.optim.lr_scheduler` and `SWALR`: same names, signatures, values, warnings and state dicts.
+"""The classes of `torch.optim.lr_scheduler` and `SWALR`: same names, signatures, values, warnings and state dicts. And
+Hugging Face's `GreedyLR`.
 
 They work with any `torch.optim.Optimizer` and are subclasses of torch's classes. Between two edits of a rate a step is
 one evaluation of a closed form, for all groups at once, in float64: no drift. After an edit, torch's own recursion
@@ -17,11 +18,7 @@ from torch.optim.lr_scheduler import (
     _LRScheduler as _LRScheduler,
 )
 
-from .callables import (
-    LambdaLR as LambdaLR,
-    MultiplicativeLR as MultiplicativeLR,
-    ReduceLROnPlateau as ReduceLROnPlateau,
-)
+from .callables import LambdaLR as LambdaLR, MultiplicativeLR as MultiplicativeLR
 from .chainable import (
     SWALR as SWALR,
     ConstantLR as ConstantLR,
@@ -38,6 +35,8 @@ from .cyclical import (
     CyclicLR as CyclicLR,
     OneCycleLR as OneCycleLR,
 )
+from .greedy import GreedyLR as GreedyLR
+from .plateau import ReduceLROnPlateau as ReduceLROnPlateau
 
 __all__ = [
     "ChainedScheduler",
@@ -46,6 +45,7 @@ __all__ = [
     "CosineAnnealingWarmRestarts",
     "CyclicLR",
     "ExponentialLR",
+    "GreedyLR",
     "LRScheduler",
     "LambdaLR",
     "LinearLR",

@@ -123,3 +123,41 @@ def milestones(cls: Any, numbers: Any) -> None:
     if not isinstance(numbers, Sequence):
         raise TypeError(f"{cls.__name__}: milestones must be a list of steps, got {numbers!r}.")
     number(cls, milestones=list(numbers))
+
+
+def metric(scheduler: Any, value: Any) -> Any:
+    """A real number, or a tensor with one; it comes back without its graph."""
+    name = f"{type(scheduler).__name__}.step()"
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1:
+            raise RuntimeError(
+                f"a Tensor with {value.numel()} elements cannot be converted to Scalar. {name} got a metric of shape "
+                f"{tuple(value.shape)}: give it one number, such as its mean()."
+            )
+        if value.is_complex():
+            raise TypeError(f"{name} got a metric of dtype {value.dtype}. It must be real.")
+        return value.detach()
+    try:
+        found = not isinstance(value, (str, bytes)) and float(value) is not None
+    except (TypeError, ValueError, OverflowError):
+        found = False
+    if not found:
+        raise TypeError(f"{name} takes the metric as a number or a tensor with one element, got {value!r}.")
+    return value
+
+
+def decider(cls: Any, factor: Any, mode: Any, threshold_mode: Any) -> None:
+    """What ReduceLROnPlateau and GreedyLR have in common."""
+    if isinstance(factor, (int, float)) and factor >= 1.0:
+        raise ValueError(f"Factor should be < 1.0. {cls.__name__} got factor={factor}.")
+    number(cls, finite=True, factor=factor)
+    one_of(f"mode {mode} is unknown!", mode, "min", "max")
+    one_of(f"threshold mode {threshold_mode} is unknown!", threshold_mode, "rel", "abs")
+
+
+def bounds(optimizer: torch.optim.Optimizer, **arguments: Any) -> None:
+    """A list of bounds has one for each group."""
+    count = len(optimizer.param_groups)
+    for name, bound in arguments.items():
+        if isinstance(bound, (list, tuple)) and len(bound) != count:
+            raise ValueError(f"expected {count} {name}, got {len(bound)}. Give one for all groups, or one for each.")

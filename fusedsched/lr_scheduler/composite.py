@@ -2,7 +2,8 @@
 """Schedulers made of schedulers. They decide whose turn it is; the members do their own fast steps.
 
 torch loses count when one of these stands inside a SequentialLR: it raises at the milestone, or begins a step early or
-late. Here a member that holds others starts afresh when its turn comes, as if it stood alone.
+late. Here a member that holds others starts afresh when its turn comes, as if it stood alone. A member that follows a
+metric, which torch refuses, does too: from the base rates, with no metric seen.
 """
 
 from __future__ import annotations
@@ -15,198 +16,24 @@ import torch
 from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
-from ..schedules.evaluate import evaluate
-from . import captured, checks, device, skips
-from .branch import Branch
-from .live import Live
-from .rows import Programs
-from .saving import Restored, write_lr
+from . import captured, checks
+from .composed import Composite, decide_for
+from .members import (
+    admit,
+    advance,
+    check_resumable,
+    metric_for,
+    present_rates,
+    restart,
+    seated,
+    seek,
+    takes_metric,
+)
+from .metrics import Noted, hosted, leave_device
 from .scheduled import Scheduled
-from .standing import Represented
-from .traced import traced_step
-from .tracks import copied
-from .whole import clock_of, count_to, holds_others, leaves, programs, tables, track_of, turn
-
-
-def _rates(scheduler: Any) -> list[Any]:
-    return [copied(group["lr"]) for group in scheduler.optimizer.param_groups]
-
-
-def _restart(scheduler: Any, onto_present: bool = False) -> None:
-    """Brings a scheduler to its step 0: from the base rates, or onto what an earlier member of a chain has written."""
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
-        for leaf in leaves(scheduler):
-            leaf.last_epoch = -1
-        scheduler.last_epoch = 0
-        _restart(turn(scheduler, 0)[0], onto_present)
-    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
-        for i, member in enumerate(scheduler._schedulers):
-            _restart(member, onto_present or i > 0)
-    else:
-        if not onto_present:
-            for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=False):
-                write_lr(group, base)
-        scheduler.last_epoch = -1
-        scheduler._initial_step()
-    _at_rates(scheduler)
-
-
-def _at_rates(scheduler: Any) -> None:
-    """What holds others shows what they wrote; a branch that it was in is over."""
-    if holds_others(scheduler):
-        scheduler._last_lr = _rates(scheduler)
-        if isinstance(scheduler, Live):
-            scheduler._leave()
-
-
-def _admit(scheduler: Any) -> None:
-    """Lets those whose turn it is take in groups that were added to the optimizer since."""
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
-        _admit(turn(scheduler, scheduler.last_epoch)[0])
-    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
-        for member in scheduler._schedulers:
-            _admit(member)
-    elif isinstance(scheduler, Scheduled):
-        scheduler._admit_at(scheduler.last_epoch)
-
-
-def _seek(scheduler: Any, t: int) -> None:
-    """Brings a scheduler to step t, at the rates that a run from the base would have there."""
-    if isinstance(scheduler, Live) and scheduler._in_branch(t):
-        return
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
-        begins = (0, *scheduler._milestones)
-        for i, member in enumerate(scheduler._schedulers):
-            begin, end = begins[i], begins[i + 1] if i + 1 < len(begins) else t + 1
-            if t < begin:
-                for leaf in leaves(member):
-                    leaf.last_epoch = -1
-            elif end > max(begin, 0):
-                _seek(member, min(t, end - 1) - begin)
-        scheduler.last_epoch = t
-    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
-        _restart(scheduler)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about optimizer.step(), which nobody could have called yet
-            for _ in range(t):
-                for member in scheduler._schedulers:
-                    member.step()
-    else:
-        _seek_leaf(scheduler, t)
-    _at_rates(scheduler)
-
-
-def _seek_leaf(scheduler: Any, t: int) -> None:
-    """From its beginning on, so that a run that is resumed here goes on bit by bit, if it has a closed form."""
-    scheduler._update_lr(0)
-    if isinstance(scheduler, Scheduled) and scheduler._known():
-        if scheduler._counts_steps:
-            scheduler._step_count = 1
-        scheduler._move(t)
-    elif t > 0:
-        scheduler._update_lr(t)
-
-
-def _decide_for(scheduler: Any) -> None:
-    """Whether its members hold is for this one to decide."""
-    for leaf in leaves(scheduler):
-        if isinstance(leaf, Restored):
-            leaf._gate = None
-
-
-class Composite(Represented):
-    """Mixin for what is made of members. Where its rates are on a device, it is one program and the members only
-    count; else they do their own steps."""
-
-    __slots__ = ("_apart",)  # whether its members do their own steps, since no kernel knows the whole
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        self = super().__new__(cls)
-        self._apart = False
-        return self
-
-    def _step_as_one(self) -> bool:
-        """The step, if a kernel does it or counts it, or if there is none."""
-        if self._gate is not None and skips.holds(self):
-            return True
-        if captured.step(self):
-            return True
-        for _ in range(2):  # the second with new tables
-            if self._track is not None and self._track.step(self.__dict__):
-                self._stepped()
-                return True
-            self._drop_track()
-            if not self._may_be_one():
-                break
-            self._track = track_of(self)
-            self._apart = self._track is None
-            if self._track is not None and self._gate is not None:
-                self._follower = device.Driver(self)
-        return self._gate is not None and skips.holds_after_waiting(self)
-
-    def _may_be_one(self) -> bool:
-        # torch's warning about the order of calls is a member's to give, in its first step.
-        called = getattr(self.optimizer, "_opt_called", False)
-        return called and not self._apart and device.place_of(self.optimizer) is not None
-
-    def _steps_counted(self) -> int:
-        return clock_of(self)
-
-    def _stepped(self) -> None:
-        count_to(self, self._track.clock)
-
-    def _drop_track(self) -> None:
-        if self._track is not None:
-            self._show_rates()
-            self._track = None
-
-    def _enter(self, branch: Branch, clock: int) -> None:
-        self._drop_track()
-        self._apart = False
-        super()._enter(branch, clock)
-
-    def _leave(self) -> None:
-        self._drop_track()
-        self._apart = False
-        super()._leave()
-
-    def _move_end(self, end: int) -> None:
-        self._drop_track()
-        super()._move_end(end)
-
-    def _rebase(self, edited: bool = False) -> None:
-        self._drop_track()
-        self._apart = False
-        if not self._capturing_now():
-            self._track = track_of(self)
-
-    def _has_form(self) -> bool:
-        known = all(isinstance(leaf, Restored) and leaf._has_form() for leaf in leaves(self))
-        return (known or self._branch is not None) and not self._apart
-
-    def _programs(self) -> Programs | None:
-        return programs(self)
-
-    def _move(self, clock: int) -> None:
-        if self._track is None and self._branch is not None:
-            self._working()._move(clock)
-            return self._show()
-        count_to(self, clock)
-        if self._track is not None:
-            self._track.move(clock)
-            return
-        for group, table in zip(device.groups_of(self.optimizer), tables(self), strict=True):
-            write_lr(group, evaluate(table, clock))
-        self.__dict__["_last_lr"] = _rates(self)
-        member = self
-        while holds_others(member):
-            sequential = isinstance(member, torch_schedulers.SequentialLR)
-            member = turn(member, clock_of(member))[0] if sequential else member._schedulers[-1]
-            member.__dict__["_last_lr"] = _rates(self)
-
-    def _loaded(self, ours: dict[str, Any]) -> None:
-        self._track, self._apart = None, False
-        super()._loaded(ours)
+from .traced import as_metric, traced_step
+from .turns import step_on_device
+from .whole import holds_others, turn
 
 
 class SequentialLR(Composite, torch_schedulers.SequentialLR):
@@ -215,7 +42,9 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
     Arguments: the optimizer; `schedulers`, one more than `milestones`; `milestones`, steps; `last_epoch` as in StepLR.
     As `torch.optim.lr_scheduler.SequentialLR`, the jump of a warmup that a milestone cuts short included. Members may
     hold others, and OneCycleLR may stand anywhere; with last_epoch=k the members go to where a run from the start has
-    them. Whether a skipped update counts (`advance_on_skip`) is for this scheduler to say, not for its members.
+    them. ReduceLROnPlateau and GreedyLR may be members: after the milestone, which sets the base rates, `step(metric)`
+    hands them the metric. Whether a skipped update counts (`advance_on_skip`) is for this scheduler to say, not for its
+    members.
 
     >>> import torch
     >>> from fusedsched.lr_scheduler import ExponentialLR, LinearLR
@@ -227,45 +56,78 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
     """
 
     __slots__ = ()
+    last_epoch, _last_lr = Noted(), Noted()
 
     def __init__(
         self, optimizer: Optimizer, schedulers: list[Any], milestones: list[int], last_epoch: int = -1
     ) -> None:
         checks.check_optimizer(optimizer, last_epoch)
         checks.milestones(SequentialLR, milestones)
+        if last_epoch >= 0:
+            for begin, member in zip((0, *milestones), schedulers, strict=False):
+                check_resumable(member, last_epoch + 1 - begin)
         with warnings.catch_warnings():
             if any(map(holds_others, schedulers)):  # torch steps the members' members, which is undone below
                 warnings.filterwarnings("ignore", "Detected call of|Seems like", UserWarning)
-            super().__init__(optimizer, schedulers, milestones, last_epoch)
-        _decide_for(self)
+            super().__init__(optimizer, seated(schedulers), milestones, last_epoch)
+        self._schedulers = schedulers
+        decide_for(self)
         first = turn(self, 0)[0]
         one_cycle = any(isinstance(s, torch_schedulers.OneCycleLR) for s in schedulers)
         if last_epoch >= 0:
-            _seek(self, last_epoch + 1)
-        elif any(map(holds_others, schedulers)) or (one_cycle and hasattr(first, "base_lrs")):
+            seek(self, last_epoch + 1)
+        elif any(holds_others(s) or takes_metric(s) for s in schedulers) or (one_cycle and hasattr(first, "base_lrs")):
             # torch counted the members' members wrongly, or took OneCycleLR's initial_lr for everybody's.
-            _restart(self)
+            restart(self)
 
-    def step(self) -> None:
-        """Advances by one step: the member whose turn it is does."""
+    def step(self, metrics: Any = None) -> None:
+        """Advances by one step: the member whose turn it is does.
+
+        `metrics`: as ReduceLROnPlateau takes it. Raises TypeError without one where such a member is due.
+        """
         if is_dynamo_compiling():
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
-                return traced_step(self)
-        if self._step_as_one():
-            return
-        if self._in_branch(None):
+                return traced_step(self, None, as_metric(metrics))
+        if any(map(takes_metric, self._schedulers)):
+            return self._step_by_metric(metrics)
+        if self._step_as_one() or self._in_branch(None):
             return
         with captured.paused(self):
-            member, local = turn(self, self.last_epoch + 1)
-            if local == 0 and holds_others(member):
-                self.last_epoch += 1
-                _restart(member)
-                self._last_lr = member.get_last_lr()
-            else:
-                super().step()
+            self._step_on_host(metrics)
+
+    def _step_by_metric(self, metrics: Any) -> None:
+        if self._gate is not None and not self._gate.moved():
+            return
+        if self._branch is not None:
+            captured.refuse(self, "step(metrics)")
+        if self._in_branch(None) or step_on_device(self, metrics):
+            return
+        with hosted(self):
+            self._step_on_host(metrics)
+
+    def _step_on_host(self, metrics: Any) -> None:
+        metric = metric_for(self, metrics)
+        member, local = turn(self, self.last_epoch + 1)
+        if local == 0 and (holds_others(member) or takes_metric(member)):
+            self.last_epoch += 1
+            restart(member)
+        elif metric is not None:
+            self.last_epoch += 1
+            advance(member, metric)
+        else:
+            return super().step()
+        self._last_lr = member.get_last_lr()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` of this class or of torch's wrote, the rates included."""
+        with hosted(self):
+            super().load_state_dict(state_dict)
+
+    def _leave_device(self) -> None:
+        leave_device(self)
 
     def _admit_at(self, clock: int) -> None:
-        _admit(turn(self, clock)[0])  # which has not moved since
+        admit(turn(self, clock)[0])  # which has not moved since
 
     def _move(self, clock: int) -> None:
         if self._track is not None or self._branch is not None:
@@ -273,16 +135,17 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
         (before, _), (member, local) = turn(self, self.__dict__["last_epoch"]), turn(self, clock)
         if member is before and isinstance(member, Scheduled) and member._known():
             member._move(local)
-            self.__dict__["last_epoch"], self.__dict__["_last_lr"] = clock, _rates(self)
+            self.__dict__["last_epoch"], self.__dict__["_last_lr"] = clock, present_rates(self)
         else:
-            _seek(self, clock)
+            seek(self, clock)
 
 
 class ChainedScheduler(Composite, torch_schedulers.ChainedScheduler):
     """Steps several schedulers at once, each from the rate that the one before it leaves.
 
     For those that multiply the rate the result is the product of the factors; one that computes from its own numbers
-    (LambdaLR, CosineAnnealingWarmRestarts, OneCycleLR, CyclicLR) overwrites what came before it.
+    (LambdaLR, CosineAnnealingWarmRestarts, OneCycleLR, CyclicLR) overwrites what came before it. ReduceLROnPlateau and
+    GreedyLR work from the rate that they find; `step(metric)` hands them the metric.
 
     Arguments: `schedulers`, at least one; `optimizer`, theirs. As `torch.optim.lr_scheduler.ChainedScheduler`. Its
     `advance_on_skip` goes for all of them.
@@ -299,18 +162,28 @@ class ChainedScheduler(Composite, torch_schedulers.ChainedScheduler):
     __slots__ = ()
 
     def __init__(self, schedulers: Sequence[Any], optimizer: Optimizer | None = None) -> None:
-        super().__init__(schedulers, optimizer)
-        _decide_for(self)
+        super().__init__(seated(schedulers), optimizer)
+        self._schedulers = schedulers
+        decide_for(self)
 
-    def step(self) -> None:
-        """Advances by one step: all members do, in their order."""
+    def step(self, metrics: Any = None) -> None:
+        """Advances by one step: all members do, in their order.
+
+        `metrics`: as ReduceLROnPlateau takes it. Raises TypeError without one where such a member is due.
+        """
         if is_dynamo_compiling():
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
-                return traced_step(self)
-        if not self._step_as_one() and not self._in_branch(None):
-            with captured.paused(self):
-                super().step()
+                return traced_step(self, None, as_metric(metrics))
+        metric = metric_for(self, metrics) if self._branch is None else None
+        if self._step_as_one() or self._in_branch(None):
+            return
+        with captured.paused(self):
+            if metric is None:
+                return super().step()
+            for member in self._schedulers:
+                advance(member, metric)
+            self._last_lr = present_rates(self)
 
     def _admit_at(self, clock: int) -> None:
         for member in self._schedulers:
-            _admit(member)
+            admit(member)

@@ -76,7 +76,7 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
 
     def _step_as_torch(self, epoch: float | None) -> None:
         if (epoch is None or epoch >= 0) and self._in_branch(epoch):
-            return self._advance() if epoch is None else self._locate(self.last_epoch)
+            return self._advance(1) if epoch is None else self._locate(self.last_epoch)
         self._drop_track()
         self._admit_new_groups()
         torch_schedulers.CosineAnnealingWarmRestarts.step(self, epoch)

@@ -78,6 +78,7 @@ class Live(Restored):
         0.0
         """
         captured.refuse(self, "extend()")
+        self._leave_device()
         changes = extension(self, _whole("total_steps", total_steps, "the length of the whole run"))
         with captured.paused(self):
             for change in changes:
@@ -125,6 +126,7 @@ class Live(Restored):
             for value, ratio, rate in zip(given, ratios, rates, strict=True)
         ]
         clock = begin if self._branch is None else self._branch.first_begin()
+        self._leave_device()
         with captured.paused(self):
             self._admit_at(clock)
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
@@ -141,6 +143,9 @@ class Live(Restored):
                 earlier=[] if self._branch is None else [*self._branch.earlier, self._branch],
             )
             self._enter(branch, begin)
+
+    def _leave_device(self) -> None:
+        """Where a device decides, the host does from here on: boards know no other plan."""
 
     def _enter(self, branch: Branch, clock: int) -> None:
         """Goes on in a branch, from what the groups have."""

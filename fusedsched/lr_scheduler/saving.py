@@ -33,6 +33,7 @@ class Restored:
     # The last one asks whether a step is more than its track's: where a graph may be captured, or one of these is.
     __slots__ = ("_trace", "_follower", "_rates", "_gate", "_track", "_capturing")
     last_epoch, _step_count, _last_lr = Mirrored(), Mirrored(), Mirrored()
+    _follows_metric = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

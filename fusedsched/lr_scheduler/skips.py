@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from . import device
 
@@ -50,8 +49,8 @@ def check(optimizer: Any, kind: type) -> None:
 def check_on_device(scheduler: Any) -> None:
     """Raises ValueError where the device can neither decide nor be asked without waiting for it."""
     name, optimizer = type(scheduler).__name__, scheduler.optimizer
-    if not scheduler._gate.on_device or isinstance(scheduler, ReduceLROnPlateau):
-        return  # who follows a metric waits for that anyway
+    if not scheduler._gate.on_device or scheduler._follows_metric:
+        return  # the host decides by its metric anyway
     if not scheduler._has_form():
         raise ValueError(
             f"{name}: advance_on_skip=False needs rates in closed form where parameters are on a GPU. Give the "

@@ -29,6 +29,13 @@ def traced_step(scheduler: Any, epoch: float | None = None, metric: Tensor | Non
     torch.ops.fusedsched.schedule(trace.handle, trace.buffers["written"], epoch, metric)
 
 
+def as_metric(metrics: Any) -> Tensor | None:
+    """A metric as the op takes it."""
+    if metrics is None or isinstance(metrics, Tensor):
+        return metrics
+    return torch.as_tensor(metrics, dtype=torch.float64)
+
+
 @while_tracing
 def _prepare(handle: str) -> None:
     scheduler = OBJECTS[handle]

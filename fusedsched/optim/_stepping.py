@@ -109,7 +109,7 @@ class Stepping(Optimizer):
         plan = self._plan
         if profiler._is_profiler_enabled or plan is None:
             super().zero_grad(set_to_none)
-        elif not plan.zero_grad(self.param_groups, set_to_none):
+        elif not plan.zero_grad(self._groups(), set_to_none):  # which waits for nothing
             super().zero_grad(set_to_none)
 
 

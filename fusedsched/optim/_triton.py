@@ -215,6 +215,10 @@ class TritonPlan(Recording, Scheduled):
         self._values.write([value for group in self._groups for value in group.values] or [0.0])
         self._steps.write([n for e, at in zip(self._entries, steps, strict=False) for n in (e.group, at)] or [0])
 
+    def read_from(self, group: int, name: str, number: Tensor | None = None) -> None:
+        """As `GroupReader.read_from`, in one group."""
+        self._groups[group].read_from(name, number)
+
     def sync_hparams(self, param_groups: list[Any]) -> bool:
         """Makes edited numbers reach captured graphs. False: the plan is out of date."""
         if not self._same_structure(param_groups):

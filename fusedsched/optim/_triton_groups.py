@@ -47,6 +47,18 @@ class GroupReader:
                 self._take_number(k, name, _number(name, value))
             self._objects[k] = value
 
+    def read_from(self, name: str, number: Tensor | None = None) -> None:
+        """Lets a slot be what a float64 tensor holds, until another number is written to the group.
+
+        None: the tensor of last time; the number that stands in the group is no edit then.
+        """
+        k = [slot[0] for slot in self._slots].index(name)
+        _, key, item = self._slots[k]
+        if number is not None:
+            self._copies[k] = number
+        self._objects[k] = self.group[key] if item is None else self.group[key][item]
+        self.sources[k], self.on[name] = (_FLOAT64, self._copies[k].data_ptr()), True
+
     def object(self, name: str) -> Any:
         """What stands in a slot."""
         return self._objects[[slot[0] for slot in self._slots].index(name)]

@@ -167,7 +167,7 @@ def _tabulate(scheduler: Any, n: int, group: int) -> list[float]:
     import torch
 
     kind = type(scheduler).__name__
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+    if _follows_metric(scheduler):
         raise ValueError(f"{kind} follows a metric, so it is no function of time and has no table. Step it yourself.")
     optimizer = scheduler.optimizer
     stub = _stub_optimizer(optimizer)
@@ -181,6 +181,15 @@ def _tabulate(scheduler: Any, n: int, group: int) -> list[float]:
         twin.step()
         values.append(stub.param_groups[group]["lr"])
     return [finite(f"lr of {kind} at step {t}", value) for t, value in enumerate(values)]
+
+
+def _follows_metric(scheduler: Any) -> bool:
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+    from ..lr_scheduler.metrics import MetricDriven  # it imports this package
+
+    members = getattr(scheduler, "_schedulers", ())
+    return isinstance(scheduler, (ReduceLROnPlateau, MetricDriven)) or any(map(_follows_metric, members))
 
 
 def _stub_optimizer(optimizer: Any) -> Any:

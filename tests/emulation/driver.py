@@ -106,6 +106,7 @@ class Runtime(Structure):
         ("capturing", ctypes.CFUNCTYPE(c_char_p, c_uint64, POINTER(c_bool))),
         ("write", ctypes.CFUNCTYPE(c_char_p, c_int, c_void_p, c_void_p, c_uint64)),
         ("rates", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p)),
+        ("observe", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_void_p, c_uint8)),
     ]
 
 

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Law: ReduceLROnPlateau decides as torch's does, on the host, on a device, in captured graphs, and after any edit."""
+
+import copy
+import gc
+
+import pytest
+import torch
+from cases import maker
+from cases_plateau import MODES, PLATEAU, drawn, groups_of, shown
+from plateau_rule import boarded, emulated, mutants_of
+
+from fusedsched import lr_scheduler as L
+from fusedsched.lr_scheduler import boards, observing, plateau
+
+THEIRS = torch.optim.lr_scheduler.ReduceLROnPlateau
+SERIES = {"cuda": 250}  # of each of the four modes; elsewhere the host decides, by torch's own code: 25
+
+
+def tensor(metric, dtype=torch.float64):
+    return torch.tensor(metric, dtype=dtype)
+
+
+def pair(make, lrs=(0.4, 0.2), **options):
+    """Ours and torch's, each with an optimizer that has updated once."""
+    ours, theirs = make("SGD", groups_of(lrs), lr=0.1), torch.optim.SGD(groups_of(lrs), lr=0.1)
+    ours.step()
+    theirs.step()
+    return L.ReduceLROnPlateau(ours, **options), THEIRS(theirs, **options)
+
+
+def both(pair, metrics, dtype=torch.float64):
+    for metric in metrics:
+        pair[0].step(tensor(metric, dtype))
+        pair[1].step(tensor(metric, dtype))
+
+
+def same(pair):
+    return shown(pair[0], PLATEAU) == shown(pair[1], PLATEAU)
+
+
+def law_of_decisions(make, mode, kind, seeds):
+    """Every third metric is looked at; in between nobody asks."""
+    for seed in seeds:
+        lrs, options, metrics = drawn(seed, mode, kind)
+        two = pair(make, lrs, **options)
+        for begin in range(0, len(metrics), 3 + seed % 7):
+            both(two, metrics[begin : begin + 3 + seed % 7])
+            assert same(two), (seed, begin, options)
+
+
+@pytest.mark.parametrize(("mode", "kind"), MODES)
+def test_decisions_are_torchs(product, mode, kind):
+    law_of_decisions(product, mode, kind, range(SERIES.get(product.args[0], 25)))
+
+
+@pytest.mark.parametrize("mutant", mutants_of("plateau"))
+def test_a_wrong_rule_breaks_the_law(monkeypatch, mutant):
+    """Mutants of csrc/core/plateau.h, compiled for the host: a board that they run on betrays them."""
+    make = boarded(monkeypatch, mutant)
+    with pytest.raises(AssertionError):
+        for mode, kind in MODES:
+            law_of_decisions(make, mode, kind, range(80))
+
+
+def test_the_rule_on_the_host_keeps_the_law(monkeypatch):
+    for mode, kind in MODES:
+        law_of_decisions(boarded(monkeypatch, None), mode, kind, range(250))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])
+def test_metrics_of_any_type(product, dtype):
+    two = pair(product, patience=0, factor=0.5)
+    both(two, [3, 2, 2, 1, 1, 0], dtype)
+    assert same(two)
+    two[0].step(tensor([[0.125]]).requires_grad_())  # one element of any shape, a part of a graph too
+    two[1].step(0.125)
+    assert same(two)
+
+
+def test_a_step_on_a_device_waits_for_nothing(monkeypatch):
+    two = pair(maker("cuda"), patience=0, factor=0.5)
+    both(two, [2.0])
+    optimizer = two[0].optimizer
+    before = emulated().launches()
+
+    def waits(*_):
+        raise AssertionError("this waits for the device")
+
+    with monkeypatch.context() as patch:
+        for name in ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__"):
+            patch.setattr(torch.Tensor, name, waits)
+        for metric in (2.0, 1.0, 3.0):
+            two[0].step(tensor(metric))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+        with pytest.raises(AssertionError, match="this waits"):
+            two[0].best  # noqa: B018
+    assert emulated().launches() - before == 6
+    for metric in (2.0, 1.0, 3.0):
+        two[1].step(metric)
+    assert same(two)
+
+
+def test_updates_use_the_rates(product):
+    """Of each update, without anybody looking."""
+    two = pair(product, patience=0, factor=0.5)
+    for metric in (2.0, 3.0, 1.0, 1.0, 4.0):
+        both(two, [metric])
+        for sched in two:
+            sched.optimizer.step()
+    params = [[p for g in s.optimizer.param_groups for p in g["params"]] for s in two]
+    assert all(torch.allclose(p, q, rtol=1e-6) for p, q in zip(*params, strict=True))
+    assert same(two)
+
+
+def test_edits_are_what_it_reduces_from(product):
+    two = pair(product, patience=0, factor=0.5, cooldown=1)
+    both(two, [2.0, 2.0])
+    for sched in two:
+        sched.optimizer.param_groups[1]["lr"] = 0.9
+    for sched in two:
+        sched.optimizer.step()
+    assert same(two)
+    both(two, [2.0, 2.0])
+    for sched in two:
+        sched.patience, sched.min_lrs[0], sched.best = 1, 0.15, 1.0
+    both(two, [2.0, 2.0, 2.0])
+    assert same(two)
+    for sched in two:
+        sched.step(0.5)  # a number: the host decides, from where the device is
+        assert sched.num_bad_epochs == 0
+        sched.optimizer.param_groups[0]["lr"] *= 2
+    both(two, [2.0, 2.0, 2.0, 2.0])
+    assert same(two)
+    params = [[p for g in s.optimizer.param_groups for p in g["params"]] for s in two]
+    assert all(torch.allclose(p, q, rtol=1e-6) for p, q in zip(*params, strict=True))
+
+
+def test_late_groups(product):
+    two = pair(product, patience=0, factor=0.5)
+    both(two, [2.0, 2.0])
+    for sched in two:
+        sched.optimizer.add_param_group(groups_of([0.3])[0])
+        sched.optimizer.step()
+    both(two, [2.0, 2.0])
+    assert same(two)
+    two = pair(product, patience=0, min_lr=[0.1, 0.1])
+    both(two, [2.0])
+    two[0].optimizer.add_param_group(groups_of([0.3])[0])
+    with pytest.raises(RuntimeError, match="^The number of param groups in the `optimizer`"):
+        for _ in range(2):
+            two[0].step(tensor(3.0))
+            two[0].optimizer.step()
+
+
+def test_states_go_both_ways(product):
+    two = pair(product, patience=1, factor=0.5, cooldown=2)
+    both(two, [2.0, 2.0, 2.0, 2.0])
+    ours, theirs = two[0].state_dict(), two[1].state_dict()
+    assert {k: v for k, v in ours.items() if k != "fusedsched"} == theirs
+    crossed = pair(product)
+    both(crossed, [9.0, 1.0, 5.0])
+    for sched, states, optimizer in zip(crossed, (theirs, ours), (two[1], two[0]), strict=True):
+        sched.optimizer.load_state_dict(optimizer.optimizer.state_dict())
+        sched.load_state_dict(copy.deepcopy(states))
+    assert same(crossed) and shown(crossed[0], PLATEAU) == shown(two[0], PLATEAU)
+    both(crossed, [2.0] * 6)
+    both(two, [2.0] * 6)
+    assert same(crossed) and shown(crossed[0], PLATEAU) == shown(two[0], PLATEAU)
+    twin = copy.deepcopy(two[0])
+    both(two, [2.0] * 3)
+    for _ in range(3):
+        twin.step(tensor(2.0))
+    assert shown(twin, PLATEAU) == shown(two[0], PLATEAU)
+
+
+def test_the_rates_outlive_the_scheduler(product):
+    two = pair(product, patience=0, factor=0.5)
+    both(two, [2.0, 2.0, 2.0])
+    ours, theirs = (sched.optimizer for sched in two)
+    del two
+    gc.collect()
+    assert [g["lr"] for g in ours.param_groups] == [g["lr"] for g in theirs.param_groups] == [0.1, 0.05]
+    for optimizer in (ours, theirs):
+        optimizer.param_groups[0]["lr"] = 0.3
+        optimizer.step()
+    assert torch.allclose(ours.param_groups[0]["params"][0], theirs.param_groups[0]["params"][0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("owner", ["ours", "torch"])
+def test_tensor_rates_are_written_in_place(monkeypatch, owner, dtype):
+    """Of any optimizer, on a device that has kernels; here the CPU stands for one."""
+    monkeypatch.setattr(observing, "launcher_for", lambda device: boards.Extension)
+    law_of_tensor_rates(owner, dtype)
+
+
+def law_of_tensor_rates(owner, dtype):
+    lrs = [torch.tensor(0.7, dtype=dtype), torch.tensor(0.2, dtype=dtype)]
+    kinds = ([maker("cuda")("SGD", groups_of(lrs), lr=0.1)] if owner == "ours" else []) or [
+        torch.optim.SGD(groups_of(lrs), lr=0.1)
+    ]
+    theirs = torch.optim.SGD(groups_of([lr.clone() for lr in lrs]), lr=0.1)
+    options = dict(patience=0, factor=0.3, min_lr=[0.05, 0.1])
+    two = L.ReduceLROnPlateau(kinds[0], **options), THEIRS(theirs, **options)
+    for sched in two:
+        sched.optimizer.step()
+    both(two, [2.0, 2.0])
+    assert two[0]._follower is not None
+    assert all(group["lr"] is lr for group, lr in zip(kinds[0].param_groups, lrs, strict=True)) and same(two)
+    for sched in two:
+        sched.optimizer.param_groups[0]["lr"].fill_(0.5)  # in place: seen at once
+        sched.optimizer.param_groups[1]["lr"] = torch.tensor(0.9, dtype=dtype)
+    both(two, [2.0, 2.0, 1.0, 5.0])
+    assert same(two)
+    assert [lr.dtype for lr in two[0].get_last_lr()] == [dtype] * 2
+
+
+def test_two_on_one_optimizer(product):
+    """The device follows one; the other decides on the host, and finds what the first has left."""
+    ours, theirs = product("SGD", groups_of([0.4]), lr=0.1), torch.optim.SGD(groups_of([0.4]), lr=0.1)
+    twos = [(L.ReduceLROnPlateau(ours, **o), THEIRS(theirs, **o)) for o in (dict(patience=0), dict(patience=1))]
+    for metric in (2.0, 2.0, 1.0, 3.0, 3.0, 3.0):
+        for optimizer in (ours, theirs):
+            optimizer.step()
+        for two in twos:
+            both(two, [metric])
+    assert all(map(same, twos))
+
+
+def test_a_rule_of_the_users_own_runs_on_the_host(product):
+    class Mine(L.ReduceLROnPlateau):
+        def _is_better(self, a, best):
+            return True
+
+    sched = Mine(product("SGD", groups_of([0.4]), lr=0.1), patience=0)
+    for metric in (1.0, 2.0, 3.0):
+        sched.step(tensor(metric))
+    assert sched.best == 3.0 and sched._follower is None
+
+
+BAD_METRICS = {
+    "two elements": (torch.ones(2), RuntimeError, "a Tensor with 2 elements cannot be converted to Scalar"),
+    "none": (torch.ones(0), RuntimeError, "a Tensor with 0 elements"),
+    "complex": (torch.ones((), dtype=torch.complex64), TypeError, "must be real"),
+    "text": ("0.5", TypeError, "takes the metric as a number"),
+    "nothing": (None, TypeError, "takes the metric as a number"),
+    "a list": ([1.0], TypeError, "takes the metric as a number"),
+}
+
+
+@pytest.mark.parametrize("row", BAD_METRICS)
+def test_bad_metrics(product, row):
+    metric, error, words = BAD_METRICS[row]
+    two = pair(product, patience=0)
+    both(two, [2.0, 2.0])
+    with pytest.raises(error, match=words):
+        two[0].step(metric)
+    assert same(two)
+
+
+def test_a_metric_on_another_device():
+    if not torch.cuda.is_available():
+        sched, _ = pair(maker("cuda"))
+        with pytest.raises(ValueError, match="The metric is on meta, the parameters are on cpu"):
+            sched.step(torch.ones((), device="meta"))
+        assert sched.last_epoch == 0
+
+
+def test_comparisons_are_those_of_the_rule():
+    assert plateau.COMPARISONS == {("min", "rel"): 0, ("min", "abs"): 1, ("max", "rel"): 2}
+
+
+def test_new_plans_go_on_with_the_rates(product):
+    """Whatever makes an optimizer look at its tensors anew, with an edit that nobody has taken up yet or without."""
+    two = pair(product, patience=0, factor=0.5)
+    for i, metric in enumerate((2.0, 2.0, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0)):
+        both(two, [metric])
+        for sched in two:
+            if i == 3:
+                sched.optimizer.param_groups[0]["lr"] = 0.3
+            if i in (1, 3, 4):
+                getattr(sched.optimizer, "_invalidate", int)()
+            if i == 4:
+                sched.optimizer.param_groups  # noqa: B018
+            if i == 6:
+                sched.optimizer.load_state_dict(sched.optimizer.state_dict())
+            sched.optimizer.step()
+    rates = [[group["lr"] for group in sched.optimizer.param_groups] for sched in two]  # first: asks the optimizer
+    assert rates[0] == rates[1] and same(two)
+    params = [[p for g in s.optimizer.param_groups for p in g["params"]] for s in two]
+    assert all(torch.allclose(p, q, rtol=1e-6) for p, q in zip(*params, strict=True))

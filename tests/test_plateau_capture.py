@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws: schedulers that follow a metric inside captured graphs. Each replay reads the metric anew and decides as an
+eager step does; what a graph would freeze is refused by name.
+"""
+
+import copy
+
+import pytest
+import torch
+from cases import maker
+from cases_plateau import GREEDY, PLATEAU, groups_of, shown
+from plateau_rule import emulated, recorded
+from test_plateau import THEIRS, both, pair, same, tensor
+
+from fusedsched import lr_scheduler as L
+
+METRICS = (2.0, 2.5, 2.5, 1.0, 3.0, float("nan"), 3.0, 3.0, 0.5, 4.0, 4.0, 4.0, 4.0, 0.25, 4.0, 4.0)
+
+
+def test_replays_read_the_metric_anew():
+    two, eager = pair(maker("cuda"), patience=0, factor=0.5, cooldown=1), None
+    eager = pair(maker("cuda"), patience=0, factor=0.5, cooldown=1)[0]
+    sched, metric = two[0], tensor(2.0)
+
+    def train():
+        sched.optimizer.step()
+        sched.step(metric)
+
+    graph = recorded(train)
+    assert emulated().nodes(graph) == 2 and sched.last_epoch == 0
+    for i, value in enumerate((2.0, 2.5, 2.5, 1.0, 3.0, float("nan"), 3.0, 0.5)):
+        metric.fill_(value)
+        emulated().replay(graph)
+        eager.optimizer.step()
+        eager.step(value)
+        two[1].step(value)
+        if i == 4:
+            for one in (sched, eager, two[1]):
+                one.optimizer.param_groups[0]["lr"], one.patience = 0.8, 1
+            sched.optimizer.sync_hparams()
+        if i % 3 == 1:
+            assert same(two)
+    assert same(two) and shown(sched, PLATEAU) == shown(eager, PLATEAU)
+    assert torch.equal(sched.optimizer.param_groups[0]["params"][0], eager.optimizer.param_groups[0]["params"][0])
+    saved = copy.deepcopy(sched.state_dict())
+    both(two, [4.0] * 4)
+    other = THEIRS(torch.optim.SGD(groups_of([0.4, 0.2]), lr=0.1))
+    other.load_state_dict(saved)
+    assert repr(other.best) == repr(saved["best"]) and other.last_epoch == 8
+
+
+REFUSED = {
+    "a number": (lambda s: s.step(1.0), "a graph would repeat the decision on this number"),
+    "an epoch": (lambda s: s.step(tensor(1.0), 3), "Leave it out"),
+}
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_what_would_freeze_is_refused(row):
+    sched, _ = pair(maker("cuda"))
+    with pytest.raises(RuntimeError, match=f"ReduceLROnPlateau.step.metrics. cannot be captured: .*{REFUSED[row][1]}"):
+        recorded(lambda: REFUSED[row][0](sched))
+    sched.step(tensor(1.0))
+    sched.optimizer.param_groups[0]["lr"] = 0.5
+    with pytest.raises(RuntimeError, match="written to after the last step"):
+        recorded(lambda: sched.step(tensor(1.0)))
+
+
+def warmup_then(member):
+    return lambda o: L.SequentialLR(o, [L.LinearLR(o, 0.25, total_iters=3), member(o)], [3])
+
+
+SEQUENCES = {
+    "warmup, plateau": warmup_then(lambda o: L.ReduceLROnPlateau(o, patience=1, factor=0.5, min_lr=[0.1, 0.02])),
+    "warmup, greedy": warmup_then(
+        lambda o: L.GreedyLR(
+            o, patience=0, factor=0.5, min_lr=0.15, max_lr=0.9, smooth=True, window_size=2, reset_start=2
+        )
+    ),
+    "plateau first": lambda o: L.SequentialLR(
+        o, [L.ReduceLROnPlateau(o, patience=0, factor=0.5), L.CosineAnnealingLR(o, 9)], [7]
+    ),
+    "warmup, plateau, decay": lambda o: L.SequentialLR(
+        o, [L.LinearLR(o, 0.5, total_iters=2), L.ReduceLROnPlateau(o, patience=0), L.ExponentialLR(o, 0.9)], [2, 8]
+    ),
+}
+
+
+def scene(schedule):
+    opt = maker("cuda")("SGD", groups_of([0.4, 0.2]), lr=0.1, momentum=0.5)
+    opt.step()
+    return opt, schedule(opt)
+
+
+def member(sched):
+    return next(m for m in sched._schedulers if hasattr(m, "num_bad_epochs"))
+
+
+def agree(one, other):
+    names = GREEDY if hasattr(member(one), "num_good_epochs") else PLATEAU
+    assert one.last_epoch == other.last_epoch
+    rates = [[group["lr"] for group in s.optimizer.param_groups] for s in (one, other)]
+    assert rates[0] == pytest.approx(rates[1], rel=1e-14) and one.get_last_lr() == rates[0]
+    values = [[repr(float(getattr(member(s), name))) for name in names] for s in (one, other)]
+    assert values[0] == values[1] or one.last_epoch <= one._milestones[0]
+    params = [[p for g in s.optimizer.param_groups for p in g["params"]] for s in (one, other)]
+    assert all(torch.allclose(p, q, rtol=1e-6) for p, q in zip(*params, strict=True))
+
+
+@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize("sequence", SEQUENCES)
+def test_a_sequence_goes_from_member_to_member(sequence, edited):
+    (opt, sched), (other, eager) = (scene(SEQUENCES[sequence]) for _ in range(2))
+    metric = tensor(0.0)
+
+    def train():
+        opt.step()
+        sched.step(metric)
+
+    graph = recorded(train)
+    assert emulated().nodes(graph) == 2 and sched.last_epoch == 0
+    for i, value in enumerate(METRICS):
+        metric.fill_(value)
+        emulated().replay(graph)
+        other.step()
+        eager.step(value)
+        if edited and i == 5:
+            for one in (opt, other):
+                one.param_groups[1]["lr"] = 0.3
+            opt.sync_hparams()
+        if i % 3 == 1:
+            agree(sched, eager)
+    agree(sched, eager)
+    saved = copy.deepcopy(sched.state_dict())
+    fresh, third = scene(SEQUENCES[sequence])
+    fresh.load_state_dict(copy.deepcopy(opt.state_dict()))
+    third.load_state_dict(saved)
+    for value in METRICS[::-1]:  # on from there: on the device, on the host, and where it was loaded
+        for optimizer, one in ((opt, sched), (other, eager), (fresh, third)):
+            optimizer.step()
+            one.step(tensor(value) if one is sched else value)
+    agree(sched, eager)
+    assert third.get_last_lr() == pytest.approx(sched.get_last_lr(), rel=1e-12)
+
+
+REFUSED_SEQUENCES = {
+    "a number": (SEQUENCES["warmup, plateau"], lambda s: s.step(1.0), "repeat the decision on this number"),
+    "nothing": (SEQUENCES["warmup, plateau"], lambda s: s.step(), "repeat the decision on this number"),
+    "a lambda": (
+        lambda o: L.SequentialLR(o, [L.LambdaLR(o, lambda t: 0.5), L.ReduceLROnPlateau(o)], [3]),
+        lambda s: s.step(tensor(1.0)),
+        "a member has no closed form",
+    ),
+    "two": (
+        lambda o: L.SequentialLR(o, [L.ReduceLROnPlateau(o), L.GreedyLR(o)], [3]),
+        lambda s: s.step(tensor(1.0)),
+        "one member that follows a metric",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", REFUSED_SEQUENCES)
+def test_sequences_that_would_freeze_are_refused(row):
+    build, step, words = REFUSED_SEQUENCES[row]
+    _, sched = scene(build)
+    with pytest.raises(RuntimeError, match=f"SequentialLR.step.metrics. cannot be captured: .*{words}"):
+        recorded(lambda: step(sched))
+    assert sched.last_epoch == 0
+
+
+def test_an_edit_in_the_warmup_takes_the_host():
+    """The members carry it on each in its own way; a graph is refused, eager steps go on as ever."""
+    (opt, sched), (other, eager) = (scene(SEQUENCES["warmup, plateau"]) for _ in range(2))
+    for i, value in enumerate(METRICS):
+        for optimizer, one in ((opt, sched), (other, eager)):
+            optimizer.step()
+            one.step(tensor(value) if one is sched else value)
+        agree(sched, eager)
+        if i == 0:
+            assert sched._follower is not None
+            for optimizer in (opt, other):
+                optimizer.param_groups[0]["lr"] = 0.33
+            with pytest.raises(RuntimeError, match="written to after the last step"):
+                recorded(lambda: sched.step(tensor(1.0)))
+
+
+def test_the_laws_can_fail():
+    """A metric that the graph does not see: the decisions are others, and the law notices."""
+    (opt, sched), (other, eager) = (scene(SEQUENCES["warmup, plateau"]) for _ in range(2))
+    graph = recorded(lambda: (opt.step(), sched.step(tensor(1.0))))
+    with pytest.raises(AssertionError):
+        for value in METRICS:
+            emulated().replay(graph)
+            other.step()
+            eager.step(value)
+            agree(sched, eager)
