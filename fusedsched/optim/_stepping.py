@@ -66,7 +66,8 @@ class Stepping(Optimizer):
                     break
                 if outcome == STATE_MISSING:
                     if found_inf is not None and self._skips(found_inf):
-                        return
+                        outcome = self._plan.skip(self._groups(), found_inf)
+                        continue
                     which = self._plan.missing()
                     init_states(self, which)
                     self._plan.adopt(which)
@@ -86,10 +87,7 @@ class Stepping(Optimizer):
         """
         if any(plan.capturing() for plan in plans_of(self._plan) if hasattr(plan, "capturing")):
             return False  # nobody can wait now; the capture is refused
-        skips = float(found_inf) != 0.0
-        if skips:
-            self._clocks.add("skipped", 1)
-        return skips
+        return float(found_inf) != 0.0
 
     def _differentiable_step(self, closure: Callable[[], Any] | None) -> Any:
         if self._ring is not None:
