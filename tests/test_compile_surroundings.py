@@ -6,12 +6,13 @@ import warnings
 
 import pytest
 import torch
-from cases_compile import OPTIMIZERS
+from cases_compile import OPTIMIZERS, SCHEDULERS
 from compiling import COMPILER, INDUCTOR, QUIET, STEPS, compare, equal, give_gradients, parameters
 from torch._dynamo.utils import counters
 
 import fusedsched as fs
-from fusedsched import lr_scheduler as L
+from fusedsched import lr_scheduler as L, schedules
+from fusedsched.lr_scheduler import traced
 from fusedsched.optim import _compiled
 
 pytestmark = QUIET
@@ -189,6 +190,36 @@ def test_opcheck(optimizer, pattern):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.library.opcheck(torch.ops.fusedsched.step.default, (o._trace.handle, params, grads, buffers))
+
+
+RATES = ("number", "tensor", "tensor, torch's")
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"), [(name, RATES[i % 3]) for i, name in enumerate(SCHEDULERS) if name != "none"]
+)
+def test_opcheck_of_schedulers(name, rates):
+    kind = torch.optim.SGD if rates == "tensor, torch's" else fs.SGD
+    o = kind(parameters(), lr=0.1 if rates == "number" else torch.tensor(0.1))
+    scheduler = SCHEDULERS[name](o)
+    o.step()
+    traced._prepare(scheduler._trace.handle)
+    metric = torch.tensor(1.0) if "lateau" in name or name == "GreedyLR" else None
+    arguments = scheduler._trace.handle, scheduler._trace.buffers["written"], None, metric
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.library.opcheck(torch.ops.fusedsched.schedule.default, arguments)
+
+
+def test_opcheck_of_clocks():
+    o = fs.SGD(parameters(), lr=schedules.linear(0.1, 0.0, steps=1000, unit="token"))
+    _compiled._open(o._trace.handle)
+    for numbers in ((2, 3, None, None), (0, 0, torch.tensor(2), torch.tensor(3))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.library.opcheck(
+                torch.ops.fusedsched.advance.default, (o._trace.handle, *numbers, o._trace.clocks)
+            )
 
 
 @pytest.mark.parametrize("backend", ["eager", INDUCTOR])
