@@ -16,6 +16,7 @@ try:
     from fusedsched.triton_kernels import (
         maths as maths,
         plateau as plateau,
+        rates as rates,
         rules as rules,
         schedule as schedule,
         step as step,

@@ -12,6 +12,7 @@ import torch
 from cases_lr_schedulers import SCHEDULERS, make, optimizer, run
 from torch.optim import lr_scheduler as theirs
 
+import fusedsched
 from fusedsched import lr_scheduler as ours
 
 named = pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)
@@ -135,3 +136,45 @@ def test_functions_are_called_when_torch_calls_them():
         run(opt, module.SequentialLR(opt, parts, [2]), 4)
         calls.append(seen)
     assert calls[0] == calls[1]
+
+
+class Wrapper(torch.optim.Optimizer):
+    """As trainers wrap an optimizer: an optimizer itself, whose groups and state are the other's."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    param_groups = property(lambda self: self.optimizer.param_groups)
+    state = property(lambda self: self.optimizer.state)
+    defaults = property(lambda self: self.optimizer.defaults)
+
+    def step(self, closure=None):
+        return self.optimizer.step(closure)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, fusedsched.SGD])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda m, o: m.CosineAnnealingLR(o, 5),
+        lambda m, o: m.OneCycleLR(o, 0.5, total_steps=20),
+        lambda m, o: m.SequentialLR(o, [m.LinearLR(o, 0.5, total_iters=2), m.StepLR(o, 2)], [3]),
+        lambda m, o: m.ChainedScheduler([m.LinearLR(o, 0.5, total_iters=2), m.StepLR(o, 2)]),
+        lambda m, o: m.ReduceLROnPlateau(o, patience=1),
+    ],
+)
+def test_schedulers_of_a_wrapper(build, kind):
+    runs = []
+    for module, inner in ((ours, kind), (theirs, torch.optim.SGD)):
+        optimizer = inner([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.5)
+        wrapper = Wrapper(optimizer)
+        scheduler = build(module, wrapper)
+        metric = (1.0,) if isinstance(scheduler, theirs.ReduceLROnPlateau) else ()
+        seen = []
+        for _ in range(8):
+            wrapper.step()
+            scheduler.step(*metric)
+            seen.append([optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]])
+        scheduler.load_state_dict(scheduler.state_dict())
+        runs.append(seen)
+    torch.testing.assert_close(torch.tensor(runs[0]), torch.tensor(runs[1]))

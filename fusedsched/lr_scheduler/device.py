@@ -26,8 +26,9 @@ _IN_GRAPHS: WeakKeyDictionary[Optimizer, WeakSet[Any]] = WeakKeyDictionary()
 
 
 def groups_of(optimizer: Any) -> list[dict[str, Any]]:
-    """The groups, without bringing them up to date."""
-    return optimizer.__dict__["param_groups"]
+    """The groups, without bringing them up to date. Wrappers have none of their own and hand them through."""
+    groups = optimizer.__dict__.get("param_groups")
+    return optimizer.param_groups if groups is None else groups
 
 
 def is_counted() -> bool:

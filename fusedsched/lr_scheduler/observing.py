@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Turn, constant, launcher_for
 from .captured import may_capture
+from .device import groups_of
 from .tracks import scalar
 
 if TYPE_CHECKING:
@@ -223,10 +224,6 @@ def _leave(observer: Observer) -> None:
         return
     observer._read(optimizer)
     observer.dissolve()
-
-
-def groups_of(optimizer: Any) -> list[dict[str, Any]]:
-    return optimizer.__dict__["param_groups"]  # without looking at the board
 
 
 def plans_of(optimizer: Any) -> dict[torch.device, Any]:

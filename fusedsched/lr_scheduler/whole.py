@@ -152,7 +152,7 @@ class WholeTrack:
 
     def untouched(self, state: dict[str, Any]) -> bool:
         """Whether the tensors, and what the members were told, are the same."""
-        groups = state["_schedulers"][0].optimizer.__dict__["param_groups"]
+        groups = device.groups_of(state["_schedulers"][0].optimizer)
         if len(groups) != len(self._rates) or any(g["lr"] is not lr for g, lr in zip(groups, self._rates, strict=True)):
             return False
         now = [attributes.get(name) for attributes, name, _ in self._watched]

@@ -169,7 +169,8 @@ class Followed:
         return all(for_device(self._backend, device) == "cuda" for device in devices)
 
     def _groups(self) -> list[dict[str, Any]]:
-        return self.__dict__["param_groups"]  # without looking at the counters
+        groups = self.__dict__.get("param_groups")  # without looking at the counters
+        return self.param_groups if groups is None else groups
 
     def _device_plans(self) -> list[Any]:
         return [plan for plan in plans_of(self._ready_plan()) if hasattr(plan, "follow")]
