@@ -17,7 +17,7 @@ import torch
 import fusedsched
 from fusedsched import lr_scheduler, schedules
 from fusedsched.arguments import near_names, whole
-from fusedsched.files import check_writable
+from fusedsched.files import check_writable, write_json
 from fusedsched.progress import progress
 
 from . import counts_table, launches, machine, output, tallies
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     steps = args.steps or (QUICK_STEPS if args.quick else STEPS)
-    save = partial(output.write_results, args.json) if args.json else output.ignore
+    save = partial(write_json, args.json) if args.json else output.ignore
     results = measure(args.scheduler or known, steps, save)
     print(counts_table.render(results))
     return 0 if spotless(results["counts"]) else 1

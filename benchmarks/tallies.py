@@ -32,8 +32,8 @@ WAITS = ("_local_scalar_dense", "equal", "nonzero", "is_nonzero", "_unique2", "m
 
 
 class Tally(TorchDispatchMode):
-    """Counts the ops of aten that are dispatched within it. `kernels`: those that are one launch or more on a GPU; views
-    and ops without work are none. `waits`: those in which the host needs a value from the device, or a copy of it.
+    """Counts the ops of aten that are dispatched within it. `kernels`: those that are one launch or more on a GPU;
+    views and ops without work are none. `waits`: those in which the host needs a value from the device, or a copy.
 
     Ops on tensors of one device type are counted; "cuda" may be fake, and a value that is asked for is made up then.
 

@@ -3,7 +3,7 @@
 
 In a document, `<!-- output of: ARGUMENTS -->` is followed by what `python -m fusedsched ARGUMENTS` prints,
 `<!-- benchmark table: python benchmarks/render.py ARGUMENTS -->` by what that prints, `<!-- script above -->` by what
-the last script before it prints, and `<!-- gallery -->` by all named schedules with their pictures, up to `<!-- end -->`.
+the last script before it prints, `<!-- gallery -->` by all named schedules with their pictures, up to `<!-- end -->`.
 """
 
 import contextlib
@@ -18,8 +18,13 @@ from fusedsched import cli
 
 ROOT = SOURCES = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
-    "README.md", "docs/schedules.md", "docs/range-test.md", "docs/counts.md", "docs/monitor.md",
-    "docs/command-line.md", "docs/verify.md",
+    "README.md",
+    "docs/schedules.md",
+    "docs/range-test.md",
+    "docs/counts.md",
+    "docs/monitor.md",
+    "docs/command-line.md",
+    "docs/verify.md",
 )
 KINDS = "output of: |gallery|benchmark table: python benchmarks/render.py |script above"
 PLACE = re.compile(rf"^(<!-- ({KINDS})(.*?) ?-->\n).*?^(<!-- end -->)$", re.M | re.S)
