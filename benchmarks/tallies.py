@@ -122,6 +122,15 @@ def pretended_gpu() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def rates_on_a_gpu() -> Iterator[None]:
+    """Schedulers that follow a metric take tensors on the CPU as rates on a GPU: for the emulation of CUDA."""
+    from fusedsched.lr_scheduler import boards, observing
+
+    with mock.patch.object(observing, "launcher_for", lambda device: boards.Extension):
+        yield
+
+
 def tallied(work: Callable[[], object], steps: int, device: str) -> dict[str, float]:
     """`launches` and `syncs` per step, as a `Tally` on one type of device counts them."""
     with Tally(device) as tally:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the pictures and the outputs in the documents: `python docs/make.py`. Nothing of them is written by hand.
 
-In a document, `<!-- output of: ARGUMENTS -->` is followed by what `python -m fusedsched ARGUMENTS` prints,
+In a document, `<!-- output of: ARGUMENTS -->` is followed by what `python -m fusedsched ARGUMENTS` prints
+(`<!-- last N lines of the output of: ... -->`: by the end of it),
 `<!-- benchmark table: python benchmarks/render.py ARGUMENTS -->` by what that prints, `<!-- script above -->` by what
 the last script before it prints, `<!-- gallery -->` by all named schedules with their pictures, up to `<!-- end -->`.
 """
