@@ -92,7 +92,7 @@ def short(results: dict[str, Any]) -> str:
     """The Markdown of a few rows of a file of counts."""
     records = [r for r in results["counts"] if r["scheduler"] in FEW and r["contestant"] in RIVALS]
     what = "Graphs / graph breaks / recompilations when compiled, launches / waits of the host per step when not:"
-    return "\n\n".join([heading(results), what, table(records, both_cells), methods(records)])
+    return "\n\n".join([heading(results), what, table(records, both_cells)])
 
 
 def render(results: dict[str, Any]) -> str:
