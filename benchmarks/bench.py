@@ -22,7 +22,7 @@ import torch  # noqa: E402
 import fusedsched  # noqa: E402
 from fusedsched import _native  # noqa: E402
 from fusedsched.arguments import near_names, picture_file, whole  # noqa: E402
-from fusedsched.files import check_writable, make_folder, write_whole  # noqa: E402
+from fusedsched.files import check_writable, make_folder, write_json, write_whole  # noqa: E402
 from fusedsched.plotting import figure  # noqa: E402
 from fusedsched.progress import progress  # noqa: E402
 
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.compile_tensors is not None:
         settings = replace(settings, compiled_tensors=args.compile_tensors)
     # Saved after each case: who is interrupted keeps what was measured.
-    save = partial(output.write_results, args.json) if args.json else output.ignore
+    save = partial(write_json, args.json) if args.json else output.ignore
     print(announce(cases, settings), file=sys.stderr)
     if on_gpu:
         from . import gpu

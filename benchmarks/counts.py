@@ -17,17 +17,18 @@ import torch
 import fusedsched
 from fusedsched import lr_scheduler, schedules
 from fusedsched.arguments import near_names, whole
-from fusedsched.files import check_writable
+from fusedsched.files import check_writable, write_json
 from fusedsched.progress import progress
 
 from . import counts_table, launches, machine, output, tallies
-from .peers import CAPTURABLE, FOREACH_CAPTURABLE, FUSED, OURS, first_line
+from .peers import CAPTURABLE, FOREACH_CAPTURABLE, FUSED, OURS, OURS_ON_CAPTURABLE, first_line
 
 STEPS, QUICK_STEPS = 1000, 50
 WARM, COUNTED = 3, 20  # steps before launches are counted, and those that are
 SHAPES = ((64, 32), (32,), (32, 32), (32,), (8, 32), (8,))
 LR = 1e-3
-EVERYBODY = (FUSED, CAPTURABLE, FOREACH_CAPTURABLE, OURS)
+EVERYBODY = (FUSED, CAPTURABLE, FOREACH_CAPTURABLE, OURS_ON_CAPTURABLE, OURS)
+WITH_OURS = (OURS_ON_CAPTURABLE, OURS)  # our schedulers
 NATIVE = "native: lr, beta1, weight decay"
 EXAMPLES = """\
 examples:
@@ -57,7 +58,10 @@ SCHEDULERS: dict[str, Make] = {
     "SequentialLR": lambda L, o: L.SequentialLR(o, [L.LinearLR(o, 0.1), L.CosineAnnealingLR(o, 800)], [5]),
     "ChainedScheduler": lambda L, o: L.ChainedScheduler([L.LinearLR(o, 0.1), L.ExponentialLR(o, 0.999)]),
     "ReduceLROnPlateau": lambda L, o: L.ReduceLROnPlateau(o, patience=10),
+    "GreedyLR": lambda L, o: L.GreedyLR(o, patience=10),
 }
+OURS_ALONE = ("GreedyLR",)  # torch has no such class
+METRIC_DRIVEN = ("ReduceLROnPlateau", "GreedyLR")
 
 
 def _swalr(module: Any) -> Any:
@@ -74,22 +78,24 @@ class Setting:
         if contestant == FUSED:
             self.optimizer = torch.optim.AdamW(params, LR, fused=True)
         elif contestant != OURS:
-            how = {"fused": True} if contestant == CAPTURABLE else {"foreach": True}
+            how = {"foreach": True} if contestant == FOREACH_CAPTURABLE else {"fused": True}
             self.optimizer = torch.optim.AdamW(params, torch.tensor(LR, device=device), capturable=True, **how)
+            self.optimizer._fusedsched_backend = backend  # whose kernels our scheduler takes
         elif scheduler == NATIVE:
             self.optimizer = fusedsched.AdamW(params, backend=backend, **native())
         else:
             self.optimizer = fusedsched.AdamW(params, LR, backend=backend)
-        module = lr_scheduler if contestant == OURS else torch.optim.lr_scheduler
+        module = lr_scheduler if contestant in WITH_OURS else torch.optim.lr_scheduler
         self.scheduler = None if scheduler == NATIVE else SCHEDULERS[scheduler](module, self.optimizer)
-        self.metric = torch.ones((), device=device)
+        self.metric = [torch.ones((), device=device)] if scheduler in METRIC_DRIVEN else []
 
     def step(self) -> None:
         self.optimizer.step()
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(self.metric)
-        elif self.scheduler is not None:
-            self.scheduler.step()
+        self.schedule()
+
+    def schedule(self) -> None:
+        if self.scheduler is not None:
+            self.scheduler.step(*self.metric)
 
 
 def native() -> dict[str, Any]:
@@ -113,18 +119,35 @@ def launched(contestant: str, scheduler: str) -> dict[str, Any]:
     if torch.cuda.is_available():
         counted = launches.profiled(ready(Setting(contestant, scheduler, "cuda")), COUNTED)
         return {"launches": counted["launches"] + counted["copies"], "syncs": counted["syncs"], "how": "profiler"}
-    if contestant != OURS:
-        with tallies.pretended_gpu(), tallies.Tally("cuda"):  # which answers where a value is asked for
-            step = ready(Setting(contestant, scheduler, "cuda"))
-            return {**tallies.tallied(step, COUNTED, "cuda"), "how": "dispatched"}
+    if contestant not in WITH_OURS:
+        return {**dispatched(contestant, scheduler), "how": "dispatched"}
     if (why := tallies.no_emulation()) is not None:
         return {"launches": None, "syncs": None, "how": why}
-    counter = tallies.emulated_launches()
-    step = ready(Setting(contestant, scheduler, "cpu", "cuda"))
+    counter = tallies.emulated_launches()  # loads the kernels
+    setting = Setting(contestant, scheduler, "cpu", "cuda")
+    step = ready(setting)
+    if contestant == OURS:
+        return {**emulated(step, counter), "how": "emulated"}
+    theirs = dispatched(CAPTURABLE, "none")
+    with tallies.rates_on_a_gpu():
+        setting.schedule()  # makes the tables
+        ours = emulated(setting.schedule, counter)
+    return {**{key: theirs[key] + ours[key] for key in theirs}, "how": "in parts"}
+
+
+def dispatched(contestant: str, scheduler: str) -> dict[str, float]:
+    """What torch dispatches for a step on a pretended GPU."""
+    with tallies.pretended_gpu(), tallies.Tally("cuda"):  # which answers where a value is asked for
+        step = ready(Setting(contestant, scheduler, "cuda"))
+        return tallies.tallied(step, COUNTED, "cuda")
+
+
+def emulated(work: Callable[[], None], counter: Callable[[], int]) -> dict[str, float]:
+    """What the emulated CUDA launches, and what else torch dispatches."""
     before = counter()
-    found = tallies.tallied(step, COUNTED, "cpu")
+    found = tallies.tallied(work, COUNTED, "cpu")
     found["launches"] += (counter() - before) / COUNTED
-    return {**found, "how": "emulated"}
+    return found
 
 
 def record(contestant: str, scheduler: str, steps: int) -> dict[str, Any]:
@@ -142,8 +165,9 @@ def record(contestant: str, scheduler: str, steps: int) -> dict[str, Any]:
 
 
 def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """(contestant, scheduler), in the order of the table; torch has no native schedules."""
-    return [(c, name) for name in names for c in ((OURS,) if name == NATIVE else EVERYBODY)]
+    """(contestant, scheduler), in the order of the table; torch has no native schedules, and not all classes."""
+    who = {NATIVE: (OURS,), **dict.fromkeys(OURS_ALONE, WITH_OURS)}
+    return [(contestant, name) for name in names for contestant in who.get(name, EVERYBODY)]
 
 
 def measure(names: Sequence[str], steps: int, save: output.Save = output.ignore) -> dict[str, Any]:
@@ -194,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     steps = args.steps or (QUICK_STEPS if args.quick else STEPS)
-    save = partial(output.write_results, args.json) if args.json else output.ignore
+    save = partial(write_json, args.json) if args.json else output.ignore
     results = measure(args.scheduler or known, steps, save)
     print(counts_table.render(results))
     return 0 if spotless(results["counts"]) else 1

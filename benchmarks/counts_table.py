@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from .markdown import markdown
+from .peers import CAPTURABLE, FUSED, OURS, OURS_ON_CAPTURABLE
 
 Records = Sequence[dict[str, Any]]
+
+# What a short table shows.
+FEW = ("CosineAnnealingLR", "OneCycleLR", "SequentialLR", "ChainedScheduler", "ReduceLROnPlateau")
+RIVALS = (FUSED, CAPTURABLE, OURS_ON_CAPTURABLE, OURS)
 
 HOW = {
     "profiler": "recorded by torch.profiler on a GPU: kernels, copies and fills; calls of CUDA in which the host waits",
@@ -17,6 +22,7 @@ HOW = {
     "launched within an op is not seen, so these are lower bounds",
     "emulated": "no GPU: launches that the emulation of CUDA ran for the very plan that a GPU gets, and whatever else "
     "torch dispatches meanwhile; a wait wherever the host asks for a value",
+    "in parts": "no GPU: `opt.step()` as for torch fused capturable, `sched.step()` as for fusedsched",
 }
 
 
@@ -59,6 +65,11 @@ def launches_cell(record: dict[str, Any] | None) -> str:
     return "-" if record is None else f"{whole(record['launches'])} / {whole(record['syncs'])}"
 
 
+def both_cells(record: dict[str, Any] | None) -> str:
+    """All that was counted, in one cell."""
+    return f"{compiled_cell(record)}, {launches_cell(record)}"
+
+
 def table(records: Records, cell: Any) -> str:
     """One line for each scheduler, one column for each contestant."""
     found = {(r["scheduler"], r["contestant"]): r for r in records}
@@ -75,6 +86,13 @@ def methods(records: Records) -> str:
         names = ways.setdefault(r["how"], [])
         names += [r["contestant"]] if r["contestant"] not in names else []
     return "\n".join(f"- {', '.join(names)}: {HOW.get(way, way)}." for way, names in ways.items())
+
+
+def short(results: dict[str, Any]) -> str:
+    """The Markdown of a few rows of a file of counts."""
+    records = [r for r in results["counts"] if r["scheduler"] in FEW and r["contestant"] in RIVALS]
+    what = "Graphs / graph breaks / recompilations when compiled, launches / waits of the host per step when not:"
+    return "\n\n".join([heading(results), what, table(records, both_cells)])
 
 
 def render(results: dict[str, Any]) -> str:

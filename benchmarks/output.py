@@ -6,17 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fusedsched.files import write_whole
-
 Save = Callable[[dict[str, Any]], None]
 
 
 def ignore(results: dict[str, Any]) -> None:
     """Where nothing is to be saved."""
-
-
-def write_results(path: Path, results: dict[str, Any]) -> None:
-    write_whole(path, (json.dumps(results, indent=1) + "\n").encode())
 
 
 def read_results(path: Path) -> dict[str, Any]:

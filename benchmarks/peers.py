@@ -20,6 +20,7 @@ from .cases import OPTIMIZERS, Case
 LR = 1e-4
 OURS, FUSED, FOREACH = "fusedsched", "torch fused", "torch foreach"
 CAPTURABLE, FOREACH_CAPTURABLE = "torch fused capturable", "torch foreach capturable"
+OURS_ON_CAPTURABLE = "torch fused capturable, our scheduler"
 COMPILED, OURS_COMPILED = "torch compiled", "fusedsched compiled"
 COMPILED_TENSORS = 30  # a compiler takes seconds for ten tensors and minutes for hundreds
 

@@ -228,7 +228,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
 def render(results: dict[str, Any], gates: bool = False, short: bool = False) -> str:
     """The Markdown of a whole file of results; `gates`: only the rows that have one, `short`: fewer columns."""
     if "counts" in results:
-        return counts_table.render(results)
+        return counts_table.short(results) if short else counts_table.render(results)
     rows = [row for row in results["rows"] if row["gate"] is not None or not gates]
     parts = [heading(results)]
     if rows:
@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks/render.py", description=__doc__)
     parser.add_argument("file", type=Path, help="written by bench.py --json")
     parser.add_argument("--gates", action="store_true", help="only the rows that have a gate")
-    parser.add_argument("--short", action="store_true", help="without spread, rounds and floors")
+    parser.add_argument("--short", action="store_true", help="without spread, rounds and floors; of counts, a few rows")
     args = parser.parse_args(argv)
     print(render(json.loads(args.file.read_text()), args.gates, args.short))
     return 0

@@ -32,8 +32,8 @@ WAITS = ("_local_scalar_dense", "equal", "nonzero", "is_nonzero", "_unique2", "m
 
 
 class Tally(TorchDispatchMode):
-    """Counts the ops of aten that are dispatched within it. `kernels`: those that are one launch or more on a GPU; views
-    and ops without work are none. `waits`: those in which the host needs a value from the device, or a copy of it.
+    """Counts the ops of aten that are dispatched within it. `kernels`: those that are one launch or more on a GPU;
+    views and ops without work are none. `waits`: those in which the host needs a value from the device, or a copy.
 
     Ops on tensors of one device type are counted; "cuda" may be fake, and a value that is asked for is made up then.
 
@@ -119,6 +119,15 @@ def pretended_gpu() -> Iterator[None]:
     # float(tensor) makes its device the present one before it asks for the value; item() does not.
     asking = {"__float__": lambda t: float(t.item()), "__int__": lambda t: int(t.item())}
     with mock.patch.multiple(Tensor, **asking), FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+@contextmanager
+def rates_on_a_gpu() -> Iterator[None]:
+    """Schedulers that follow a metric take tensors on the CPU as rates on a GPU: for the emulation of CUDA."""
+    from fusedsched.lr_scheduler import boards, observing
+
+    with mock.patch.object(observing, "launcher_for", lambda device: boards.Extension):
         yield
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the pictures and the outputs in the documents: `python docs/make.py`. Nothing of them is written by hand.
 
-In a document, `<!-- output of: ARGUMENTS -->` is followed by what `python -m fusedsched ARGUMENTS` prints,
+In a document, `<!-- output of: ARGUMENTS -->` is followed by what `python -m fusedsched ARGUMENTS` prints
+(`<!-- last line of: ARGUMENTS -->`: by the end of it),
 `<!-- benchmark table: python benchmarks/render.py ARGUMENTS -->` by what that prints, `<!-- script above -->` by what
-the last script before it prints, and `<!-- gallery -->` by all named schedules with their pictures, up to `<!-- end -->`.
+the last script before it prints, `<!-- gallery -->` by all named schedules with their pictures, up to `<!-- end -->`.
 """
 
 import contextlib
@@ -18,10 +19,15 @@ from fusedsched import cli
 
 ROOT = SOURCES = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
-    "README.md", "docs/schedules.md", "docs/range-test.md", "docs/counts.md", "docs/monitor.md",
-    "docs/command-line.md", "docs/verify.md",
+    "README.md",
+    "docs/schedules.md",
+    "docs/range-test.md",
+    "docs/counts.md",
+    "docs/monitor.md",
+    "docs/command-line.md",
+    "docs/verify.md",
 )
-KINDS = "output of: |gallery|benchmark table: python benchmarks/render.py |script above"
+KINDS = "output of: |last line of: |gallery|benchmark table: python benchmarks/render.py |script above"
 PLACE = re.compile(rf"^(<!-- ({KINDS})(.*?) ?-->\n).*?^(<!-- end -->)$", re.M | re.S)
 
 # name -> the arguments of `python -m fusedsched plot`. Every named schedule has its entry.
@@ -87,8 +93,8 @@ def gallery() -> str:
     return "\n".join(sections)
 
 
-def output_of(command: str) -> str:
-    """What a command prints, in a fence."""
+def output_of(command: str, last: bool = False) -> str:
+    """What a command prints, in a fence; `last`: its last line."""
     printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with contextlib.redirect_stdout(printed):
         try:
@@ -99,6 +105,7 @@ def output_of(command: str) -> str:
         raise RuntimeError(f"{command} ended with exit code {code}.")
     printed.flush()
     lines = [line.rstrip() for line in printed.buffer.getvalue().decode().rstrip("\n").splitlines()]
+    lines = ["...", lines[-1]] if last else lines
     return "\n".join(["```", f"$ python -m fusedsched {command}", *lines, "```", ""])
 
 
@@ -127,7 +134,9 @@ def rendered(text: str, commands: str = "") -> str:
             return f"{begin}{printed_by_render(command)}{end}"
         if kind == "script above":
             return place.group(0) if commands else f"{begin}{printed_by_script(text[: place.start()])}{end}"
-        return f"{begin}{output_of(command)}{end}" if command.startswith(commands) else place.group(0)
+        if not command.startswith(commands):
+            return place.group(0)
+        return f"{begin}{output_of(command, kind.startswith('last'))}{end}"
 
     return PLACE.sub(fill, text)
 

@@ -118,4 +118,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {name} needs torch, which is not installed: pip install torch", file=sys.stderr)
         return 2
-

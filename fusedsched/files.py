@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 def check_writable(path: Path) -> None:
@@ -29,6 +31,11 @@ def write_whole(path: Path, content: bytes) -> None:
     with _beside(path) as beside:
         beside.write_bytes(content)
         os.replace(beside, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Plain data as JSON, written as by `write_whole`. Raises OSError."""
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def make_folder(path: Path) -> None:

@@ -23,8 +23,8 @@ def is_terminal(stream: Any) -> bool:
 def progress(total: float, *, lines: int, stream: Any = None) -> Iterator[Show]:
     """Yields `show(done, words)`: `done` of `total` are over (steps, seconds, any unit), and some words about it.
 
-    A bar in a terminal, where rich is installed (rich itself honours NO_COLOR); else about `lines` plain lines, none for
-    lines=0. `stream`: sys.stderr unless given, so that a pipe gets results alone.
+    A bar in a terminal, where rich is installed (rich itself honours NO_COLOR); else about `lines` plain lines, none
+    for lines=0. `stream`: sys.stderr unless given, so that a pipe gets results alone.
 
     >>> with progress(4, lines=2, stream=sys.stdout) as show:
     ...     for step in range(1, 5):

@@ -7,7 +7,6 @@ import hashlib
 import subprocess
 
 import pytest
-import torch
 from cases import maker
 from emulation import ROOT, build, compiler
 from emulation.driver import Emulation
@@ -109,4 +108,3 @@ def emulated():
 def recorded(call):
     """What `call` launches, as the number of a graph."""
     return emulated().record(call)
-

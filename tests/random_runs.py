@@ -24,7 +24,7 @@ def saved(world):
 def differs(mine, other):
     """What is not alike, in words; None."""
     a, b = mine.optimizer, other.optimizer
-    numbers = [g["lr"] for g in b.param_groups] + [p for p in other.params]
+    numbers = [g["lr"] for g in b.param_groups] + list(other.params)
     other.rounded |= any(isinstance(x, Tensor) and x.dtype == torch.float32 for x in numbers)
     limit = 2e-4 if other.rounded else 1e-10
     for i, (p, q) in enumerate(zip(mine.params, other.params, strict=True)):

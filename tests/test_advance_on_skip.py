@@ -14,7 +14,7 @@ from cases import BACKENDS
 from cases_rates import LAMBDA, PLACES, SCHEDULERS, emulated, optimizer, recorded, tensors, values
 from compiling import QUIET
 
-from fusedsched import _native, lr_scheduler as ours
+from fusedsched import lr_scheduler as ours
 from fusedsched.lr_scheduler import skips
 
 if "triton" in PLACES:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusedsched import _native, cli
+from fusedsched import _native, cli, files
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # in a source tree the benchmarks lie beside the package
@@ -244,7 +244,7 @@ def test_an_unfinished_file_leaves_the_old_one(tmp_path, monkeypatch):
     file.write_text("old")
     monkeypatch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError(28, "disk full")))
     with pytest.raises(OSError, match="disk full"):
-        output.write_results(file, {})
+        files.write_json(file, {})
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
 
 

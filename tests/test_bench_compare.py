@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fusedsched import cli
+from fusedsched import cli, files
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # in a source tree the benchmarks lie beside the package
@@ -74,8 +74,8 @@ def test_more_launches_waits_or_memory_count_too():
 
 def test_compare_as_a_command(tmp_path, capsys):
     before, after, other = (tmp_path / f"{name}.json" for name in "abc")
-    output.write_results(before, committed())
-    output.write_results(after, slowed(committed(), "resnet50", races.STEP, 1.5))
+    files.write_json(before, committed())
+    files.write_json(after, slowed(committed(), "resnet50", races.STEP, 1.5))
     assert cli.main(["bench", "compare", str(before), str(before)]) == 0
     assert cli.main(["bench", "compare", str(before), str(after)]) == 1
     assert "SLOWER  ResNet-50, 161 tensors, step + schedule:" in capsys.readouterr().out
@@ -83,7 +83,7 @@ def test_compare_as_a_command(tmp_path, capsys):
     assert cli.main(["bench", "compare", str(before), str(other)]) == 2
     assert cli.main(["bench", "compare", str(before), str(tmp_path / "none.json")]) == 2
     assert "cannot be read" in capsys.readouterr().err
-    output.write_results(other, {**committed(), "rows": []})
+    files.write_json(other, {**committed(), "rows": []})
     assert cli.main(["bench", "compare", str(before), str(other)]) == 2
 
 

@@ -36,6 +36,12 @@ def test_ours_is_one_graph_one_launch_and_no_wait(name):
     assert counts.spotless([found]) and (found["launches"], found["syncs"]) == (1.0, 0.0)
 
 
+@pytest.mark.parametrize("name", ["CosineAnnealingLR", "SequentialLR", "ReduceLROnPlateau", "GreedyLR"])
+def test_our_scheduler_is_one_launch_more_for_an_optimizer_of_torch(name):
+    found = counts.launched(counts.OURS_ON_CAPTURABLE, name)
+    assert (found["launches"], found["syncs"]) == (3.0, 0.0)
+
+
 @pytest.mark.parametrize("contestant", [counts.FUSED, counts.CAPTURABLE, counts.FOREACH_CAPTURABLE])
 def test_torch_takes_the_way_that_it_takes_on_a_gpu(contestant):
     """Without a scheduler: the fused update and the count of steps, or an op for each term of the formula."""

@@ -57,7 +57,10 @@ def test_a_difference_of_the_learning_rates_is_an_error(tmp_path, monkeypatch, c
 def test_the_live_line_has_losses_rate_beta_norm_and_skipped_steps(tmp_path, capsys):
     assert command.main([*SETTINGS, "--out", str(tmp_path)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if " s left  step " in line]
-    losses, monitored = r"loss [\d.]+ \(torch.optim [\d.]+\)", r"update \d+  lr [\d.e-]+  beta1 0.9  grad norm .*  skipped 0"
+    losses, monitored = (
+        r"loss [\d.]+ \(torch.optim [\d.]+\)",
+        r"update \d+  lr [\d.e-]+  beta1 0.9  grad norm .*  skipped 0",
+    )
     pattern = rf"step \d+  {losses}  {monitored}"
     assert len(lines) == 8 and all(re.search(pattern, line) for line in lines[2:])
     assert not re.search(r"[\x1b\r\b]", "".join(lines))

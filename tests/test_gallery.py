@@ -51,7 +51,9 @@ def test_the_other_picture_is_small_too():
     assert (DOCS / "gallery" / "range_test.svg").stat().st_size <= LARGEST
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/schedules.md", "docs/range-test.md", "docs/counts.md", "docs/monitor.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/schedules.md", "docs/range-test.md", "docs/counts.md", "docs/monitor.md"]
+)
 def test_documents_are_as_the_script_makes_them(name):
     """Pictures and tables of committed results: the figures of a range test are of the machine that it ran on."""
     text = (ROOT / name).read_text()

@@ -250,9 +250,7 @@ MUTANTS = {
         "_stretched",
         lambda s, n, before: {
             "total_steps": n,
-            "_schedule_phases": [
-                {**p, "end_step": p["end_step"] * n / s.total_steps} for p in s._schedule_phases
-            ],
+            "_schedule_phases": [{**p, "end_step": p["end_step"] * n / s.total_steps} for p in s._schedule_phases],
         },
         lambda: [law_of_one_cycle(draw, False) for draw in range(4)],
     ),

@@ -166,7 +166,7 @@ def test_the_scripts_run_with_the_reference_classes():
 
 
 class Wrapped:
-    """A wrapper as trainers hand it to their users: of the optimizer's class, and all attributes are the optimizer's."""
+    """A wrapper as trainers give it to users: of the optimizer's class, and all attributes are the optimizer's."""
 
     def __init__(self, optimizer):
         self._optimizer = optimizer

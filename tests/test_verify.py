@@ -167,8 +167,8 @@ BAD = {
     "backend": (["--backend", "gpu"], "--backend gpu: there is no such backend. Here are .*reference"),
     "other backend": (["--backend", "reference", "--case", "schedules/step/formula"], "does not run on"),
     "both levels": (["--full"], "not allowed with argument"),
-    "folder": (["--json", "/"], r"--json: /: cannot be written: it is a folder"),
-    "nowhere": (["--json", "/proc/no/report.json"], r"--json: /proc/no/report\.json: cannot be written"),
+    "folder": (["--json", "/"], "--json: '/' cannot be written: it is a folder"),
+    "nowhere": (["--json", "/proc/no/report.json"], r"--json: '/proc/no/report\.json' cannot be written"),
 }
 
 

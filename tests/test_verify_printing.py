@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `verify` prints: tables, colours, progress; and the comparisons behind the numbers."""
+"""What `verify` prints: tables, colours; and the comparisons behind the numbers."""
 
 import io
-import re
 
 import pytest
 import torch
 
-from fusedsched.verify import bounds, progress, report, snapshots
+from fusedsched.verify import bounds, report, snapshots
 from fusedsched.verify.check import Check, Result
 
 GOOD, BAD, EXACT = bounds.Verdict("", 1.0, 2.0), bounds.Verdict("", 3.0, 2.0), bounds.Verdict("", 0.0, 0.0)
@@ -29,43 +28,23 @@ def test_a_table_shows_the_worst_of_each_cell(capsys):
     assert lines == [["cpu", "float32", "torch"], ["AdamW", "FAIL"], ["SGD", "50"], ["skip", "ok"]]
 
 
-@pytest.mark.parametrize("terminal, no_color, coloured", ((True, "", True), (True, "1", False), (False, "", False)))
-def test_colours_only_where_they_are_wanted(terminal, no_color, coloured, monkeypatch):
+COLOURS = (
+    (True, "", "xterm", True),
+    (True, "1", "xterm", False),
+    (True, "", "dumb", False),
+    (False, "", "xterm", False),
+)
+
+
+@pytest.mark.parametrize("terminal, no_color, term, coloured", COLOURS)
+def test_colours_only_where_they_are_wanted(terminal, no_color, term, coloured, monkeypatch):
+    monkeypatch.setenv("TERM", term)
     out = Terminal() if terminal else io.StringIO()
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setenv("NO_COLOR", no_color)
     report.tables(rows())
     assert ("\x1b[31mFAIL" in out.getvalue()) is coloured
     assert coloured or "\x1b" not in out.getvalue()
-
-
-def show(monkeypatch, stream, logged, rich=True, total=100):
-    monkeypatch.setattr("sys.stderr", stream)
-    monkeypatch.setattr(progress, "find_spec", lambda name: rich or None)
-    with progress.shown(total, logged) as shown:
-        for done in range(total):
-            shown(done, f"case-{done}")
-    return stream.getvalue()
-
-
-def test_in_a_log_progress_is_a_few_plain_lines(monkeypatch):
-    printed = show(monkeypatch, io.StringIO(), logged=True)
-    assert len(printed.splitlines()) == 9 and re.match(r" +10 of 100 checks, \d+ s\n", printed)
-    assert not re.search(r"[\r\x1b]", printed)
-    assert show(monkeypatch, io.StringIO(), logged=False) == ""
-
-
-def test_on_a_terminal_without_rich_one_line_is_written_over(monkeypatch):
-    printed = show(monkeypatch, Terminal(), logged=True, rich=False)
-    assert "case-99" in printed and "\n" not in printed and "\x1b" not in printed
-    assert printed.endswith("\r" + " " * 78 + "\r")  # and nothing is left of it
-
-
-def test_on_a_terminal_with_rich_there_is_a_bar(monkeypatch):
-    pytest.importorskip("rich")
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    assert "\x1b" in show(monkeypatch, Terminal(), logged=True)
 
 
 # The comparisons

@@ -10,9 +10,7 @@ HEAD: tl.constexpr = tl.constexpr(3)
 
 
 @triton.jit(do_not_specialize=["rows", "n_slots", "found_inf"])
-def record_kernel(
-    ring, rows, clocks, sources, values, n_slots, found_inf, CHECKED: tl.constexpr, BLOCK: tl.constexpr
-):
+def record_kernel(ring, rows, clocks, sources, values, n_slots, found_inf, CHECKED: tl.constexpr, BLOCK: tl.constexpr):
     """`rows`: how many the ring has, its header not counted. One program."""
     written = tl.load(ring)
     norm = tl.load(ring + 1)

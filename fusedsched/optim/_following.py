@@ -134,7 +134,7 @@ class Followed:
             self._settle()
         try:
             return self.__dict__["param_groups"]
-        except KeyError:  # the wrappers of some trainers take this class and not its attributes, which they hand through
+        except KeyError:  # wrappers of some trainers take this class and hand its attributes through
             raise AttributeError(f"'{type(self).__name__}' object has no attribute 'param_groups'") from None
 
     @param_groups.setter

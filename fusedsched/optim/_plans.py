@@ -77,7 +77,8 @@ def install_schedule(
     optimizer._shown.reserve(device, len(optimizer._groups()) * len(optimizer._slots))
     tensor = optimizer._shown.install(group, slot, device)
     program, unit = schedule.program.table.tolist(), UNITS.index(schedule.unit)
-    return any([plan.set_program(index, slot.name, program, unit, tensor) for plan in plans])
+    refused = [plan.set_program(index, slot.name, program, unit, tensor) for plan in plans]  # every plan gets it
+    return any(refused)
 
 
 def _device_of(group: dict[str, Any], plans: list[Any]) -> torch.device:
@@ -96,9 +97,7 @@ def _cuda_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
     clocks = optimizer._clocks.on(device)
     flags = torch.zeros(len(NAMES), dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
     stream_of = torch._C._cuda_getCurrentRawStream if device.type == "cuda" else _no_stream
-    return _native.module().CudaPlan(
-        optimizer._adam, optimizer.param_groups, optimizer.state, clocks, flags, stream_of
-    )
+    return _native.module().CudaPlan(optimizer._adam, optimizer.param_groups, optimizer.state, clocks, flags, stream_of)
 
 
 def _no_stream(index: int) -> int:

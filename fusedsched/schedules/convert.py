@@ -164,7 +164,6 @@ def lowerable(kind: type[Schedule], *parts: Any) -> Schedule | None:
 
 def _tabulate(scheduler: Any, n: int, group: int) -> list[float]:
     """The values of a copy of `scheduler`, run from its start on a stub optimizer."""
-    import torch
 
     kind = type(scheduler).__name__
     if _follows_metric(scheduler):

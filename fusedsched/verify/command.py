@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
-from fusedsched.benchmarks import output
+from fusedsched.files import check_writable, write_json
 from fusedsched.optim.backends import backends
+from fusedsched.progress import progress
 from fusedsched.verify import (
     agreement,
     attachment,
@@ -20,7 +21,6 @@ from fusedsched.verify import (
     evaluators,
     formulas,
     machine,
-    progress,
     replaying,
     report,
     resuming,
@@ -109,9 +109,11 @@ def _understood(command: argparse.ArgumentParser, args: argparse.Namespace) -> t
         here = ", ".join(name for name, missing in backends().items() if missing is None)
         why = backends().get(args.backend, "there is no such backend")
         command.error(f"--backend {args.backend}: {why}. Here are {here}.")
-    refused = output.writable(args.json) if args.json is not None else None
-    if refused is not None:
-        command.error(f"--json: {refused}")
+    try:
+        if args.json is not None:
+            check_writable(args.json)
+    except OSError as error:
+        command.error(f"--json: {error}")
     try:
         todo = [find(args.case, level)] if args.case is not None else list(checks(level))
     except ValueError as error:
@@ -135,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     absent = left_out(level) if whole else []
     report.heading(todo, absent)
     began, results = time.monotonic(), []
-    with progress.shown(len(todo), logged=level is FULL) as show:
+    with progress(len(todo), lines=0 if level is QUICK else 10) as show:
         for done, check in enumerate(todo):
             show(done, check.id)
             results.append(carry_out(check))
@@ -144,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = [result for result in results if not result.verdict.passed]
     report.failures(failed)
     if args.json is not None:
-        output.write_results(args.json, attachment.collect(results, level, absent, whole, seconds))
+        write_json(args.json, attachment.collect(results, level, absent, whole, seconds))
         print(f"{args.json}: written; attach it to a bug as it is.")
     report.last_line(results, level, whole, seconds)
     return 1 if failed else 0

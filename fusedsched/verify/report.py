@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from fusedsched.optim.backends import backends
+from fusedsched.progress import is_terminal
 from fusedsched.verify.bounds import TORCH_ERRORS, Verdict
 from fusedsched.verify.check import Check, Level, Result
 
@@ -55,7 +56,7 @@ def tables(results: Sequence[Result]) -> None:
 
 
 def _print(rows: list[list[str]]) -> None:
-    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    colours = is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         text = "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])

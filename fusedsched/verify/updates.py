@@ -44,9 +44,7 @@ def _parameters(case: Case, draw: int, device: torch.device | str = "cpu") -> li
     return [value.to(device, DTYPES[case.dtype]).requires_grad_() for value in values]
 
 
-def _gradients(
-    case: Case, steps: int, draw: int, device: torch.device | str = "cpu"
-) -> Iterator[list[Tensor | None]]:
+def _gradients(case: Case, steps: int, draw: int, device: torch.device | str = "cpu") -> Iterator[list[Tensor | None]]:
     random = _generator(case, draw)
     dtype = DTYPES[case.dtype]
     wide = torch.complex64 if dtype.is_complex else torch.float32
@@ -212,9 +210,7 @@ def one_thread() -> Iterator[None]:
 
 
 @one_thread()
-def run(
-    make: Make, case: Case, steps: int, scheduled: bool = True, device: torch.device | str = "cpu"
-) -> Verdict:
+def run(make: Make, case: Case, steps: int, scheduled: bool = True, device: torch.device | str = "cpu") -> Verdict:
     """The worst verdict of a case over quantities and pools; the checked updates are pooled.
 
     `make(name, params, **options)` builds the optimizer to be judged, of parameters on `device`. `scheduled`: it takes
