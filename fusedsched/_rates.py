@@ -189,9 +189,13 @@ class Rates:
         """Sets the counter."""
         self.clock[0] = clock
 
-    def see(self, updates: int) -> None:
+    def see(self, updates: int | Tensor) -> None:
         """Sets the count of updates at the last step."""
         self.clock[1] = updates
+
+    def seen(self) -> Tensor:
+        """The count of updates at the last step. Does not wait."""
+        return self.clock[1]
 
     def __len__(self) -> int:
         return self.table.shape[0]

@@ -90,6 +90,15 @@ class ClosedForm:
             return False
         return all(same(group["lr"], old) for group, old in zip(groups, last, strict=False))
 
+    def _anchor(self) -> None:
+        """Notes new origins, unless those that are known lead to what the groups have now."""
+        if self._known() and self._untouched():
+            pairs = zip(self._origins.points, self.optimizer.param_groups, strict=False)
+            # Those of the present step may be of an edit, which another one has taken back since.
+            if all(t != self.last_epoch or same(group["lr"], x) for (t, x), group in pairs):
+                return
+        self._mark()
+
     def _rows(self, i: int) -> list[Row] | None:
         form, (t, x) = self._form(), self._origins.points[i]
         return None if form is None else form.rows(self, i, t, x)
@@ -151,8 +160,7 @@ class ClosedForm:
 
     def _from_here(self) -> Programs | None:
         """Programs from where it stands, for a captured graph."""
-        if not (self._known() and self._untouched()):
-            self._mark()  # goes on from what was written, as torch's recursion does
+        self._anchor()  # goes on from what was written, as torch's recursion does
         programs = self._tables()
         for table_ in [] if programs is None else programs.tables:
             table_[HORIZON] = float(self._last_step())

@@ -10,11 +10,12 @@ from torch.optim import lr_scheduler as torch_schedulers
 from ..schedules.evaluate import evaluate
 from . import captured, device, skips
 from .branch import Branch
+from .extending import clock_of
 from .members import present_rates
 from .rows import Programs
 from .saving import Restored, write_lr
 from .standing import Represented
-from .whole import clock_of, count_to, holds_others, leaves, programs, tables, track_of, turn
+from .whole import count_to, holds_others, leaves, programs, tables, track_of, turn
 
 
 def decide_for(scheduler: Any) -> None:
@@ -28,11 +29,13 @@ class Composite(Represented):
     """Mixin for what is made of members. Where its rates are on a device, it is one program and the members only
     count; else they do their own steps."""
 
-    __slots__ = ("_apart",)  # whether its members do their own steps, since no kernel knows the whole
+    # apart: whether its members do their own steps, since no kernel knows the whole; said: the programs that a
+    # captured graph follows.
+    __slots__ = ("_apart", "_said")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
-        self._apart = False
+        self._apart, self._said = False, None
         return self
 
     def _step_as_one(self) -> bool:
@@ -91,11 +94,14 @@ class Composite(Represented):
             self._track = track_of(self)
 
     def _has_form(self) -> bool:
+        if self._apart or self._branch is not None:
+            return not self._apart
         known = all(isinstance(leaf, Restored) and leaf._has_form() for leaf in leaves(self))
-        return (known or self._branch is not None) and not self._apart
+        return known and (self._capturing_now() or tables(self) is not None)
 
     def _programs(self) -> Programs | None:
-        return programs(self)
+        self._said = programs(self)
+        return self._said
 
     def _move(self, clock: int) -> None:
         if self._track is None and self._branch is not None:
@@ -105,8 +111,8 @@ class Composite(Represented):
         if self._track is not None:
             self._track.move(clock)
             return
-        for group, table in zip(device.groups_of(self.optimizer), tables(self), strict=True):
-            write_lr(group, evaluate(table, clock))
+        for group, table in zip(device.groups_of(self.optimizer), self._said.tables, strict=False):
+            write_lr(group, evaluate(table, clock))  # a group that was added since has none yet
         self.__dict__["_last_lr"] = present_rates(self)
         member = self
         while holds_others(member):

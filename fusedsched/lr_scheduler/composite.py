@@ -30,6 +30,7 @@ from .members import (
     takes_metric,
 )
 from .metrics import Noted, hosted, leave_device
+from .observing import is_capturing
 from .scheduled import Scheduled
 from .traced import as_metric, traced_step
 from .turns import step_on_device
@@ -96,7 +97,7 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
             self._step_on_host(metrics)
 
     def _step_by_metric(self, metrics: Any) -> None:
-        if self._gate is not None and not self._gate.moved():
+        if self._gate is not None and not is_capturing(self.optimizer) and not self._gate.moved():
             return
         if self._branch is not None:
             captured.refuse(self, "step(metrics)")
@@ -134,8 +135,11 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
             return super()._move(clock)
         (before, _), (member, local) = turn(self, self.__dict__["last_epoch"]), turn(self, clock)
         if member is before and isinstance(member, Scheduled) and member._known():
+            member._anchor()
             member._move(local)
             self.__dict__["last_epoch"], self.__dict__["_last_lr"] = clock, present_rates(self)
+        elif member is before:
+            super()._move(clock)  # an edit goes on
         else:
             seek(self, clock)
 

@@ -48,10 +48,10 @@ def tables(scheduler: Any, targets: list[Target | None], place: Place, clock: in
         return None
     rates, gate = scheduler._rates, scheduler._gate
     if rates is None or len(rates) != len(found) or rates.place != place or rates.conditional != (gate is not None):
-        updates = None if gate is None else gate.clocks(place.device)
+        updates, before = None if gate is None else gate.clocks(place.device), rates
         rates = scheduler._rates = Rates(place, len(found), updates)
-        if gate is not None:
-            rates.see(gate.seen)
+        if gate is not None:  # launches have counted on in the old tables, without telling the host
+            rates.see(before.seen() if before is not None and before.conditional else gate.seen)
     rates.write(found, [group["lr"] for group in groups_of(scheduler.optimizer)], clock)
     return rates
 

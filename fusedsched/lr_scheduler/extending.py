@@ -32,11 +32,11 @@ def _attribute(s: Any) -> str | None:
 
 
 def clock_of(s: Any) -> int:
-    """The present step; a chain has none of its own."""
-    if "last_epoch" in s.__dict__:
-        return s.last_epoch
-    stand_in = getattr(s, "_stand_in", None)
-    return stand_in.last_epoch if stand_in is not None else max(clock_of(member) for member in s._schedulers)
+    """The present step, as the host has it; a chain has none of its own."""
+    while "last_epoch" not in s.__dict__:
+        stand_in = getattr(s, "_stand_in", None)
+        s = max(s._schedulers, key=clock_of) if stand_in is None else stand_in
+    return s.__dict__["last_epoch"]
 
 
 def _begin(s: Any) -> int:

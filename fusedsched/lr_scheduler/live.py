@@ -78,9 +78,12 @@ class Live(Restored):
         0.0
         """
         captured.refuse(self, "extend()")
-        self._leave_device()
+        self._settle()  # the members of a chain do not look at what advances it
         changes = extension(self, _whole("total_steps", total_steps, "the length of the whole run"))
+        self._leave_device()
         with captured.paused(self):
+            if self._branch is None:
+                self._admit_at(clock_of(self))  # what is new has been there for as long as the others
             for change in changes:
                 change()
 
@@ -113,6 +116,7 @@ class Live(Restored):
         [0.8, 0.5, 0.2, 0.2]
         """
         captured.refuse(self, "branch()")
+        self._settle()
         begin, steps = clock_of(self), _whole("steps", steps, "how many steps the decay takes")
         if type(begin) is not int:
             raise ValueError(f"The scheduler stands at last_epoch={begin}. A branch begins at a whole step.")
@@ -223,8 +227,7 @@ class Branching(Live):
         self._drop_track()
         self._admit_new_groups()
         if epoch is None:
-            if not (self._known() and self._untouched()):
-                self._mark()
+            self._anchor()
             time = clock = self.last_epoch + 1
             # Without origins its clock has a fraction, since step(epoch).
             points = branch.present(self) if self._origins is None else self._origins.points

@@ -66,10 +66,12 @@ def restart(scheduler: Any, onto_present: bool = False) -> None:
         start_over = scheduler._begin_again if isinstance(scheduler, MetricDriven) else None
         ReduceLROnPlateau._start_over(scheduler) if start_over is None else start_over()
     else:
+        scheduler.last_epoch = -1
+        if isinstance(scheduler, Scheduled):
+            scheduler._admit_new_groups()
         if not onto_present:
             for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=False):
                 write_lr(group, base)
-        scheduler.last_epoch = -1
         scheduler._initial_step()
     _at_rates(scheduler)
 

@@ -73,7 +73,7 @@ class MetricDriven(Represented):
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, epoch, as_metric(metrics))
         metrics = checks.metric(self, metrics)
-        if self._gate is not None and not self._gate.moved():
+        if self._gate is not None and not is_capturing(self.optimizer) and not self._gate.moved():
             return
         if self._branch is not None:
             captured.refuse(self, "step(metrics)")

@@ -134,8 +134,7 @@ class Scheduled(ClosedForm, Branching):
         self._drop_track(edited)
         self._admit_new_groups()
         if self._form() is not None:
-            if not (self._known() and self._untouched()):
-                self._mark()
+            self._anchor()
             self._keep(self._build_track())
 
     def _move(self, clock: int) -> None:

@@ -13,16 +13,18 @@ from torch import Tensor, full_like
 from torch.optim import lr_scheduler as torch_schedulers
 
 from .._rates import Carry, Piece, Target
-from ..schedules.compose import Sequence, Shift
+from ..schedules.compose import Product, Sequence, Shift
 from ..schedules.convert import closed_form, lowerable
 from ..schedules.evaluate import evaluate
 from ..schedules.expression import Schedule
 from . import device
 from .carrying import pieces_of
+from .extending import clock_of
 from .forms import form_of
 from .rows import Programs
+from .saving import write_lr
 from .scheduled import Scheduled
-from .tracks import scalar, table
+from .tracks import copied, same, scalar, table
 
 
 def holds_others(scheduler: Any) -> bool:
@@ -37,14 +39,6 @@ def leaves(scheduler: Any) -> list[Any]:
     return [leaf for member in scheduler._schedulers for leaf in leaves(member)]
 
 
-def clock_of(scheduler: Any) -> int:
-    """Its step. A chain does not count; its members do."""
-    while isinstance(scheduler, torch_schedulers.ChainedScheduler):
-        stand_in = getattr(scheduler, "_stand_in", None)
-        scheduler = scheduler._schedulers[0] if stand_in is None else stand_in
-    return scheduler.__dict__["last_epoch"]
-
-
 def turn(scheduler: Any, t: int) -> tuple[Any, int]:
     """Whose turn it is at step t of a SequentialLR, and that member's own step."""
     idx = bisect_right(scheduler._milestones, t)
@@ -56,9 +50,10 @@ def tables(scheduler: Any) -> list[array] | None:
     groups = device.groups_of(scheduler.optimizer)
     if getattr(scheduler, "_branch", None) is not None:
         stand_in = scheduler._working()
-        if not (stand_in._known() and stand_in._untouched()):
-            stand_in._mark()
+        stand_in._admit_new_groups()
+        stand_in._anchor()
         return [table(stand_in._rows(i)) for i in range(len(groups))]
+    admit_everywhere(scheduler)
     found = leaves(scheduler)
     ours = all(isinstance(leaf, Scheduled) and form_of(leaf) is not None for leaf in found)
     if not ours or any(getattr(leaf, "cycle_momentum", False) for leaf in found) or not _in_step(scheduler):
@@ -67,11 +62,25 @@ def tables(scheduler: Any) -> list[array] | None:
     return None if None in schedules else [schedule.lower().table for schedule in schedules]
 
 
+def admit_everywhere(scheduler: Any) -> None:
+    """Takes groups that were added since into all members; those whose turn it is give them their rates."""
+    groups = device.groups_of(scheduler.optimizer)
+    behind = [leaf for leaf in leaves(scheduler) if isinstance(leaf, Scheduled) and len(leaf.base_lrs) < len(groups)]
+    if not behind:
+        return
+    scheduler._admit_at(clock_of(scheduler))
+    rates = [copied(group["lr"]) for group in groups]
+    for leaf in behind:
+        leaf._admit_new_groups()
+    for group, rate in zip(groups, rates, strict=True):
+        if not same(group["lr"], rate):
+            write_lr(group, rate)
+
+
 def _from_base_or_here(scheduler: Any, i: int, lr: Any) -> Schedule | None:
     """What a run from the base does to group i; or, where its rate is another one, what follows from that."""
     whole, clock = closed_form(scheduler, i), clock_of(scheduler)
-    sequence = isinstance(scheduler, torch_schedulers.SequentialLR)
-    return _ahead(scheduler, i, clock) if whole is not None and sequence and not _is(lr, whole(clock)) else whole
+    return whole if whole is None or _is(lr, whole(clock)) else _ahead(scheduler, i, lr)
 
 
 def _is(lr: Any, value: float) -> bool:
@@ -81,10 +90,16 @@ def _is(lr: Any, value: float) -> bool:
     return abs(value - lr) <= 1e-9 * abs(lr)
 
 
-def _ahead(scheduler: Any, i: int, clock: int) -> Schedule | None:
-    """From here on: the member whose turn it is from where that stands, and those that follow from their base."""
+def _ahead(scheduler: Any, i: int, lr: Any) -> Schedule | None:
+    """From here on, from the rate `lr`: of a sequence, those that follow start from their base."""
+    if isinstance(scheduler, Scheduled):
+        return scheduler._ahead(i)
+    clock = clock_of(scheduler)
+    if isinstance(scheduler, torch_schedulers.ChainedScheduler):  # of which all multiply
+        factors = closed_form(scheduler, i, base=1.0)
+        return None if factors is None or factors(clock) == 0.0 else lowerable(Product, (scalar(lr) / factors(clock), factors))
     idx, (member, local) = bisect_right(scheduler._milestones, clock), turn(scheduler, clock)
-    now = member._ahead(i) if isinstance(member, Scheduled) else closed_form(member, i)
+    now = _ahead(member, i, lr)
     parts = [now, *(closed_form(later, i) for later in scheduler._schedulers[idx + 1 :])]
     if None in parts:
         return None

@@ -109,6 +109,8 @@ class Follower(Pausable):
             edited = self.edited()
             rates = [group["lr"] for group in optimizer._groups()]
             if clock != self._known:
+                for group, rate in zip(optimizer._groups(), self._wrote, strict=False):
+                    group["lr"] = rate  # so that it moves from where it was
                 self._scheduler.move(clock)
                 self._known = clock
             if edited:
