@@ -47,7 +47,8 @@ def test_there_are_scripts_to_run():
 
 
 def test_files_and_make_targets_that_it_names_exist():
-    paths = {*re.findall(r"\]\(([^)#:]+)\)", TEXT), *re.findall(r"`((?:docs|csrc|fusedsched|benchmarks)/[\w./-]+)`", TEXT)}
+    paths = set(re.findall(r"\]\(([^)#:]+)\)", TEXT))
+    paths |= set(re.findall(r"`((?:docs|csrc|fusedsched|benchmarks)/[\w./-]+)`", TEXT))
     missing = [path for path in paths if not (README.parent / path).exists()]
     assert paths and not missing
     makefile = (README.parent / "Makefile").read_text()
