@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .._graphs import Pausable
 from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Turn, constant, launcher_for
 from .captured import may_capture
 from .device import groups_of
@@ -25,12 +24,12 @@ Sites = list[tuple[torch.device, Any]]
 """Where a scheduler decides: devices, each with its launcher."""
 
 
-class Observer:
+class Observer(Pausable):
     """The device's side of one scheduler. To the optimizer it is one of the followers of `optim/_following.py`."""
 
     def __init__(self, scheduler: Any, sites: Sites) -> None:
         self._scheduler, self._optimizer = weakref.ref(scheduler), weakref.ref(scheduler.optimizer)
-        self._sites, self._busy = sites, False
+        self._sites = sites
         self._told: Any = None
         self._ready = False
         self._plans: dict[torch.device, Any] = {}  # those that follow the boards
@@ -207,14 +206,6 @@ class Observer:
             self._finalizer.detach()
             optimizer._followers.discard(self)
             optimizer._invalidate()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        busy, self._busy = self._busy, True
-        try:
-            yield
-        finally:
-            self._busy = busy
 
 
 def _leave(observer: Observer) -> None:
