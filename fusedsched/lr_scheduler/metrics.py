@@ -89,7 +89,7 @@ class MetricDriven(Represented):
             self._decide(metrics, epoch)
 
     def _observes(self, metric: Tensor) -> bool:
-        """Whether the device decides; an observer of its own stands ready then. Not behind a gate, which the host opens."""
+        """Whether the device decides; an observer of its own stands ready then. Behind a gate the host does."""
         follower = self._follower
         if self._gate is not None:
             return False

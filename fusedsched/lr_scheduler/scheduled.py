@@ -205,7 +205,8 @@ class Scheduled(ClosedForm, Branching):
 
     def __getstate__(self) -> tuple[dict[str, Any], Any]:
         state, ours = super().__getstate__()
-        return state, {**ours, "origins": self._origins.points if self._known() else None, "branch": copy.copy(self._branch)}
+        points = self._origins.points if self._known() else None
+        return state, {**ours, "origins": points, "branch": copy.copy(self._branch)}
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
