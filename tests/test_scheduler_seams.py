@@ -19,9 +19,9 @@ SCHEDULERS = {
     "ChainedScheduler": CHAIN,
     "SequentialLR": lambda o, **k: L.SequentialLR(o, [L.LinearLR(o, 0.1, total_iters=3), CHAIN(o)], [3], **k),
     "of sequences": lambda o, **k: L.SequentialLR(
-        o, [L.ExponentialLR(o, 0.9), L.SequentialLR(o, [L.LinearLR(o, 0.1, total_iters=3), L.StepLR(o, 2)], [3])], [4], **k
+        o, [L.ExponentialLR(o, 0.9), L.SequentialLR(o, [L.LinearLR(o, 0.1), L.StepLR(o, 2)], [3])], [4], **k
     ),
-}  # fmt: skip
+}
 KINDS = {"number": lambda: list(LRS), "tensor": lambda: tensors(LRS)}
 schedules = pytest.mark.parametrize("name", SCHEDULERS)
 kinds = pytest.mark.parametrize("kind", KINDS)
