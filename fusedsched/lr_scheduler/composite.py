@@ -93,8 +93,10 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
             return self._step_by_metric(metrics)
         if self._step_as_one() or self._in_branch(None):
             return
+        if self._follower is None:
+            return self._step_on_host(metric_for(self, metrics))
         with captured.paused(self):
-            self._step_on_host(metrics)
+            self._step_on_host(metric_for(self, metrics))
 
     def _step_by_metric(self, metrics: Any) -> None:
         if self._gate is not None and not is_capturing(self.optimizer) and not self._gate.moved():
@@ -104,10 +106,9 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
         if self._in_branch(None) or step_on_device(self, metrics):
             return
         with hosted(self):
-            self._step_on_host(metrics)
+            self._step_on_host(metric_for(self, metrics))
 
-    def _step_on_host(self, metrics: Any) -> None:
-        metric = metric_for(self, metrics)
+    def _step_on_host(self, metric: float | None) -> None:
         member, local = turn(self, self.last_epoch + 1)
         if local == 0 and (holds_others(member) or takes_metric(member)):
             self.last_epoch += 1
@@ -181,6 +182,8 @@ class ChainedScheduler(Composite, torch_schedulers.ChainedScheduler):
         metric = metric_for(self, metrics) if self._branch is None else None
         if self._step_as_one() or self._in_branch(None):
             return
+        if metric is None and self._follower is None:
+            return super().step()
         with captured.paused(self):
             if metric is None:
                 return super().step()

@@ -85,6 +85,8 @@ class MetricDriven(Represented):
         if is_capturing(self.optimizer):
             reason = self._reason(metrics, epoch)
             raise RuntimeError(f"{type(self).__name__}.step(metrics) cannot be captured: {reason}")
+        if self._follower is None:
+            return self._decide(metrics, epoch)
         with hosted(self):
             self._decide(metrics, epoch)
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Sites = list[tuple[torch.device, Any]]
 """Where a scheduler decides: devices, each with its launcher."""
 
+_captured: list[Board] = []  # boards that a graph reads and writes: nobody says when it is gone, so they stay
+
 
 class Observer(Pausable):
     """The device's side of one scheduler. To the optimizer it is one of the followers of `optim/_following.py`."""
@@ -31,6 +33,7 @@ class Observer(Pausable):
         self._scheduler, self._optimizer = weakref.ref(scheduler), weakref.ref(scheduler.optimizer)
         self._sites = sites
         self._told: Any = None
+        self._wrote: list[Any] = []
         self._ready = False
         self._plans: dict[torch.device, Any] = {}  # those that follow the boards
         self._boards: list[Board] = []
@@ -96,6 +99,8 @@ class Observer(Pausable):
             raise RuntimeError(self.decider()._misfit(len(self._wrote)))
         if metric.dtype not in DTYPES:
             metric = metric.to(torch.float64)
+        if self.capturing():
+            _captured.extend(board for board in self._boards if board not in _captured)
         for board in self._boards:
             board.observe(metric.to(board.device, non_blocking=True))
 

@@ -21,6 +21,7 @@ from .boards import BEGIN, START, Asked, Bounds, Contents, Extension, Program, T
 from .members import seek, takes_metric
 from .metrics import MetricDriven
 from .observing import Observer, Sites, groups_of, is_capturing, sites_for
+from .whole import admit_everywhere
 
 
 class Turns(Observer):
@@ -42,6 +43,11 @@ class Turns(Observer):
         bases = [float(group["initial_lr"]) for group in groups_of(self._optimizer())]  # what its turn begins with
         bounds = [bound._replace(initial=base) for bound, base in zip(told[1], bases, strict=True)]
         return told[0], bounds, self._turn()
+
+    def _write(self) -> None:
+        with self.paused():
+            admit_everywhere(self._scheduler())
+        super()._write()
 
     def _start(self) -> int:
         return self._scheduler().__dict__["last_epoch"]

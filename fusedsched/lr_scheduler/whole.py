@@ -97,7 +97,8 @@ def _ahead(scheduler: Any, i: int, lr: Any) -> Schedule | None:
     clock = clock_of(scheduler)
     if isinstance(scheduler, torch_schedulers.ChainedScheduler):  # of which all multiply
         factors = closed_form(scheduler, i, base=1.0)
-        return None if factors is None or factors(clock) == 0.0 else lowerable(Product, (scalar(lr) / factors(clock), factors))
+        left = 0.0 if factors is None else factors(clock)
+        return lowerable(Product, (scalar(lr) / left, factors)) if left else None
     idx, (member, local) = bisect_right(scheduler._milestones, clock), turn(scheduler, clock)
     now = _ahead(member, i, lr)
     parts = [now, *(closed_form(later, i) for later in scheduler._schedulers[idx + 1 :])]
