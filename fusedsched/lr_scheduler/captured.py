@@ -100,12 +100,21 @@ def may_capture(optimizer: Any) -> Any:
     return optimizer._capturing if there_is_one else None
 
 
+def hosted(scheduler: Any) -> bool:
+    """Whether no device has a part in its steps, as was found out for the plan that the optimizer still has."""
+    plan = scheduler._hosted
+    return plan is not None and scheduler._follower is None and plan is scheduler.optimizer._plan
+
+
 def step(scheduler: Any) -> bool:
     """The step, if it is decided or counted on the device: in a captured graph, or after one, or behind a gate."""
+    if hosted(scheduler):
+        return False
     optimizer, follower = scheduler.optimizer, scheduler._follower
     capturing = may_capture(optimizer) if follower is None else follower.capturing
     gated = scheduler._gate is not None and scheduler._gate.on_device and not scheduler._is_initial
     if follower is None and not gated and (capturing is None or not capturing()):
+        scheduler._hosted = getattr(optimizer, "_plan", None) if capturing is None else None
         return False
     if isinstance(follower, device.Driver) or device.place_of(optimizer) is not None:
         return device.step(scheduler, capturing is not None and capturing())

@@ -44,6 +44,8 @@ class Composite(Represented):
             return True
         if captured.step(self):
             return True
+        if captured.hosted(self) and self._track is None:
+            return self._gate is not None and skips.holds_after_waiting(self)
         for _ in range(2):  # the second with new tables
             if self._track is not None and self._track.step(self.__dict__):
                 self._stepped()

@@ -62,6 +62,8 @@ class Scheduled(ClosedForm, Branching):
     def _step_slowly(self, epoch: Any) -> None:
         with captured.paused(self):
             self._step_as_torch(epoch)
+        if captured.hosted(self):
+            return
         if self._track is None and not self._is_initial and device.place_of(self.optimizer) is not None:
             self._rebase()  # now, so that the next step may stand in a graph
 
