@@ -15,6 +15,9 @@ from typing import NamedTuple
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "csrc" / "cuda"))
+import toolchain  # noqa: E402
+
 TABLE = ROOT / "csrc" / "cuda" / "resources.txt"
 OBJECTS = ROOT / "build" / f"{sys.implementation.cache_tag}-torch-{torch.__version__}"
 LOOPS = ("float32", "float64", "bfloat16", "float16", "mixed float32", "mixed float64")

@@ -61,7 +61,7 @@ class Stepping(Optimizer):
     def _resume(self, outcome: int, scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
         """Finishes a step that the plan could not do at once."""
         if outcome not in (DONE, DONE_WITH_EDITS) and self._capturing():
-            # Not left to the plan: zeros that are made now would be written by replays alone, and counts cannot be read.
+            # Not left to the plan: zeros made now would be written by replays alone, and counts cannot be read.
             raise RuntimeError(
                 "This CUDA graph cannot hold optimizer.step(): it is the optimizer's first step, or a parameter, its "
                 "state or a group has changed since the last one, and what the kernels read has to be written before "
