@@ -18,4 +18,9 @@ struct CudaPlan::Part {
 // CUDA's words, if something went wrong.
 inline void check_cuda(const char* error) { TORCH_CHECK(error == nullptr, "CUDA: ", error); }
 
+// Memory for what is written at once while a graph is captured. torch would take it from the pool of that graph, where
+// a temporary of the same capture may have lain before: each replay would write that one over it. It is never freed,
+// since nobody says when the graph is gone.
+at::Tensor beside_graphs(at::Device device, at::IntArrayRef sizes, at::ScalarType type);
+
 }  // namespace fs

@@ -217,7 +217,7 @@ std::vector<std::pair<at::Tensor, int64_t>> CudaPlan::exact_counts() const {
 void CudaPlan::follow(int group, const std::string& name, const at::Tensor& program, const at::Tensor& clock,
                       double held, int64_t until) {
   const size_t slot = slot_named(groups_.at(group), name), at = group * kMaxSlots + slot;
-  if (!groups_table_.defined()) build_groups();
+  if (!groups_table_.defined()) prepare_tables(false);
   fs_cuda::Slot& out = slots_.at(group).slots[slot];
   out = {};
   out.program = program.const_data_ptr<double>();
@@ -227,12 +227,17 @@ void CudaPlan::follow(int group, const std::string& name, const at::Tensor& prog
   out.held_until = until;
   followed_[static_cast<int64_t>(at)] = {program, clock};
   kinds_of_slots_[at] = kFollowing;
+  if (!capturing()) return send_slot(group, slot);
   auto* table = static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr());
   check_cuda(runtime_.write(index(), &table[group].slots[slot], &out, sizeof out));
 }
 
 at::Tensor CudaPlan::write(const at::Tensor& host, const OptionalTensor& there) {
-  const at::Tensor target = there ? *there : at::empty(host.sizes(), host.options().device(device_));
+  if (!capturing()) {
+    at::Tensor fresh = upload(host.const_data_ptr(), host.nbytes()).view(host.scalar_type()).view(host.sizes());
+    return there ? there->copy_(fresh, /*non_blocking=*/true) : fresh;
+  }
+  const at::Tensor target = there ? *there : beside_graphs(device_, host.sizes(), host.scalar_type());
   check_cuda(runtime_.write(index(), target.mutable_data_ptr(), host.const_data_ptr(), host.nbytes()));
   return target;
 }

@@ -36,8 +36,8 @@ class CudaPlan : public Plan {
   // the clock `until` the value is `held`.
   void follow(int group, const std::string& name, const at::Tensor& program, const at::Tensor& clock, double held,
               int64_t until);
-  // Memory on the device with a copy of what lies on the host, or what is there already, overwritten. At once, also
-  // while a graph is captured.
+  // Memory on the device with a copy of what lies on the host, or what is there already, overwritten. In stream order;
+  // at once while a graph is captured, of which it becomes no part.
   at::Tensor write(const at::Tensor& host, const OptionalTensor& there);
   // Adds one to such a clock, in stream order; with `seen`, only if that is not the count of applied updates, which it
   // then becomes.
@@ -60,6 +60,7 @@ class CudaPlan : public Plan {
   SlotKind kind_of(size_t group, size_t slot) const;
   fs_cuda::Slot slot_of(size_t group, size_t slot);
   void rewrite(size_t group, size_t slot);
+  void send_slot(size_t group, size_t slot);
   void note_capture();
   bool leaves_graph(size_t group) const;
   void build_groups();
@@ -90,7 +91,7 @@ class CudaPlan : public Plan {
   std::vector<int32_t> place_of_;             // by entry: within its part
   std::vector<Entry*> present_;               // those with a gradient at the last step
   std::unordered_map<int64_t, std::pair<at::Tensor, at::Tensor>> followed_;  // by slot: program, clock
-  std::vector<at::Tensor> old_rings_;         // that a captured graph may go on filling
+  std::vector<at::Tensor> kept_;              // old rings and tables that a captured graph goes on using
   std::vector<Rule> captured_rules_;          // by group, in the last captured step
   bool captured_ = false;
 };

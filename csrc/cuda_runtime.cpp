@@ -2,7 +2,7 @@
 // Where the kernels come from: built in, or an emulation that tests load in their place.
 #include <dlfcn.h>
 
-#include "cuda_plan.h"
+#include "cuda_part.h"
 
 namespace fs {
 
@@ -20,6 +20,14 @@ const fs_cuda::Runtime*& chosen() {
 }  // namespace
 
 const fs_cuda::Runtime* cuda_runtime() { return chosen(); }
+
+at::Tensor beside_graphs(at::Device device, at::IntArrayRef sizes, at::ScalarType type) {
+  void* memory = nullptr;
+  const uint64_t bytes = c10::multiply_integers(sizes) * c10::elementSize(type);
+  check_cuda(cuda_runtime()->allocate(device.has_index() ? device.index() : 0, bytes, &memory));
+  const auto options = at::TensorOptions().dtype(type).device(device);
+  return at::for_blob(memory, sizes).options(options).target_device(device).make_tensor();
+}
 
 void emulate_cuda(const std::string& library) {
   void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);

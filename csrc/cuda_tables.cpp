@@ -52,7 +52,12 @@ fs_cuda::Slot CudaPlan::slot_of(size_t group, size_t slot) {
 void CudaPlan::rewrite(size_t group, size_t slot) {
   kinds_of_slots_[group * kMaxSlots + slot] = kind_of(group, slot);
   const at::Tensor old_program = programs_[group * kMaxSlots + slot];
-  const fs_cuda::Slot& now = slots_[group].slots[slot] = slot_of(group, slot);
+  slots_[group].slots[slot] = slot_of(group, slot);
+  send_slot(group, slot);
+}
+
+void CudaPlan::send_slot(size_t group, size_t slot) {
+  const fs_cuda::Slot& now = slots_[group].slots[slot];
   const auto offset = static_cast<int64_t>(group * sizeof(fs_cuda::Group) + slot * sizeof now);
   groups_table_.narrow(0, offset, sizeof now).copy_(upload(&now, sizeof now), /*non_blocking=*/true);
 }
@@ -154,6 +159,9 @@ void CudaPlan::build_parts() {
   std::map<std::pair<int, int>, std::vector<Entry*>> sorted;
   for (Entry& e : entries_) {
     if (e.kind != nullptr) sorted[{e.span.rule, e.kind->loop}].push_back(&e);
+  }
+  for (const auto& part : parts_) {
+    if (captured_) kept_.push_back(part->arrays);  // a graph goes on with the arrays as they were
   }
   parts_.clear();
   part_of_.assign(entries_.size(), nullptr);

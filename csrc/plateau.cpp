@@ -40,7 +40,9 @@ bool capturing(uint64_t stream) {
 void bind_plateau(py::module_& m) {
   py::module_ boards = m.def_submodule("boards", "Boards of schedulers that follow a metric, on a GPU.");
   boards.def("observe", &observe, py::arg("board"), py::arg("metric"), py::arg("stream"));
-  boards.def("write", &write_now, py::arg("target"), py::arg("host"));  // at once, also while a graph is captured
+  // Both while a graph is captured, of which they become no part; the first at once.
+  boards.def("write", &write_now, py::arg("target"), py::arg("host"));
+  boards.def("room", [](const at::Device& device, int64_t n) { return fs::beside_graphs(device, {n}, at::kDouble); });
   boards.def("capturing", &capturing, py::arg("stream"));
   boards.attr("watch_width") = fs::kWatchWidth;
   boards.attr("rate_width") = fs::kRateWidth;

@@ -41,7 +41,7 @@ Plan::Outcome CpuPlan::skip(const py::list& param_groups, const at::Tensor&) {
 }
 
 void CudaPlan::record_to(const OptionalTensor& ring) {
-  if (captured_ && ring_.defined()) old_rings_.push_back(ring_);
+  if (captured_ && ring_.defined()) kept_.push_back(ring_);
   Plan::record_to(ring);
 }
 

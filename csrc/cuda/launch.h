@@ -150,12 +150,15 @@ struct Runtime {
   const char* (*record)(int device, uint64_t stream, const Header& header, double* ring, int64_t rows);
   const char* (*capturing)(uint64_t stream, bool* capturing);
   // Copies from the host at once and waits for it, also while a stream is being captured: on a stream of its own, in
-  // relaxed capture mode. Nothing of it becomes part of a graph.
+  // relaxed capture mode. Nothing of it becomes part of a graph. It overtakes what waits in other streams: only for
+  // captures, before which the device is idle.
   const char* (*write)(int device, void* to, const void* from, uint64_t bytes);
   // One step of a scheduler that writes tensors.
   const char* (*rates)(int device, uint64_t stream, const Rates& rates);
   // Lets a board (core/plateau.h) take note of a metric, one number in memory, and rewrite its rates.
   const char* (*observe)(int device, uint64_t stream, double* board, const void* metric, DType dtype);
+  // Memory that is never freed, also while a stream is being captured.
+  const char* (*allocate)(int device, uint64_t bytes, void** result);
 };
 
 }  // namespace fs_cuda

@@ -129,14 +129,29 @@ const char* capturing(uint64_t stream, bool* result) {
   return words(error);
 }
 
+// While it lives, this thread may call what a capture on one of its streams would forbid and be spoilt by.
+class Relaxed {
+ public:
+  Relaxed() : error(cudaThreadExchangeStreamCaptureMode(&mode_)) {}
+  ~Relaxed() {
+    if (error == cudaSuccess) cudaThreadExchangeStreamCaptureMode(&mode_);
+  }
+  Relaxed(const Relaxed&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;  // then what it was before
+
+ public:
+  cudaError_t error;
+};
+
 // A stream of its own that waits for no other, and that no capture sees.
 const char* write(int device, void* to, const void* from, uint64_t bytes) {
   const OnDevice on(device);
   cudaError_t error = on.error;
   if (error != cudaSuccess) return words(error);
-  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-  error = cudaThreadExchangeStreamCaptureMode(&mode);
-  if (error != cudaSuccess) return words(error);
+  const Relaxed relaxed;
+  if (relaxed.error != cudaSuccess) return words(relaxed.error);
   cudaStream_t stream = nullptr;
   error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
   if (error == cudaSuccess) {
@@ -145,8 +160,14 @@ const char* write(int device, void* to, const void* from, uint64_t bytes) {
     if (error == cudaSuccess) error = waited;
     cudaStreamDestroy(stream);
   }
-  cudaThreadExchangeStreamCaptureMode(&mode);
   return words(error);
+}
+
+const char* allocate(int device, uint64_t bytes, void** result) {
+  const OnDevice on(device);
+  if (on.error != cudaSuccess) return words(on.error);
+  const Relaxed relaxed;
+  return words(relaxed.error != cudaSuccess ? relaxed.error : cudaMalloc(result, bytes));
 }
 
 const char* observe(int device, uint64_t stream, double* board, const void* metric, DType dtype) {
@@ -155,7 +176,7 @@ const char* observe(int device, uint64_t stream, double* board, const void* metr
 }
 
 constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks,    step,  advance, advance_by, show, record_row,
-                              capturing,       write, rates, observe};
+                              capturing,       write, rates, observe, allocate};
 
 }  // namespace
 

@@ -102,7 +102,7 @@ class Board:
         self._window_at = WATCH_WIDTH + len(rates) * RATE_WIDTH
         ends = list(accumulate(self.shape[1:], initial=self._window_at + window))
         self._programs = list(pairwise(ends))
-        self.tensor = torch.empty(ends[-1], dtype=torch.float64, device=device)  # zeros would be part of a capture
+        self.tensor = launcher.room(device, ends[-1])
         self.n_rates = len(rates)
 
     def fits(self, rates: list[Any], window: int) -> bool:
@@ -175,10 +175,17 @@ class Extension:
         _native.module().boards.observe(board.tensor, metric, cls.stream(board.device))
 
     @classmethod
+    def room(cls, device: torch.device, n: int) -> Tensor:
+        if cls.capturing(device):
+            return _native.module().boards.room(device, n)
+        return torch.empty(n, dtype=torch.float64, device=device)
+
+    @classmethod
     def write(cls, target: Tensor, host: Tensor) -> None:
-        if not cls.capturing(target.device) and target.device.type == "cuda":
-            torch.cuda.current_stream(target.device).synchronize()  # updates under way read what stood there
-        _native.module().boards.write(target, host)
+        if cls.capturing(target.device):
+            _native.module().boards.write(target, host)
+        else:
+            target.copy_(host)  # in stream order: updates under way read what stood there
 
     @classmethod
     def capturing(cls, device: torch.device) -> bool:
@@ -205,6 +212,10 @@ class Triton:
             plateau.observe_kernel[(1,)](
                 board.tensor, metric, board.n_rates, BLOCK=tuning.WATCH_BLOCK, num_warps=1, enable_fp_fusion=False
             )
+
+    @staticmethod
+    def room(device: torch.device, n: int) -> Tensor:
+        return torch.empty(n, dtype=torch.float64, device=device)
 
     @staticmethod
     def write(target: Tensor, host: Tensor) -> None:

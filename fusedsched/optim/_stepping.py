@@ -60,6 +60,13 @@ class Stepping(Optimizer):
 
     def _resume(self, outcome: int, scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
         """Finishes a step that the plan could not do at once."""
+        if outcome not in (DONE, DONE_WITH_EDITS) and self._capturing():
+            # Not left to the plan: zeros made now would be written by replays alone, and counts cannot be read.
+            raise RuntimeError(
+                "This CUDA graph cannot hold optimizer.step(): it is the optimizer's first step, or a parameter, its "
+                "state or a group has changed since the last one, and what the kernels read has to be written before "
+                "the capture. Call step() once with the same gradients, outside of the graph, and capture then."
+            )
         with torch.no_grad():
             for _ in range(5):  # rebuild, then state: more than that and somebody changes things as fast as we read
                 if outcome in (DONE, DONE_WITH_EDITS):

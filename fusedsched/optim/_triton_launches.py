@@ -131,6 +131,8 @@ class Launches:
 
     def _build(self, jobs: list[Job]) -> None:
         memory = self._memory
+        if not memory.capturing():
+            memory.reserve(3 * len(jobs))  # four times that: a capture writes all tables, ten words for each job
         together: dict[Key, list[int]] = {}
         for i, job in enumerate(jobs):
             if job.numel:

@@ -107,6 +107,7 @@ class Runtime(Structure):
         ("write", ctypes.CFUNCTYPE(c_char_p, c_int, c_void_p, c_void_p, c_uint64)),
         ("rates", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p)),
         ("observe", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_void_p, c_uint8)),
+        ("allocate", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, POINTER(c_void_p))),
     ]
 
 

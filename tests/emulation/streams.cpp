@@ -3,6 +3,7 @@
 // recorded is kept, with its arguments as they were, and runs when the recording is replayed.
 #include <cstring>
 #include <map>
+#include <new>
 #include <vector>
 
 #include "machine.h"
@@ -145,6 +146,12 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return forbidden_while_recording(); }
+
+cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  const cudaError_t error = forbidden_while_recording();
+  if (error == cudaSuccess) *memory = ::operator new(bytes, std::align_val_t{256});
+  return error;
+}
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   const cudaError_t error = recordings.count(stream) ? cudaErrorStreamCaptureUnsupported : forbidden_while_recording();
