@@ -217,9 +217,7 @@ def test_opcheck_of_clocks():
     for numbers in ((2, 3, None, None), (0, 0, torch.tensor(2), torch.tensor(3))):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.library.opcheck(
-                torch.ops.fusedsched.advance.default, (o._trace.handle, *numbers, o._trace.clocks)
-            )
+            torch.library.opcheck(torch.ops.fusedsched.advance.default, (o._trace.handle, *numbers, o._trace.clocks))
 
 
 @pytest.mark.parametrize("backend", ["eager", INDUCTOR])

@@ -68,9 +68,7 @@ class ReduceLROnPlateau(MetricDriven, torch_schedulers.ReduceLROnPlateau):
 
     def _asked(self) -> Asked:
         comparison = COMPARISONS.get((self.mode, self.threshold_mode), 3)
-        return Asked(
-            0, comparison, self.factor, self.threshold, self.patience, self.cooldown, 0.0, self.eps, 0, 0.0
-        )
+        return Asked(0, comparison, self.factor, self.threshold, self.patience, self.cooldown, 0.0, self.eps, 0, 0.0)
 
     def _known(self) -> tuple[Known, list[float]]:
         state = self.__dict__
