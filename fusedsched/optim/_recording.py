@@ -111,7 +111,8 @@ class Recorded:
         else:
             self._ready_plan()
         with torch.no_grad():
-            if isinstance(norm, Tensor) and norm.device.type == "cpu" and not is_dynamo_compiling():
+            on_host = isinstance(norm, Tensor) and norm.device.type == "cpu" and ring.tensor.device.type != "cpu"
+            if on_host and not is_dynamo_compiling():
                 norm = float(norm)  # a graph would keep the address of the host's memory
             if isinstance(norm, Tensor):
                 ring.tensor[0, 1].copy_(norm.detach().reshape(()), non_blocking=True)

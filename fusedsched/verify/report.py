@@ -27,7 +27,7 @@ def heading(todo: Sequence[Check], left_out: Sequence[tuple[str, str]]) -> None:
     for what, why in left_out:
         print(f"  not verified: {what}: {why}")
     print(
-        f"{len(todo):,} checks. An update may be off by {TORCH_ERRORS} times torch's own error plus one ulp; the "
+        f"{len(todo):,} to check. An update may be off by {TORCH_ERRORS} times torch's own error plus one ulp; the "
         "tables show the largest share of a bound that was used, in percent, and ok where nothing may differ.\n"
     )
 
