@@ -11,7 +11,7 @@ from ..schedules.evaluate import evaluate
 from . import captured, device, skips
 from .branch import Branch
 from .extending import clock_of
-from .members import present_rates
+from .members import present_rates, takes_metric
 from .rows import Programs
 from .saving import Restored, write_lr
 from .standing import Represented
@@ -31,12 +31,23 @@ class Composite(Represented):
 
     # apart: whether its members do their own steps, since no kernel knows the whole; said: the programs that a
     # captured graph follows.
-    __slots__ = ("_apart", "_said")
+    __slots__ = ("_apart", "_said", "_depth")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
-        self._apart, self._said = False, None
+        self._apart, self._said, self._depth = False, None, None
         return self
+
+    def _metric_depth(self) -> int:
+        """How deep a member lies that follows a metric: 1 for one of its own, 2 for a member's; 0: there is none.
+
+        Looked up once for a list of members.
+        """
+        members = self._schedulers
+        if self._depth is None or self._depth[0] is not members or self._depth[1] != len(members):
+            deep = 2 if any(map(takes_metric, leaves(self))) else 0
+            self._depth = members, len(members), 1 if any(map(takes_metric, members)) else deep
+        return self._depth[2]
 
     def _step_as_one(self) -> bool:
         """The step, if a kernel does it or counts it, or if there is none."""

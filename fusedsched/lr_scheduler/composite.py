@@ -89,14 +89,15 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
         if is_dynamo_compiling():
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, None, as_metric(metrics))
-        if any(map(takes_metric, self._schedulers)):
+        depth = self._metric_depth()
+        if depth == 1:
             return self._step_by_metric(metrics)
         if self._step_as_one() or self._in_branch(None):
             return
         if self._follower is None:
-            return self._step_on_host(metric_for(self, metrics))
+            return self._step_on_host(metric_for(self, metrics) if depth else None)
         with captured.paused(self):
-            self._step_on_host(metric_for(self, metrics))
+            self._step_on_host(metric_for(self, metrics) if depth else None)
 
     def _step_by_metric(self, metrics: Any) -> None:
         if self._gate is not None and not is_capturing(self.optimizer) and not self._gate.moved():
@@ -179,7 +180,7 @@ class ChainedScheduler(Composite, torch_schedulers.ChainedScheduler):
         if is_dynamo_compiling():
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, None, as_metric(metrics))
-        metric = metric_for(self, metrics) if self._branch is None else None
+        metric = metric_for(self, metrics) if self._metric_depth() and self._branch is None else None
         if self._step_as_one() or self._in_branch(None):
             return
         if metric is None and self._follower is None:
