@@ -66,6 +66,41 @@ bool read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorI
   return moved;
 }
 
+template <class T>
+void ask_for(const T* object) {
+  for (size_t at = 0; at < sizeof(T); at += fs_cpu::kLine) __builtin_prefetch(reinterpret_cast<const char*>(object) + at);
+}
+
+// What collect() reads of an entry hangs on a chain of pointers. Entries further on are followed along it, each a link
+// less far, so that the waits for memory overlap.
+void ask_ahead(const std::vector<Entry>& entries, size_t i) {
+  constexpr size_t step = 3;  // entries from link to link
+  const size_t left = entries.size() - i;
+  if (left > 4 * step) {
+    const Entry& entry = entries[i + 4 * step];
+    __builtin_prefetch(entry.object.ptr());
+    for (const at::Tensor& state : entry.state) {
+      if (state.defined()) ask_for(state.unsafeGetTensorImpl());
+    }
+  }
+  if (left > 3 * step) {
+    const Entry& entry = entries[i + 3 * step];
+    ask_for(entry.param().unsafeGetTensorImpl());
+    for (const at::Tensor& state : entry.state) {
+      if (state.defined()) ask_for(state.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+    }
+  }
+  if (left > 2 * step) {
+    const at::TensorImpl& param = *entries[i + 2 * step].param().unsafeGetTensorImpl();
+    ask_for(param.unsafe_storage().unsafeGetStorageImpl());
+    if (param.autograd_meta() != nullptr) __builtin_prefetch(&gradient_of(param));
+  }
+  if (left > step) {
+    const at::Tensor& grad = gradient_of(*entries[i + step].param().unsafeGetTensorImpl());
+    if (grad.defined()) ask_for(grad.unsafeGetTensorImpl());
+  }
+}
+
 }  // namespace
 
 void Plan::inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work) {
@@ -140,13 +175,24 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   return true;
 }
 
+// Whether the last step had to drive what it reads here out of the second-level cache: the arrays that it walked over,
+// where this processor walks, and the objects around the tensors.
+bool Plan::forgotten(const Work& work) const {
+  constexpr int64_t cache = 1 << 20, around = 1536;  // bytes; of one entry
+  const int64_t walked = on_host_ && !work.unit_ends.empty() ? work.unit_ends.back() * kUnit * 16 : 0;
+  return walked + static_cast<int64_t>(work.entries.size()) * around > cache;
+}
+
 bool Plan::collect(Work& work) {
+  work.cold = forgotten(work);
   work.clear();
   int64_t units = 0;
   int32_t last_group = -1;
   Rule rule = kAdamW;
   int states = 0;
-  for (Entry& entry : entries_) {
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    Entry& entry = entries_[i];
+    if (work.cold) ask_ahead(entries_, i);
     if (entry.foreign) continue;
     const at::TensorImpl& param = *entry.param().unsafeGetTensorImpl();
     const at::Tensor& grad = gradient_of(param);

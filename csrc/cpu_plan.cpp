@@ -23,12 +23,14 @@ Plan::Outcome CpuPlan::apply(const OptionalTensor& scale, const OptionalTensor& 
   if (is_update && ring_.defined()) record(false);
   read_counts(*work_);
   write_scalars(*work_, gain);
-  run(*work_);
+  // Now, while they are in the cache: the update does not fail.
   for (Entry* entry : work_->entries) {
     Beside& beside = beside_[entry->at];
     beside.fresh = false;
     if (entry->shown_step) *entry->shown_step = static_cast<float>(++beside.step);
   }
+  bump_versions(*work_);
+  run(*work_);
   finish(*work_);
   if (scale) scale_gradients(gain);
   if (is_update) advance(kUpdates, 1);
@@ -104,6 +106,22 @@ void CpuPlan::write_scalars(Work& work, double gain) {
   }
 }
 
+namespace {
+
+// The beginning of its arrays; what comes later the kernel asks for itself.
+void ask_for(const fs_cpu::Span& span) {
+  const int64_t bytes = std::min(fs_cpu::kAhead, span.numel * fs::size_of(span.param_dtype));
+  for (int64_t at = 0; at < bytes; at += fs_cpu::kLine) {
+    __builtin_prefetch(static_cast<const char*>(span.param) + at);
+    __builtin_prefetch(static_cast<const char*>(span.grad) + at);
+    for (const void* state : span.state) {
+      if (state != nullptr) __builtin_prefetch(static_cast<const char*>(state) + at);
+    }
+  }
+}
+
+}  // namespace
+
 void CpuPlan::run(Work& work) {
   if (work.entries.empty()) return;
   auto part = [&](int64_t begin, int64_t end) {
@@ -113,6 +131,7 @@ void CpuPlan::run(Work& work) {
       const int64_t first = i == 0 ? 0 : work.unit_ends[i - 1];
       const int64_t last = std::min(end, work.unit_ends[i]);
       if (last == first) continue;  // no elements
+      if (work.cold && last < end) ask_for(work.entries[i + 1]->span);
       work.entries[i]->kind->kernel(span, (at - first) * kUnit, std::min(span.numel, (last - first) * kUnit),
                               &work.scalars[static_cast<size_t>(span.scalars) * kMaxScalars]);
       at = last;

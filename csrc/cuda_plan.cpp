@@ -159,6 +159,7 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
     at::NoGradGuard no_grad;
     for (auto& [entry, copy] : work_->copies) entry->param().mutable_grad().copy_(copy);
   }
+  bump_versions(*work_);
   finish(*work_);
   return outcome();
 }

@@ -218,16 +218,17 @@ Plan::Outcome Plan::step(const py::list& param_groups, const py::dict& state, co
   return outcome == kDone ? apply(scale, found_inf, false) : outcome;
 }
 
-void Plan::finish(Work& work) {
-  {
-    at::NoGradGuard no_grad;
-    for (Entry* entry : work.gathered) entry->param().copy_(found_[entry->at].dense);
-  }
+// Autograd has to know that what it saved of these parameters is no longer true.
+void Plan::bump_versions(Work& work) {
   for (Entry* entry : work.entries) {
-    // Autograd has to know that what it saved of this parameter is no longer true.
     at::TensorImpl* impl = entry->param().unsafeGetTensorImpl();
     if (!entry->gathered && !impl->is_inference()) impl->bump_version();
   }
+}
+
+void Plan::finish(Work& work) {
+  at::NoGradGuard no_grad;
+  for (Entry* entry : work.gathered) entry->param().copy_(found_[entry->at].dense);
   work.copies.clear();
   work.gathered.clear();
 }

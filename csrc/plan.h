@@ -174,8 +174,10 @@ class Plan {
   void remember_state();
   virtual void check_horizons() = 0;
   bool collect(Work& work);
+  bool forgotten(const Work& work) const;
   bool inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work);
   void inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work);
+  void bump_versions(Work& work);
   void finish(Work& work);
   Outcome outcome();
   Rule rule_of(const Group& group) const;

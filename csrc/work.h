@@ -21,6 +21,7 @@ struct Plan::Work {
   std::vector<int64_t> unit_ends;       // running sum of the entries' work units
   std::vector<std::pair<Entry*, at::Tensor>> copies;  // gradients laid out anew
   std::vector<Entry*> gathered;         // parameters with gaps, to be written back from their dense copies
+  bool cold = false;                    // what the step reads has left the cache since the last one
   bool moved = true;                    // something else than a gradient is not as the kernels were told
 
   void clear() {

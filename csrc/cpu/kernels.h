@@ -10,6 +10,9 @@ namespace fs_cpu {
 
 using fs::DType, fs::kLoops, fs::kMixedFloat32, fs::kMixedFloat64;
 
+constexpr int64_t kLine = 64;    // bytes of a cache line
+constexpr int64_t kAhead = 1280;  // bytes; how far before their use lines are asked for
+
 // One parameter in one step. All arrays have the same element order.
 struct Span {
   void* param;

@@ -71,9 +71,11 @@ FS_HD void update_element(const typename R::template Scalars<A>& s, A g, A& p, A
 
 // The loop over elements. T: how they are stored; A: in what they are computed.
 template <class R, class A, class T>
-void update_block(const typename R::template Scalars<A>& scalars, int64_t n, const T* __restrict__ grad,
-                  T* __restrict__ param, T* __restrict__ first, T* __restrict__ second, T* __restrict__ third) {
-  const typename R::template Scalars<A> s = scalars;
+FS_HD void update_elements(const typename R::template Scalars<A>& s, int64_t n, const T* __restrict__ grad,
+                           T* __restrict__ param, T* __restrict__ first, T* __restrict__ second,
+                           T* __restrict__ third) {
+  // Unrolled, a short loop is contracted to other fused operations than a long one, and results differ by a bit.
+#pragma GCC unroll 1
   for (int64_t i = 0; i < n; ++i) {
     A p = to_compute(param[i]), a{}, b{}, c{};
     if constexpr (R::kStates > 0) a = to_compute(first[i]);
@@ -100,10 +102,10 @@ FS_HD void store_pair(BFloat16* array, int64_t i, float low, float high) {
 
 // The same for bfloat16, two elements at a time; an odd last one takes the loop above.
 template <class R>
-void update_pairs(const typename R::template Scalars<float>& scalars, int64_t n, const BFloat16* __restrict__ grad,
-                  BFloat16* __restrict__ param, BFloat16* __restrict__ first, BFloat16* __restrict__ second,
-                  BFloat16* __restrict__ third) {
-  const typename R::template Scalars<float> s = scalars;
+FS_HD void update_pairs(const typename R::template Scalars<float>& s, int64_t n, const BFloat16* __restrict__ grad,
+                        BFloat16* __restrict__ param, BFloat16* __restrict__ first, BFloat16* __restrict__ second,
+                        BFloat16* __restrict__ third) {
+#pragma GCC unroll 1
   for (int64_t i = 0; i < n / 2; ++i) {
     const uint32_t gw = load_pair(grad, i), pw = load_pair(param, i);
     uint32_t aw = 0, bw = 0, cw = 0;
@@ -120,7 +122,36 @@ void update_pairs(const typename R::template Scalars<float>& scalars, int64_t n,
     if constexpr (R::kStates > 2) store_pair(third, i, c0, c1);
   }
   const int64_t last = n / 2 * 2;
-  update_block<R, float, BFloat16>(s, n - last, grad + last, param + last, first + last, second + last, third + last);
+  update_elements<R, float, BFloat16>(s, n - last, grad + last, param + last, first + last, second + last, third + last);
+}
+
+template <class R, class A, class T>
+FS_HD void update_some(const typename R::template Scalars<A>& s, int64_t n, const T* grad, T* param, T* first,
+                       T* second, T* third) {
+  if constexpr (kPairs<T>) {
+    update_pairs<R>(s, n, grad, param, first, second, third);
+  } else {
+    update_elements<R, A, T>(s, n, grad, param, first, second, third);
+  }
+}
+
+// A cache line of each array at a time, while the lines kAhead bytes further on are asked for: a processor's own
+// prefetcher begins anew at each page of each array. Nothing is asked for beyond the end.
+template <class R, class A, class T>
+void update_block(const typename R::template Scalars<A>& scalars, int64_t n, const T* grad, T* param, T* first,
+                  T* second, T* third) {
+  constexpr int64_t line = fs_cpu::kLine / sizeof(T), ahead = fs_cpu::kAhead / sizeof(T);
+  const typename R::template Scalars<A> s = scalars;
+  int64_t i = 0;
+  for (; i + ahead < n; i += line) {
+    __builtin_prefetch(param + i + ahead);
+    __builtin_prefetch(grad + i + ahead);
+    if constexpr (R::kStates > 0) __builtin_prefetch(first + i + ahead);
+    if constexpr (R::kStates > 1) __builtin_prefetch(second + i + ahead);
+    if constexpr (R::kStates > 2) __builtin_prefetch(third + i + ahead);
+    update_some<R, A, T>(s, line, grad + i, param + i, first + i, second + i, third + i);
+  }
+  update_some<R, A, T>(s, n - i, grad + i, param + i, first + i, second + i, third + i);
 }
 
 template <class R, class A>
@@ -143,11 +174,7 @@ void update_span(const Span& span, int64_t begin, int64_t end, const double* val
   const T* grad = static_cast<const T*>(span.grad) + begin;
   T* param = static_cast<T*>(span.param) + begin;
   const typename R::template Scalars<A> scalars = rounded<R, A>(values);
-  if constexpr (kPairs<T>) {
-    update_pairs<R>(scalars, end - begin, grad, param, state[0], state[1], state[2]);
-  } else {
-    update_block<R, A, T>(scalars, end - begin, grad, param, state[0], state[1], state[2]);
-  }
+  update_block<R, A, T>(scalars, end - begin, grad, param, state[0], state[1], state[2]);
 }
 
 // Arrays of several types.
