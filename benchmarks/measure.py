@@ -2,7 +2,8 @@
 """Times contestants against each other on a machine that others may use too.
 
 All contestants run in each round, one after the other, in an order that rotates. A round in which other processes used
-the processors is thrown away and counted. Ratios are taken within a round, so that what drifts slowly cancels.
+the processors, or somebody else the memory, is thrown away and counted. Ratios are taken within a round, so that what
+drifts slowly cancels.
 """
 
 import gc
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FOREIGN_LIMIT = 0.06  # of the processors' time; with a neighbour that compiles, times are wrong by a factor of two
+SLOW_MEMORY = 2.0  # times as long as undisturbed; other virtual machines share the memory and show in no counter here
 FEWEST_ROUNDS = 3  # clean ones; no verdict with less
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -46,24 +48,33 @@ HOST = Settings(rounds=5, attempts=10, seconds=0.5, slice=0.005)  # of what take
 
 @dataclass(frozen=True)
 class Contestant:
-    """`run(calls)` makes so many calls and returns the seconds that one of them took."""
+    """`run(calls)` makes so many calls and returns the seconds that one of them took.
+
+    `undisturbed`: of a yardstick. Told what a call took, it returns what one takes where nobody else uses the memory.
+    """
 
     name: str
     run: Callable[[int], float]
+    undisturbed: Callable[[float], float] | None = None
 
 
 @dataclass
 class Result:
-    """All rounds of one race. `times[name][i]`: seconds per call; `foreign[i]`: None where it cannot be known."""
+    """All rounds of one race. `times[name][i]`: seconds per call; `foreign[i]`: None where it cannot be known.
+
+    `limits[name]`: seconds that a yardstick takes at most in a clean round.
+    """
 
     times: dict[str, list[float]]
     calls: dict[str, int]
     foreign: list[float | None] = field(default_factory=list)
+    limits: dict[str, float] = field(default_factory=dict)
 
     @property
     def clean(self) -> list[int]:
         """The indices of the undisturbed rounds."""
-        return [i for i, foreign in enumerate(self.foreign) if foreign is None or foreign <= FOREIGN_LIMIT]
+        alone = [i for i, foreign in enumerate(self.foreign) if foreign is None or foreign <= FOREIGN_LIMIT]
+        return [i for i in alone if all(self.times[name][i] <= limit for name, limit in self.limits.items())]
 
     @property
     def trusted(self) -> bool:
@@ -170,6 +181,8 @@ def race(contestants: Sequence[Contestant], settings: Settings, on_gpu: bool = F
                 if not on_gpu:
                     c.run(1)  # its arrays and its threads have to come back first
                 result.times[c.name].append(c.run(calls[c.name]))
+                if c.undisturbed is not None and settings.judged:
+                    result.limits[c.name] = SLOW_MEMORY * c.undisturbed(result.times[c.name][-1])
             result.foreign.append(None if on_gpu else watch.foreign())
             enough, attempted = len(result.clean) == settings.rounds, len(result.foreign) >= FEWEST_ROUNDS
             if enough or (attempted and time.perf_counter() > deadline):

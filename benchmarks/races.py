@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from . import ceiling, memory
 from .cases import Case
 from .measure import HOST, Contestant, Result, Settings, race
 from .peers import FOREACH, FUSED, OURS, PEERS
+from .plain_copy import COPIED, COPY, copying
 from .sides import (
     Side,
     assemble,
@@ -24,8 +24,7 @@ from .sides import (
     zeroing,
 )
 
-TWIN, CEILING, COPY = "fusedsched again", "same loop, no sqrt, no division", "copy"
-COPIED = 2 * 2**27  # bytes that one call of COPY moves; far more than a cache
+TWIN, CEILING = "fusedsched again", "same loop, no sqrt, no division"
 
 STEP = "step + schedule"
 ZERO, ZERO_FILL = "zero_grad()", "zero_grad(set_to_none=False)"
@@ -126,12 +125,6 @@ def ceiling_missing(case: Case) -> str | None:
     if case.optimizer != "adamw" or case.dtype not in ceiling.DTYPES:
         return f"written for adamw in {' and '.join(ceiling.DTYPES)}"
     return ceiling.missing()
-
-
-@cache
-def copying() -> Contestant:
-    source, target = torch.ones(COPIED // 8), torch.zeros(COPIED // 8)
-    return Contestant(COPY, calling(lambda: target.copy_(source)))
 
 
 def contests(case: Case, sides: dict[str, Side]) -> Iterator[tuple[str, list[Contestant], list[str]]]:

@@ -203,10 +203,11 @@ def heading(results: dict[str, Any]) -> str:
             f"{m['gpu']}, {results['clocks']}; {m['processors']} processors; {m['date']}. "
             f"Medians over {s['rounds']} rounds."
         )
+    copy = f", a plain copy at best {digits(results['best_copy'] / 1e9)} GB/s" if results.get("best_copy") else ""
     return (
         f"fusedsched {m['fusedsched']} (commit {m['commit']}, {m['instruction set']}), torch {m['torch']}, "
         f"Python {m['python']}, {m['compiler']}; {m['processor']}, {m['processors']} processors, huge pages: "
-        f"{m['huge pages']}, allocator: {m['allocator']}, load {m['load average']:.1f}; {m['date']}. "
+        f"{m['huge pages']}, allocator: {m['allocator']}, load {m['load average']:.1f}{copy}; {m['date']}. "
         f"Medians over up to {s['rounds']} clean rounds, at most {s['attempts']} in all or {s['seconds']:.0f} s."
     )
 

@@ -14,7 +14,7 @@ from fusedsched import _native
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the benchmarks are not installed
 
-from benchmarks import bench, cases, measure, races, render  # noqa: E402
+from benchmarks import bench, cases, measure, plain_copy, races, render  # noqa: E402
 
 needs_extension = pytest.mark.skipif(_native.module() is None, reason="there is no compiled extension")
 
@@ -111,6 +111,52 @@ def test_disturbed_rounds_do_not_count():
     assert result.clean == [0, 2, 3]
     assert result.ratio(races.FUSED, races.OURS) == (2.0, 2.0, 2.0)
     assert result.seconds(races.FUSED) == 2.0
+
+
+def test_rounds_on_a_memory_that_others_use_do_not_count(monkeypatch):
+    monkeypatch.setattr(measure.Watch, "foreign", lambda self: 0.0)
+    copies = iter([9.0, 1.0, 2.1, 1.9, 1.0, 1.0])
+    shortest = []
+
+    def undisturbed(seconds):
+        shortest.append(seconds)
+        return min(shortest)
+
+    copy = measure.Contestant("copy", lambda calls: next(copies) if calls == 7 else 0.0, undisturbed)
+    monkeypatch.setattr(measure, "calls_for", lambda contestant, seconds: 7)
+    result = measure.race([copy], measure.Settings(rounds=3, slice=0.0))
+    assert (result.times["copy"], result.clean) == ([9.0, 1.0, 2.1, 1.9, 1.0], [1, 3, 4])
+
+
+def test_the_shortest_copy_is_remembered(monkeypatch, tmp_path):
+    monkeypatch.setattr(plain_copy, "FILE", tmp_path / "copy.json")
+    for given, best in ((3.0, 3.0), (4.0, 3.0), (2.0, 2.0)):
+        monkeypatch.setattr(plain_copy, "_known", {})  # as in a new process
+        assert plain_copy.shortest(given) == best
+    plain_copy.FILE.write_text("no JSON")
+    monkeypatch.setattr(plain_copy, "_known", {})
+    assert plain_copy.shortest(5.0) == 5.0
+
+
+@needs_extension
+def test_a_disturbed_case_is_tried_once_more_at_the_end(monkeypatch):
+    tried = []
+
+    def run_case(case, settings):
+        tried.append(case.name)
+        verdict = "disturbed" if tried == ["groups-465"] or case.name == "tiny-2000" else "pass"
+        return {"rows": [{"case": case.name, "verdict": verdict}], "races": [], "contestants": [], "skipped": []}
+
+    monkeypatch.setattr(bench, "run_case", run_case)
+    monkeypatch.setattr(bench.starting, "measure", lambda runs: {})
+    chosen = [cases.CASES[name] for name in ("groups-465", "tiny-300", "tiny-2000")]
+    rows = bench.measure(chosen, measure.FULL)["rows"]
+    assert tried == ["groups-465", "tiny-300", "tiny-2000", "groups-465", "tiny-2000"]
+    assert [(r["case"], r["verdict"]) for r in rows] == [
+        ("groups-465", "pass"),
+        ("tiny-300", "pass"),
+        ("tiny-2000", "disturbed"),
+    ]
 
 
 @pytest.mark.parametrize(("patience", "rounds"), ((dict(attempts=5), 5), (dict(seconds=0.0), 3)))
