@@ -24,8 +24,9 @@ class Mirrored:
     def __get__(self, scheduler: Any, owner: type) -> Any:
         if scheduler is None:
             return self
-        scheduler._settle()
-        if self._name == "_last_lr":
+        if scheduler._follower is not None:
+            scheduler._settle()
+        if self._name == "_last_lr" and scheduler._track is not None:
             scheduler._show_rates()
         try:
             return scheduler.__dict__[self._name]

@@ -117,8 +117,13 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
         elif metric is not None:
             self.last_epoch += 1
             advance(member, metric)
-        else:
+        elif local == 0 or self._follower is not None:
             return super().step()
+        else:  # as torch's
+            self.__dict__["last_epoch"] += 1
+            member.step()
+            self.__dict__["_last_lr"] = member.get_last_lr()
+            return
         self._last_lr = member.get_last_lr()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

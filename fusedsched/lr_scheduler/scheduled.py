@@ -60,6 +60,8 @@ class Scheduled(ClosedForm, Branching):
         self._step_slowly(epoch)
 
     def _step_slowly(self, epoch: Any) -> None:
+        if captured.hosted(self):
+            return self._step_as_torch(epoch)
         with captured.paused(self):
             self._step_as_torch(epoch)
         if captured.hosted(self):
@@ -72,6 +74,8 @@ class Scheduled(ClosedForm, Branching):
 
     def _step_as_torch(self, epoch: Any) -> None:
         self._admit_new_groups()  # now, since torch counts the step before it comes to _update_lr
+        if self._step_count != 1:  # torch warns about the order of calls in the first step
+            return super().step(epoch)
         with order_known(self):
             super().step(epoch)
 
@@ -104,8 +108,11 @@ class Scheduled(ClosedForm, Branching):
         self._drop_track()
         self._admit_new_groups()
         first = epoch is None and not self._is_initial and self._known() and self._untouched()
-        with device.momenta_kept(self.optimizer):
+        if captured.hosted(self):
             super()._update_lr(epoch)
+        else:
+            with device.momenta_kept(self.optimizer):
+                super()._update_lr(epoch)
         self._clock = self.last_epoch
         if first:
             self._write_from_origins()  # the same to a rounding; no later step starts from that rounding

@@ -132,7 +132,8 @@ class Followed:
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """torch's list of groups, up to date with captured graphs (which, after a capture, waits for the device)."""
-        if self.__dict__.get("_followers"):
+        followers = self.__dict__.get("_followers")
+        if followers is not None and followers.data:  # of the WeakSet: to ask that itself takes three times as long
             self._settle()
         try:
             return self.__dict__["param_groups"]
