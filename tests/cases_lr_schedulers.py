@@ -12,6 +12,7 @@ import torch
 from torch.optim import lr_scheduler as theirs
 from torch.optim.swa_utils import SWALR
 
+import fusedsched
 from fusedsched import lr_scheduler as ours
 
 SEED = int(os.environ.get("FUSEDSCHED_SEED", "20240517"))
@@ -130,8 +131,12 @@ def optimizer(lrs, kind="sgd"):
         "sgd": lambda: torch.optim.SGD(groups, lr=0.1, momentum=0.9),
         "adam": lambda: torch.optim.Adam(groups, lr=0.1),
         "three": lambda: ThreeBetas(groups, lr=0.1),
+        "our sgd": lambda: fusedsched.SGD(groups, lr=0.1, momentum=0.9),
+        "our adam": lambda: fusedsched.Adam(groups, lr=0.1),
     }
     opt = make[kind]()
+    if kind.startswith("our"):
+        opt.step()  # its schedulers ask for its plan
     opt._opt_called = True  # so that the schedulers do not warn about the order of calls
     return opt
 

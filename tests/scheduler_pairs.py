@@ -58,7 +58,7 @@ class Pair:
 
 def random_case(rng, row, *, kind=None):
     lrs = [rng.uniform(0.01, 1.0) for _ in range(rng.randint(1, 3))]
-    pair = Pair(lrs, kind or rng.choice(["sgd", "adam", "three"]))
+    pair = Pair(lrs, kind or rng.choice(["sgd", "adam", "three", "our sgd", "our adam"]))
     arguments = row.configure(rng, len(lrs))
     pair.add(row, arguments)
     return pair, arguments

@@ -8,7 +8,7 @@ from cases_lr_schedulers import SCHEDULERS, SEED, numbers, optimizer
 from scheduler_pairs import law_of_edits, random_case
 
 from fusedsched import _native
-from fusedsched.lr_scheduler import closed, forms, tracks
+from fusedsched.lr_scheduler import closed, forms, scheduled, tracks
 
 COMPILED = getattr(_native.module(), "Track", None)
 named = pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)
@@ -62,6 +62,22 @@ def test_an_ignored_edit_is_found(name, monkeypatch):
     """Mutant: a track that does not look whether it was interfered with breaks the law of edits."""
     monkeypatch.setattr(tracks.PythonTrack, "untouched", lambda self, state: True)
     monkeypatch.setattr(closed, "track_class", lambda: tracks.PythonTrack)
+    row = next(r for r in SCHEDULERS if r.name == name)
+    with pytest.raises(AssertionError):
+        for draw in range(4):
+            law_of_edits(row, draw)
+
+
+@pytest.mark.parametrize("name", ["StepLR", "LambdaLR", "MultiplicativeLR"])
+def test_a_plain_view_of_copied_attributes_is_found(name, monkeypatch):
+    """Mutant: torch's code that counts in attributes of its own breaks the law of edits."""
+
+    def copied(sched):
+        view = object.__new__(next(row.theirs for row in SCHEDULERS if row.name == name))
+        view.__dict__ = dict(sched.__dict__)
+        return view
+
+    monkeypatch.setattr(scheduled, "plain", copied)
     row = next(r for r in SCHEDULERS if r.name == name)
     with pytest.raises(AssertionError):
         for draw in range(4):

@@ -6,12 +6,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import _rates
 from . import device
+from .device import groups_of
 from .rows import Programs
 
 
@@ -72,7 +75,7 @@ class Stepper:
 def refuse_mixed(scheduler: Any) -> None:
     """Raises RuntimeError for rates of which some are tensors that no kernel here writes."""
     optimizer, kind = scheduler.optimizer, type(scheduler).__name__
-    tensors = [isinstance(group["lr"], Tensor) for group in device.groups_of(optimizer)]
+    tensors = [isinstance(group["lr"], Tensor) for group in groups_of(optimizer)]
     if any(tensors):
         what = "is a tensor, of another a number" if not all(tensors) else "is a tensor that no kernel here can write"
         raise RuntimeError(
@@ -93,7 +96,7 @@ def refuse_mixed(scheduler: Any) -> None:
 
 def may_capture(optimizer: Any) -> Any:
     """A function that says whether a graph is being captured on the optimizer's device; None: there never is one."""
-    plan, groups = getattr(optimizer, "_plan", None), device.groups_of(optimizer)
+    plan, groups = getattr(optimizer, "_plan", None), groups_of(optimizer)
     foreign = not hasattr(optimizer, "_follow") or (plan is not None and "triton" in plan.name)
     if foreign or (groups and isinstance(groups[0]["lr"], Tensor)):
         return _rates.capture_probe(optimizer, groups)
@@ -103,8 +106,25 @@ def may_capture(optimizer: Any) -> Any:
 
 def hosted(scheduler: Any) -> bool:
     """Whether no device has a part in its steps, as was found out for the plan that the optimizer still has."""
-    plan = scheduler._hosted
-    return plan is not None and scheduler._follower is None and plan is scheduler.optimizer._plan
+    known = scheduler._hosted
+    if known is None or scheduler._follower is not None:
+        return False
+    optimizer = scheduler.optimizer
+    if known is not optimizer:
+        return known is optimizer._plan
+    groups = groups_of(optimizer)  # another's, who may have got tensors since, or stand in a capture now
+    return bool(groups) and type(groups[0]["lr"]) is float and not (_has_gpu() and _on_capturing_stream())
+
+
+def whose(optimizer: Any, capturing: Any) -> Any:
+    """What `hosted` finds `_hosted` to be, if no graph can be captured: the plan, or another's optimizer."""
+    if hasattr(optimizer, "_plan"):
+        return optimizer._plan if capturing is None else None
+    return optimizer if capturing in (None, _on_capturing_stream) else None
+
+
+_on_capturing_stream = torch.cuda.is_current_stream_capturing  # raises where there is no driver
+_has_gpu = cache(torch.cuda.is_available)
 
 
 def step(scheduler: Any) -> bool:
@@ -115,7 +135,7 @@ def step(scheduler: Any) -> bool:
     capturing = may_capture(optimizer) if follower is None else follower.capturing
     gated = scheduler._gate is not None and scheduler._gate.on_device and not scheduler._is_initial
     if follower is None and not gated and (capturing is None or not capturing()):
-        scheduler._hosted = getattr(optimizer, "_plan", None) if capturing is None else None
+        scheduler._hosted = whose(optimizer, capturing)
         return False
     if isinstance(follower, device.Driver) or device.place_of(optimizer) is not None:
         return device.step(scheduler, capturing is not None and capturing())

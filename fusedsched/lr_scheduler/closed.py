@@ -85,10 +85,13 @@ class ClosedForm:
 
     def _untouched(self) -> bool:
         """Whether every group has what this scheduler wrote last; says no at the first that has not."""
-        groups, last = self.optimizer.param_groups, self._last_lr
-        if type(self.last_epoch) is not int or self.last_epoch < 0 or len(groups) < len(last):
+        groups, last, clock = self.optimizer.param_groups, self._last_lr, self.last_epoch
+        if type(clock) is not int or clock < 0 or len(groups) < len(last):
             return False
-        return all(same(group["lr"], old) for group, old in zip(groups, last, strict=False))
+        for group, old in zip(groups, last, strict=False):
+            if not same(group["lr"], old):
+                return False
+        return True
 
     def _anchor(self) -> None:
         """Notes new origins, unless those that are known lead to what the groups have now."""

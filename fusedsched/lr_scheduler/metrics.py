@@ -72,6 +72,9 @@ class MetricDriven(Represented):
         if is_dynamo_compiling():
             with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
                 return traced_step(self, epoch, as_metric(metrics))
+        if epoch is None and type(metrics) is float and self._gate is None and self._branch is None:
+            if captured.hosted(self):
+                return self._decide(metrics, None)
         metrics = checks.metric(self, metrics)
         if self._gate is not None and not is_capturing(self.optimizer) and not self._gate.moved():
             return
@@ -82,9 +85,11 @@ class MetricDriven(Represented):
         if epoch is None and isinstance(metrics, Tensor) and self._observes(metrics):
             self._follower.observe(metrics)
             return
-        if is_capturing(self.optimizer):
+        capturing = captured.may_capture(self.optimizer)
+        if capturing is not None and capturing():
             reason = self._reason(metrics, epoch)
             raise RuntimeError(f"{type(self).__name__}.step(metrics) cannot be captured: {reason}")
+        self._hosted = captured.whose(self.optimizer, capturing)
         if self._follower is None:
             return self._decide(metrics, epoch)
         with hosted(self):

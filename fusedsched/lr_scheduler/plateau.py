@@ -10,6 +10,7 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 from . import checks
 from .boards import Asked, Bounds, Known
 from .metrics import MetricDriven, overrides
+from .plain import plain
 from .tracks import copied
 
 COMPARISONS = {("min", "rel"): 0, ("min", "abs"): 1, ("max", "rel"): 2}  # fs::Comparison; torch takes all others for 3
@@ -56,7 +57,8 @@ class ReduceLROnPlateau(MetricDriven, torch_schedulers.ReduceLROnPlateau):
         super().__init__(optimizer, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
 
     def _decide(self, metrics: Any, epoch: int | None) -> None:
-        torch_schedulers.ReduceLROnPlateau.step(self, metrics, epoch)
+        view = plain(self) if self._follower is None else None
+        torch_schedulers.ReduceLROnPlateau.step(self if view is None else view, metrics, epoch)
 
     def _start_over(self) -> None:
         self._reset()

@@ -30,8 +30,9 @@ class Restored:
 
     # A follower or driver advances it inside a captured graph, once it has stepped in one; rates: its tables on a
     # device; a gate holds it while no update is applied.
-    # The last one asks whether a step is more than its track's: where a graph may be captured, or one of these is.
-    __slots__ = ("_trace", "_follower", "_rates", "_gate", "_track", "_hosted", "_capturing")
+    # capturing asks whether a step is more than its track's: where a graph may be captured, or one of these is. plain:
+    # see plain.py.
+    __slots__ = ("_trace", "_follower", "_rates", "_gate", "_track", "_hosted", "_capturing", "_plain")
     last_epoch, _step_count, _last_lr = Mirrored(), Mirrored(), Mirrored()
     _follows_metric = False
 
@@ -43,7 +44,7 @@ class Restored:
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
         self._trace = Trace(self)
-        self._follower = self._rates = self._gate = self._track = self._hosted = self._capturing = None
+        self._follower = self._rates = self._gate = self._track = self._hosted = self._capturing = self._plain = None
         return self
 
     def __getstate__(self) -> Any:

@@ -18,8 +18,10 @@ from .._order import order_known
 from . import captured, device, skips
 from .branch import Branch
 from .closed import ClosedForm, Origins
+from .forms import form_of_class
 from .joining import join
 from .live import Branching
+from .plain import plain
 from .rows import Programs
 from .traced import traced_step
 from .tracks import scalar
@@ -49,6 +51,8 @@ class Scheduled(ClosedForm, Branching):
             track = self._track
             if track is not None and (self._capturing is None or not self._capturing()) and track.step(self.__dict__):
                 return
+            if captured.hosted(self) and self._step_plainly():
+                return
             if self._gate is not None and skips.holds(self):
                 return
             if captured.step(self) or self._step_on_track() or self._step_on_new_track():
@@ -58,6 +62,25 @@ class Scheduled(ClosedForm, Branching):
         if self._gate is not None and skips.holds_after_waiting(self) and epoch is None:
             return
         self._step_slowly(epoch)
+
+    def _step_plainly(self) -> bool:
+        """torch's own step, past its first and where nothing leads on from the rates in closed form."""
+        state = self.__dict__
+        if self._gate is not None or self._branch is not None or state["_step_count"] <= 1 or state["last_epoch"] < 0:
+            return False
+        if self._is_initial or len(self.optimizer.param_groups) > len(state["base_lrs"]):
+            return False
+        has_form = form_of_class(self) is not None
+        if has_form and self._untouched():
+            return False
+        view = plain(self)
+        if view is None:
+            return False
+        if has_form:
+            self._drop_track()
+        view.step()
+        self._origins, self._clock = None, state["last_epoch"]
+        return True
 
     def _step_slowly(self, epoch: Any) -> None:
         if captured.hosted(self):

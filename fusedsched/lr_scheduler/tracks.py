@@ -40,6 +40,8 @@ def copied(value: Any) -> Any:
 
 def same(a: Any, b: Any) -> bool:
     """Whether two hyperparameters are the same object or equal numbers."""
+    if type(a) is float and type(b) is float:  # as a rule
+        return a is b or a == b
     return a is b and not isinstance(a, Tensor) or scalar(a) == scalar(b)
 
 
