@@ -61,6 +61,7 @@ Group::Group(py::dict dict, bool adam, std::optional<at::Device> device) : devic
     for (const SlotName& n : kSGDSlots) add(n);
   }
   read_items();
+  read_values();  // which state there has to be depends on them
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params_.ptr()); ++i) members_.push_back(PyList_GET_ITEM(params_.ptr(), i));
 }
 
