@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trap m14, last_epoch=k: a scheduler goes on where a run that never stopped would be."""
 
+import copy
 import random
 
 import pytest
@@ -50,7 +51,43 @@ def test_torch_and_last_epoch():
     assert rate(opt) == 0.5**4
 
 
-@pytest.mark.parametrize("restored", [1.0, 0.5**4 * 0.1, 0.123])
+@pytest.mark.parametrize("row", RESUMABLE, ids=lambda row: row.name)
+@pytest.mark.parametrize("kind", ["number", "tensor"])
+def test_resuming_after_an_edit(row, kind):
+    """Law: rates that were restored with an edit in them go on as in a run that never stopped."""
+    rng = random.Random(SEED)
+    arguments = {**row.configure(rng, 2)}
+    arguments.update({"total_steps": 999} if "total_steps" in arguments else {})
+    lrs = [0.3, 0.2] if kind == "number" else [torch.tensor(0.3), torch.tensor(0.2)]
+    whole = optimizer(copy.deepcopy(lrs))
+    sched = row.ours(whole, **arguments)
+    for t in range(8):
+        sched.step()
+        if t in (2, 5):
+            whole.param_groups[t % 2]["lr"] *= 0.75
+    sched.step()
+    opt = optimizer(copy.deepcopy(lrs))
+    opt.load_state_dict(copy.deepcopy(whole.state_dict()))
+    resumed = row.ours(opt, **arguments, last_epoch=sched.last_epoch - 1)
+    for _ in range(40):
+        assert [rate(opt, i) for i in (0, 1)] == [pytest.approx(rate(whole, i), rel=1e-6, abs=1e-8) for i in (0, 1)]
+        resumed.step(), sched.step()
+
+
+def test_resuming_two_of_one_class():
+    """Law: restored rates are kept, however many schedulers of one class made them."""
+    opt = optimizer([1.0])
+    both = [ours.ExponentialLR(opt, 0.9), ours.ExponentialLR(opt, 0.5)]
+    for _ in range(3):
+        [sched.step() for sched in both]
+    rates = rate(opt)
+    fresh = optimizer([1.0])
+    fresh.load_state_dict(opt.state_dict())
+    both = [ours.ExponentialLR(fresh, gamma, last_epoch=2) for gamma in (0.9, 0.5)]
+    assert rate(fresh) == near(rates)
+
+
+@pytest.mark.parametrize("restored", [1.0, 0.5**4 * 0.1])
 def test_resuming_two_that_multiply(restored):
     """Law: schedulers stepped one after the other, or in a chain, are resumed to their product."""
     opt = optimizer([restored])

@@ -118,6 +118,54 @@ def test_copies(row):
         assert run(clone.optimizer, clone, 20) == expected
 
 
+CHANGED = [
+    ("StepLR", {"step_size": 3, "gamma": 0.9}, {"gamma": 0.5}),
+    ("StepLR", {"step_size": 3, "gamma": 0.9}, {"step_size": 2}),
+    ("MultiStepLR", {"milestones": [2, 4, 9], "gamma": 0.9}, {"gamma": 0.5}),
+    ("ConstantLR", {"factor": 0.5, "total_iters": 9}, {"factor": 0.25}),
+    ("LinearLR", {"start_factor": 0.5, "total_iters": 9}, {"total_iters": 19}),
+    ("ExponentialLR", {"gamma": 0.9}, {"gamma": 0.5}),
+    ("PolynomialLR", {"total_iters": 9}, {"total_iters": 19}),
+    ("CosineAnnealingLR", {"T_max": 10}, {"T_max": 20}),
+    ("CosineAnnealingLR", {"T_max": 10}, {"eta_min": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "changed"), CHANGED, ids=lambda value: str(value))
+@pytest.mark.parametrize("how", ["changed in the state", "left out of the state", "changed in the new one too"])
+def test_a_setting_that_is_changed_on_resume(name, arguments, changed, how):
+    """Law: a schedule whose setting changes while it is loaded goes on from its rate, as torch's does."""
+    runs = []
+    for package in (ours, theirs):
+        opt = optimizer([0.3])
+        sched = getattr(package, name)(opt, **arguments)
+        run(opt, sched, 5)
+        states = copy.deepcopy((opt.state_dict(), sched.state_dict()))
+        for key, value in changed.items():
+            states[1].pop(key) if how == "left out of the state" else states[1].update({key: value})
+        fresh = optimizer([0.3])
+        other = getattr(package, name)(fresh, **(arguments if how == "changed in the state" else arguments | changed))
+        fresh.load_state_dict(states[0]), other.load_state_dict(states[1])
+        runs.append(run(fresh, other, 12))
+    assert close(*runs)
+
+
+@named
+@pytest.mark.parametrize("how", ["copy", "state"])
+def test_a_clock_that_is_set_before_it_is_saved(row, how):
+    """Law: `last_epoch` set by hand goes with a copy or a state, as without one."""
+    opt, sched = make(row)
+    run(opt, sched, 5)
+    sched.last_epoch = 2
+    if how == "copy":
+        twin = copy.deepcopy(sched)
+        fresh = twin.optimizer
+    else:
+        fresh, twin = make(row)
+        load("optimizer, scheduler", fresh, twin, {"optimizer": opt.state_dict(), "scheduler": sched.state_dict()})
+    assert close(run(fresh, twin, 9), run(opt, sched, 9))
+
+
 def test_loading_shares_nothing():
     """Law: a loaded scheduler has lists of its own; torch's shares them with the one that was saved."""
     opt, sched = optimizer([0.3]), None

@@ -111,7 +111,7 @@ def hosted(scheduler: Any) -> bool:
         return False
     optimizer = scheduler.optimizer
     if known is not optimizer:
-        return known is optimizer._plan
+        return known is getattr(optimizer, "_plan", None)  # it may be another optimizer than then
     groups = groups_of(optimizer)  # another's, who may have got tensors since, or stand in a capture now
     return bool(groups) and type(groups[0]["lr"]) is float and not (_has_gpu() and _on_capturing_stream())
 

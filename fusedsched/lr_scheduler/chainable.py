@@ -229,5 +229,5 @@ class SWALR(Scheduled, swa_utils.SWALR):
             )
         super().__init__(optimizer, swa_lr, anneal_epochs, anneal_strategy, last_epoch)
 
-    def _catch_up(self, start: list[float]) -> None:
+    def _catch_up(self, before: list[Any]) -> None:
         """Nothing: it starts from the present rate whenever it is built, as torch's does."""

@@ -83,6 +83,11 @@ class ClosedForm:
     def _known(self) -> bool:
         return self._origins is not None and self._origins.settings == self._settings()
 
+    def _saved_points(self) -> list[tuple[int, float]] | None:
+        """The origins that a copy starts from as well; None where they are void, as after somebody set `last_epoch`."""
+        clock = self._clock if self._track is None else self._track.clock
+        return self._origins.points if self.__dict__.get("last_epoch") == clock and self._known() else None
+
     def _untouched(self) -> bool:
         """Whether every group has what this scheduler wrote last; says no at the first that has not."""
         groups, last, clock = self.optimizer.param_groups, self._last_lr, self.last_epoch

@@ -119,9 +119,9 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
         super()._admit_at(clock)
         self.T_cur, self.T_i = phase
 
-    def _catch_up(self, start: list[float]) -> None:
+    def _catch_up(self, before: list[Any]) -> None:
         self._locate(self.last_epoch)
-        super()._catch_up(start)
+        super()._catch_up(before)
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
@@ -192,7 +192,7 @@ class CyclicLR(Scheduled, torch_schedulers.CyclicLR):
             self._update_lr(self.last_epoch)  # torch's first step took initial_lr for base_lr
             super()._catch_up(self.base_lrs)
 
-    def _catch_up(self, start: list[float]) -> None:
+    def _catch_up(self, before: list[Any]) -> None:
         """Nothing yet: `base_lrs` are not ours before the end of the constructor."""
 
 

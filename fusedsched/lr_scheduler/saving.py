@@ -91,6 +91,10 @@ class Restored:
     def _stepped(self) -> None:
         """Called after a step that a launch did."""
 
+    def _saved_points(self) -> list[tuple[int, float]] | None:
+        """Where the closed forms of its groups start; None where it has none."""
+        return None
+
     def _has_form(self) -> bool:
         """Whether its rates have a closed form."""
         return False
@@ -136,8 +140,9 @@ def with_rates(scheduler: Any, state: dict[str, Any]) -> dict[str, Any]:
     if getattr(scheduler, "cycle_momentum", False):
         key = "betas" if scheduler.use_beta1 else "momentum"
         ours[key] = [list(map(scalar, g[key])) if key == "betas" else scalar(g[key]) for g in groups]
-    if getattr(scheduler, "_origins", None) is not None and scheduler._known():
-        ours["origins"] = [list(point) for point in scheduler._origins.points]
+    points = scheduler._saved_points()
+    if points is not None:
+        ours["origins"] = [list(point) for point in points]
     state[KEY] = ours
     return state
 

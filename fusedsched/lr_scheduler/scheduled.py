@@ -22,9 +22,9 @@ from .forms import form_of_class
 from .joining import join
 from .live import Branching
 from .plain import plain
-from .rows import Programs
+from .rows import Programs, value
 from .traced import traced_step
-from .tracks import scalar
+from .tracks import copied, near, scalar
 
 # Optimizer -> the rates that schedulers built with last_epoch= wrote last, and their classes. One of another class
 # multiplies, as it would have done in the run that is resumed; one of the same class is a second try.
@@ -78,7 +78,7 @@ class Scheduled(ClosedForm, Branching):
             return False
         if has_form:
             self._drop_track()
-        view.step()
+        type(view).step(view)  # not what somebody has put around the scheduler's own
         self._origins, self._clock = None, state["last_epoch"]
         return True
 
@@ -202,31 +202,41 @@ class Scheduled(ClosedForm, Branching):
         self._origins = None if points is None else Origins(points, self._settings())
 
     def _initial_step(self) -> None:
-        """torch's first step; with `last_epoch=k` the rates are then those of step k + 1 of a run from the base."""
+        """torch's first step; with `last_epoch=k` the rates are then those of step k + 1 of a run from the base.
+
+        Those that were restored with an edit in them stay.
+        """
         self._branch = None
-        resumed = self.last_epoch >= 0
-        start = self._resume_point() if resumed else None
+        before = [copied(group["lr"]) for group in self.optimizer.param_groups] if self.last_epoch >= 0 else None
         super()._initial_step()
-        if resumed:
-            self._catch_up(start)
+        if before is not None:
+            self._catch_up(before)
 
-    def _resume_point(self) -> list[float]:
-        rates, classes = _RESUMED.get(self.optimizer, ([], []))
-        now = [scalar(group["lr"]) for group in self.optimizer.param_groups]
-        if rates == now and type(self) not in classes:
-            return now
-        _RESUMED.pop(self.optimizer, None)
-        return [scalar(base) for base in self.base_lrs]
-
-    def _catch_up(self, start: list[float]) -> None:
-        form = self._form()
-        if form is None:
+    def _catch_up(self, before: list[Any]) -> None:
+        """Brings the rates, which were these, to where a run that never stopped would have them."""
+        if self._form() is None:
             return
-        points = [(0, form.first(self, i, x)) for i, x in enumerate(start)]
+        written, classes = _RESUMED.pop(self.optimizer, ([], []))
+        ours = written == list(map(scalar, before))
+        onto = ours and type(self) not in classes
+        points = [self._point_to_resume(i, lr, onto, ours) for i, lr in enumerate(before)]
         self._origins, self._clock = Origins(points, self._settings()), self.last_epoch
         self._write_from_origins()
-        _, classes = _RESUMED.get(self.optimizer, ([], []))
-        _RESUMED[self.optimizer] = ([scalar(lr) for lr in self._last_lr], [*classes, type(self)])
+        if any(t == 0 for t, _ in points):
+            rates = [scalar(lr) for lr in self._last_lr]
+            _RESUMED[self.optimizer] = rates, [*classes, type(self)] if onto else [type(self)]
+
+    def _point_to_resume(self, i: int, lr: Any, onto: bool, ours: bool) -> tuple[int, float]:
+        """Where group i, which had the rate `lr`, starts. `ours`: an earlier scheduler that was resumed wrote that;
+        `onto`: and this one goes on from it."""
+        form, base = self._form(), scalar(self.base_lrs[i])
+        start = 0, form.first(self, i, scalar(lr) if onto else base)
+        if ours or near(lr, base):
+            return start
+        rows, now = form.rows(self, i, *start), self.last_epoch
+        # What torch has restored is the rate of now; where the last step was not made, the one before.
+        untouched = rows is None or any(near(lr, value(rows, clock)) for clock in (now, now - 1))
+        return start if untouched else (now, scalar(lr))
 
     def _loaded(self, ours: dict[str, Any]) -> None:
         saved = ours.get("branch")
@@ -234,11 +244,22 @@ class Scheduled(ClosedForm, Branching):
         self._track, self._origins, self._clock, points = None, None, self.last_epoch, ours.get("origins")
         if points is not None and len(points) == len(self.optimizer.param_groups):
             self._origins = Origins([(t, x) for t, x in points], self._settings())
+            if not self._leads_here():  # somebody has changed a setting in the state, or left it out
+                self._origins = None
+
+    def _leads_here(self) -> bool:
+        """Whether the closed form from the origins has the rates that were written last."""
+        if type(self.last_epoch) is not int:
+            return False
+        for i, lr in enumerate(self._last_lr):
+            rows = self._rows(i)
+            if rows is None or not near(lr, value(rows, self.last_epoch), beside=self._origins.points[i][1]):
+                return False
+        return True
 
     def __getstate__(self) -> tuple[dict[str, Any], Any]:
         state, ours = super().__getstate__()
-        points = self._origins.points if self._known() else None
-        return state, {**ours, "origins": points, "branch": copy.copy(self._branch)}
+        return state, {**ours, "origins": self._saved_points(), "branch": copy.copy(self._branch)}
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)

@@ -45,6 +45,13 @@ def same(a: Any, b: Any) -> bool:
     return a is b and not isinstance(a, Tensor) or scalar(a) == scalar(b)
 
 
+def near(lr: Any, exact: float, beside: float = 0.0) -> bool:
+    """Whether a rate is this number, to a rounding of its own, in a computation that had to do with `beside`."""
+    coarse = isinstance(lr, Tensor) and lr.is_floating_point()
+    bound = max(1e-9, 2.0 * torch.finfo(lr.dtype).eps if coarse else 0.0)
+    return abs(scalar(lr) - exact) <= bound * max(abs(exact), abs(beside))
+
+
 class PythonTrack:
     """Advances one scheduler. `step(state)` takes its `__dict__` and does everything or nothing.
 
