@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch's warning about `sched.step()` before `optimizer.step()` does not know: steps that a GradScaler left out.
+"""torch's warnings about a step of a scheduler, and the steps that they do not know of: those a GradScaler left out.
 
 Where an optimizer does not skip by itself, a GradScaler that found gradients that are not finite never calls it. If
 that happens to the first step, torch takes a right order of calls for a wrong one.
@@ -7,12 +7,16 @@ that happens to the first step, torch takes a right order of calls for a wrong o
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
 
 def left_out(optimizer: Any) -> bool:
@@ -39,13 +43,43 @@ class StepCalled:
         return self if optimizer is None else left_out(optimizer)
 
 
-@contextmanager
-def order_known(scheduler: Any) -> Iterator[None]:
-    """torch's warning keeps quiet in here if it would be wrong. Looks at gradients only if the warning is due."""
+def warn_about_order(scheduler: Any) -> None:
+    """torch's warnings about the first step of a scheduler, for the line that called this package."""
     optimizer = scheduler.optimizer
-    if scheduler._step_count != 1 or getattr(optimizer, "_opt_called", False) or not left_out(optimizer):
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-        yield
+    patched = hasattr(optimizer.step, "_wrapped_by_lr_sched")
+    if not patched or not (getattr(optimizer, "_opt_called", False) or left_out(optimizer)):
+        warnings.warn(_sentence(patched), UserWarning, stacklevel=_levels())
+
+
+def warn_about_epoch() -> None:
+    """The same for `step(epoch)`."""
+    warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=_levels())
+
+
+class _Asked(LRScheduler):
+    """Steps without effect: what is left of it are torch's warnings."""
+
+    def _update_lr(self, epoch: Any = None) -> None:
+        pass
+
+
+@cache
+def _sentence(patched: bool) -> str:
+    """What torch says of an optimizer whose `step` has been overridden, or has not been called."""
+    scheduler, step = object.__new__(_Asked), SimpleNamespace(**({"_wrapped_by_lr_sched": True} if patched else {}))
+    scheduler.__dict__.update(optimizer=SimpleNamespace(step=step), _step_count=1)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        scheduler.step()
+    return str(found[0].message)
+
+
+_PACKAGES = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.optim.__file__) + os.sep)
+
+
+def _levels() -> int:
+    """The `stacklevel`, where it is asked for, of the first line outside of this package and torch.optim."""
+    frame, levels = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGES):
+        frame, levels = frame.f_back, levels + 1
+    return levels

@@ -3,9 +3,11 @@
 functions are obeyed.
 """
 
+import copy
 import gc
 import warnings
 import weakref
+from unittest import mock
 
 import pytest
 import torch
@@ -119,6 +121,76 @@ def test_warnings(module):
     opt.step = lambda: None
     with pytest.warns(UserWarning, match=r"`optimizer.step\(\)` has been overridden after"):
         sched.step()
+
+
+@pytest.mark.parametrize("module", [ours, theirs], ids=["ours", "torch"])
+def test_warnings_name_the_line_of_the_user(module):
+    """Law: with Python's own filters, each wrong line is told once."""
+    opt = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("default")
+        for cls in (module.ExponentialLR, module.ConstantLR):
+            for _ in range(2):
+                cls(opt, 0.5).step()
+        module.StepLR(optimizer([0.1]), 3).step(3)
+    assert [warning.filename for warning in found] == [__file__] * 2
+    assert len({str(warning.message) for warning in found}) == 2
+
+
+def test_a_warning_that_is_an_error_comes_before_the_step():
+    """Law: nothing has changed then."""
+    sched = ours.ExponentialLR(torch.optim.SGD([torch.zeros(1)], lr=0.1), 0.5)
+    before = sched.state_dict()
+    with warnings.catch_warnings(), pytest.raises(UserWarning, match="Detected call of"):
+        warnings.simplefilter("error")
+        sched.step()
+    assert sched.state_dict() == before
+
+
+@named
+@pytest.mark.parametrize("kind", ["sgd", "our sgd"])
+def test_what_is_put_around_step(row, kind):
+    """Law: a wrapper in the place of an object's `step` may call the one that was there."""
+    expected = run(*make(row, kind=kind), 8)
+    opt, sched = make(row, kind=kind)
+    seen = run(opt, sched, 4)
+    with mock.patch.object(sched, "step", wraps=sched.step):
+        assert seen + run(opt, sched, 4) == expected
+
+
+@named
+@pytest.mark.parametrize("kinds", [("sgd", "our sgd"), ("our sgd", "sgd"), ("sgd", "sgd")])
+def test_another_optimizer_is_put_in(row, kinds):
+    """Law: a scheduler whose `optimizer` is replaced goes on with the other's groups."""
+    opt, sched = make(row, kind=kinds[0])
+    run(opt, sched, 4)
+    other, lone = optimizer([0.3, 0.2], kinds[1]), copy.deepcopy(sched)
+    other.load_state_dict(opt.state_dict())
+    sched.optimizer = other
+    assert run(other, sched, 4) == run(lone.optimizer, lone, 4)
+
+
+class Halving(ours.ExponentialLR):
+    """A user's subclass whose setting is computed."""
+
+    gamma = property(lambda self: 0.5, lambda self, value: None)
+
+
+def test_a_setting_that_is_computed():
+    """Law: a property in the place of a setting is obeyed."""
+    opt = optimizer([1.0])
+    run(opt, Halving(opt, 0.9), 3)
+    assert opt.param_groups[0]["lr"] == 0.125
+
+
+def test_a_method_that_is_replaced_under_way():
+    """Law: a `get_lr` that somebody puts into the object is called from then on."""
+    opt = optimizer([1.0])
+    sched = ours.ExponentialLR(opt, 0.5)
+    run(opt, sched, 4)
+    sched.get_lr = lambda: [7.0]
+    sched.step()
+    assert opt.param_groups[0]["lr"] == 7.0
 
 
 def test_functions_are_called_when_torch_calls_them():

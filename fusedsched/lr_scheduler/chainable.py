@@ -83,8 +83,8 @@ class ConstantLR(Scheduled, torch_schedulers.ConstantLR):
 
     def get_lr(self) -> list[Any]:
         """The rates of this step, from the present ones; called by `step()`."""
-        torch_schedulers._warn_get_lr_called_within_step(self)
         if self.factor == 0 and self.last_epoch == self.total_iters != 0:
+            torch_schedulers._warn_get_lr_called_within_step(self)
             return list(self.base_lrs)
         return super().get_lr()
 

@@ -8,7 +8,7 @@ becomes nan. Where torch has a message, ours begins with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -120,7 +120,7 @@ def cycles_momentum(optimizer: torch.optim.Optimizer, cycle_momentum: Any) -> No
 
 def milestones(cls: Any, numbers: Any) -> None:
     """A list of numbers."""
-    if not isinstance(numbers, Sequence):
+    if not isinstance(numbers, Iterable) or isinstance(numbers, str):
         raise TypeError(f"{cls.__name__}: milestones must be a list of steps, got {numbers!r}.")
     number(cls, milestones=list(numbers))
 
@@ -130,7 +130,7 @@ def metric(scheduler: Any, value: Any) -> Any:
     name = f"{type(scheduler).__name__}.step()"
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
-            raise RuntimeError(
+            raise _SCALAR_ERROR(
                 f"a Tensor with {value.numel()} elements cannot be converted to Scalar. {name} got a metric of shape "
                 f"{tuple(value.shape)}: give it one number, such as its mean()."
             )
@@ -144,6 +144,17 @@ def metric(scheduler: Any, value: Any) -> Any:
     if not found:
         raise TypeError(f"{name} takes the metric as a number or a tensor with one element, got {value!r}.")
     return value
+
+
+def _error_of_many() -> type[Exception]:
+    try:
+        float(torch.ones(2))
+    except (RuntimeError, ValueError) as error:
+        return type(error)
+    return ValueError
+
+
+_SCALAR_ERROR = _error_of_many()  # torch has changed its mind
 
 
 def decider(cls: Any, factor: Any, mode: Any, threshold_mode: Any) -> None:

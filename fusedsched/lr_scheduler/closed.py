@@ -148,7 +148,7 @@ class ClosedForm:
             self._last_step(),
             *rates,
             "betas" if programs.momentum == "beta1" else programs.momentum,
-            list(form.attributes),
+            [*form.attributes, "get_lr"],  # which somebody may put into the object later on
             list(form.lists),
             list(form.keys),
             launch,

@@ -23,17 +23,18 @@ def cosine_restarts(s: Any, i: int, t: int, x: float) -> list[Row] | None:
     `T_cur` may be fractional after `step(epoch)`: torch then keeps the fraction through every restart with roundings of
     its own, so those are left to it.
     """
-    if not (plain(s.eta_min, s.T_cur, s.T_i) and whole(s.T_mult, 1)) or s.T_cur != int(s.T_cur) or s.T_i != int(s.T_i):
+    growth = whole(s.T_mult, 1)
+    if growth is None or not plain(s.eta_min, s.T_cur, s.T_i) or s.T_cur != int(s.T_cur) or s.T_i != int(s.T_i):
         return None
     if s.T_cur >= s.T_i:
         return None  # set by hand
     base, begin, span = float(s.base_lrs[i]), s.last_epoch - int(s.T_cur), int(s.T_i)
-    if s.T_mult == 1:
+    if growth == 1:
         return [row(begin, Shape.COSINE, base, span=span, stop=s.eta_min, cycle=span)]
     rows = []
     while begin < FAR:
         rows.append(row(begin, Shape.COSINE, base, span=span, stop=s.eta_min))
-        begin, span = begin + span, span * s.T_mult
+        begin, span = begin + span, span * growth
     return rows
 
 

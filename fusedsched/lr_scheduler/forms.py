@@ -49,9 +49,10 @@ def _same(scheduler: Scheduler, i: int, x: float) -> float:
 
 
 def _step(s: Any, i: int, t: int, x: float) -> list[Row] | None:
-    if not (whole(s.step_size, 1) and plain(s.gamma)):
+    size = whole(s.step_size, 1)
+    if size is None or not plain(s.gamma):
         return None
-    return [row(t // s.step_size * s.step_size, Shape.STAIRCASE, x, span=s.step_size, param=s.gamma)]
+    return [row(t // size * size, Shape.STAIRCASE, x, span=size, param=s.gamma)]
 
 
 def _multi_step(s: Any, i: int, t: int, x: float) -> list[Row] | None:
@@ -111,9 +112,10 @@ def _cosine(s: Any, i: int, t: int, x: float) -> list[Row] | None:
 
     Between low points the recursion keeps the height of the wave, so that an edit changes it until the next one.
     """
-    if not (whole(s.T_max, 1) and plain(s.eta_min)):
+    half = whole(s.T_max, 1)
+    if half is None or not plain(s.eta_min):
         return None
-    low, base, half, turn = s.eta_min, float(s.base_lrs[i]), s.T_max, 2 * s.T_max
+    low, base, turn = s.eta_min, float(s.base_lrs[i]), 2 * half
     lowest = t - (t - half) % turn  # the low point at or before t
     passed = t - lowest
     if passed == 0:
@@ -130,12 +132,13 @@ def _cosine(s: Any, i: int, t: int, x: float) -> list[Row] | None:
 
 def _swa(s: Any, i: int, t: int, x: float) -> list[Row] | None:
     target = s.optimizer.param_groups[i]["swa_lr"]
-    if not (plain(target) and whole(s.anneal_epochs, 0) and s._anneal_strategy in ("cos", "linear")):
+    span = whole(s.anneal_epochs, 0)
+    if span is None or not plain(target) or s._anneal_strategy not in ("cos", "linear"):
         return None
     if "anneal_func" in s.__dict__ and s.anneal_func not in (SWALR._cosine_anneal, SWALR._linear_anneal):
         return None
     begin = swa_zero(s)
-    at, span = t - begin, s.anneal_epochs
+    at = t - begin
     if at >= span:
         return [row(t, Shape.CONSTANT, target)]
     cosine = s._anneal_strategy == "cos"
@@ -171,15 +174,17 @@ def form_of_class(scheduler: Scheduler) -> Form | None:
 
 @cache
 def _key(kind: type) -> type | None:
-    for cls in kind.__mro__:
-        if cls in FORMS:
-            return cls
-        if not cls.__module__.startswith(("torch.optim.", "fusedsched.")) and _OVERRIDABLE & cls.__dict__.keys():
+    found = next((cls for cls in kind.__mro__ if cls in FORMS), None)
+    if found is None:
+        return None
+    names = _METHODS.union(FORMS[found].attributes, FORMS[found].lists)
+    for cls in kind.__mro__[: kind.__mro__.index(found)]:
+        if not cls.__module__.startswith(("torch.optim.", "fusedsched.")) and names & cls.__dict__.keys():
             return None
-    return None
+    return found
 
 
-_OVERRIDABLE = {"get_lr", "_get_closed_form_lr", "step", "_update_lr", "scale_fn", "_anneal_func"}
+_METHODS = {"get_lr", "_get_closed_form_lr", "step", "_update_lr", "scale_fn", "_anneal_func"}
 
 
 def rows_from_base(scheduler: Scheduler, i: int) -> list[Row] | None:

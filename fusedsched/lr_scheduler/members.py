@@ -178,7 +178,7 @@ def seek(scheduler: Any, t: int) -> None:
 def _seek_leaf(scheduler: Any, t: int) -> None:
     """From its beginning on, so that a run that is resumed here goes on bit by bit, if it has a closed form."""
     scheduler._update_lr(0)
-    if isinstance(scheduler, Scheduled) and scheduler._known():
+    if isinstance(scheduler, Scheduled) and scheduler._known() and scheduler._tables() is not None:
         if scheduler._counts_steps:
             scheduler._step_count = 1
         scheduler._move(t)

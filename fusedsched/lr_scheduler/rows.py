@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from ..schedules.evaluate import Shape, evaluate_rows
@@ -37,11 +38,15 @@ def value(rows: list[Row], clock: float) -> float:
     return evaluate_rows(rows, (), 0.0, clock)
 
 
-def whole(number: Any, least: int) -> bool:
-    """Whether this is a plain integer of at least `least`; closed forms that count steps need one."""
-    return type(number) is int and number >= least
+def whole(number: Any, least: int) -> int | None:
+    """The number as an integer; closed forms that count steps need one. None if it is none, or below `least`.
+
+    >>> whole(3.0, 1), whole(2.5, 1), whole(0, 1)
+    (3, None, None)
+    """
+    return int(number) if plain(number) and number == int(number) and number >= least else None
 
 
 def plain(*numbers: Any) -> bool:
     """Whether all are plain finite numbers, not tensors or anything else whose arithmetic is its own."""
-    return all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+    return all(isinstance(n, (int, float, Integral)) and math.isfinite(n) for n in numbers)

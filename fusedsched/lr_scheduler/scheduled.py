@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.compiler import is_dynamo_compiling
 
-from .._order import order_known
+from .._order import warn_about_epoch, warn_about_order
 from . import captured, device, skips
 from .branch import Branch
 from .closed import ClosedForm, Origins
@@ -97,10 +97,12 @@ class Scheduled(ClosedForm, Branching):
 
     def _step_as_torch(self, epoch: Any) -> None:
         self._admit_new_groups()  # now, since torch counts the step before it comes to _update_lr
-        if self._step_count != 1:  # torch warns about the order of calls in the first step
-            return super().step(epoch)
-        with order_known(self):
-            super().step(epoch)
+        if self._step_count == 1:
+            warn_about_order(self)
+        if epoch is not None:
+            warn_about_epoch()
+        self._step_count += 1
+        self._update_lr(epoch)
 
     def _step_on_new_track(self) -> bool:
         """The step, if closed form holds: nothing was edited since this scheduler's last write."""
