@@ -6,10 +6,11 @@ import random_runs
 from cases import BACKENDS
 
 SEEDS = 25
+FOUND = (700266, 712687, 720690)  # what differed once: rates of schedulers whose states were carried along
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", (*range(SEEDS), *FOUND))
 def test_a_random_program_sees_what_it_sees_with_torch(seed, backend):
     random_runs.run(seed, backend)
 

@@ -4,6 +4,7 @@
 import copy
 import random
 
+import numpy as np
 import pytest
 import torch
 from cases_lr_schedulers import SCHEDULERS, SEED, curve, near, numbers, optimizer, rate
@@ -123,6 +124,33 @@ def test_resuming_a_sequence(k):
     sched = build(opt, last_epoch=k)
     assert sched.last_epoch == k + 1
     assert curve(opt, sched, 20 - k - 1) == near(expected[k + 1 :])
+
+
+@pytest.mark.parametrize("kind", [int, float, np.int64])
+def test_resuming_a_sequence_of_whole_numbers(kind):
+    """Law: whole numbers of another type count steps as integers do."""
+
+    def build(opt, **resume):
+        wave = ours.CosineAnnealingLR(opt, kind(10))
+        return ours.SequentialLR(opt, [ours.StepLR(opt, kind(2)), wave], [3], **resume)
+
+    whole = optimizer([1.0])
+    expected = curve(whole, build(whole), 14)
+    opt = optimizer([1.0])
+    assert curve(opt, build(opt, last_epoch=6), 6) == near(expected[7:13])
+
+
+def test_resuming_a_sequence_without_a_closed_form():
+    """Law: the same for a member whose every step is torch's."""
+
+    def build(opt, **resume):
+        up = ours.CyclicLR(opt, 0.1, 0.2, 3, scale_fn=lambda x: 0.5, cycle_momentum=False)
+        return ours.SequentialLR(opt, [ours.StepLR(opt, 2), up], [3], **resume)
+
+    whole = optimizer([1.0])
+    expected = curve(whole, build(whole), 14)
+    opt = optimizer([1.0])
+    assert curve(opt, build(opt, last_epoch=6), 6) == near(expected[7:13])
 
 
 def test_resuming_a_chain_in_a_sequence():

@@ -166,6 +166,25 @@ def test_a_clock_that_is_set_before_it_is_saved(row, how):
     assert close(run(fresh, twin, 9), run(opt, sched, 9))
 
 
+def test_a_loaded_optimizer_keeps_its_rates():
+    """Law: a state of torch's moves no rate that a loaded optimizer brought, though it is that of a new one."""
+    rates = []
+    for package in (ours, theirs):
+        saved = []
+        for stage in range(2):
+            opt = optimizer([0.1])
+            parts = opt, package.ExponentialLR(opt, 0.5), package.ReduceLROnPlateau(opt)
+            if stage == 0:
+                opt.step(), parts[1].step(), parts[2].step(1.0)
+                opt.param_groups[0]["lr"] = 0.1
+                saved = [copy.deepcopy(part.state_dict()) for part in parts]
+                [state.pop("fusedsched", None) for state in saved]
+            else:
+                [part.load_state_dict(state) for part, state in zip(parts, saved, strict=True)]
+        rates.append(opt.param_groups[0]["lr"])
+    assert rates == [0.1, 0.1]
+
+
 def test_loading_shares_nothing():
     """Law: a loaded scheduler has lists of its own; torch's shares them with the one that was saved."""
     opt, sched = optimizer([0.3]), None

@@ -31,8 +31,8 @@ class Restored:
     # A follower or driver advances it inside a captured graph, once it has stepped in one; rates: its tables on a
     # device; a gate holds it while no update is applied.
     # capturing asks whether a step is more than its track's: where a graph may be captured, or one of these is. plain:
-    # see plain.py.
-    __slots__ = ("_trace", "_follower", "_rates", "_gate", "_track", "_hosted", "_capturing", "_plain")
+    # see plain.py. built_on: the optimizer's list of groups when this was built or loaded.
+    __slots__ = ("_trace", "_follower", "_rates", "_gate", "_track", "_hosted", "_capturing", "_plain", "_built_on")
     last_epoch, _step_count, _last_lr = Mirrored(), Mirrored(), Mirrored()
     _follows_metric = False
 
@@ -45,6 +45,7 @@ class Restored:
         self = super().__new__(cls)
         self._trace = Trace(self)
         self._follower = self._rates = self._gate = self._track = self._hosted = self._capturing = self._plain = None
+        self._built_on = None
         return self
 
     def __getstate__(self) -> Any:
@@ -54,6 +55,7 @@ class Restored:
     def __setstate__(self, state: Any) -> None:
         state, ours = state if isinstance(state, tuple) else (state, {})
         self.__dict__.update(state)
+        self._built_on = state["optimizer"].__dict__.get("param_groups") if "optimizer" in state else None
         self._set_gate(ours.get("advance_on_skip", True))
 
     def _set_gate(self, advance_on_skip: bool) -> None:
@@ -159,27 +161,32 @@ def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, 
     if ours is not None and ours["mark"] != _mark(state):
         ours = None
     groups = scheduler.optimizer.param_groups
-    before = [scalar(group["lr"]) for group in groups]
+    loaded = scheduler._built_on is not None and scheduler._built_on is not groups
     last = getattr(scheduler, "_last_lr", [])
-    # Rates that this scheduler did not write belong to an optimizer that was loaded, or to another scheduler.
+    # Rates that this scheduler did not write belong to another one.
     owned = len(last) == len(groups) and all(same(g["lr"], lr) for g, lr in zip(groups, last, strict=True))
     torch_load({key: _own_copy(value) for key, value in state.items()})
-    if ours is not None:
-        rates = ours["lr"]
-    else:
-        rates = scheduler.__dict__.get("_last_lr", before) if owned else before
+    if not loaded and ours is not None:  # else the optimizer's own state, which was loaded before, knows better
+        _write_hyperparameters(scheduler, ours["lr"], ours)
+    elif not loaded and owned:
+        _write_hyperparameters(scheduler, scheduler.__dict__.get("_last_lr", ()), {})
+    if ours is not None or scheduler._gate is not None:
+        scheduler._set_gate((ours or {}).get("advance_on_skip", scheduler._gate is None))
+    scheduler._loaded(ours or {})
+    scheduler._built_on = groups
+    if scheduler._follower is not None:
+        scheduler._follower.restart()
+
+
+def _write_hyperparameters(scheduler: Any, rates: Any, momenta: dict[str, Any]) -> None:
+    groups = scheduler.optimizer.param_groups
     for group, rate in zip(groups, rates, strict=False):
         if not same(group["lr"], rate):
             write_lr(group, rate)
     with device.momenta_kept(scheduler.optimizer):
         for key in ("betas", "momentum"):
-            for group, saved in zip(groups, (ours or {}).get(key, ()), strict=False):
+            for group, saved in zip(groups, momenta.get(key, ()), strict=False):
                 group[key] = tuple(saved) if key == "betas" else saved
-    if ours is not None or scheduler._gate is not None:
-        scheduler._set_gate((ours or {}).get("advance_on_skip", scheduler._gate is None))
-    scheduler._loaded(ours or {})
-    if scheduler._follower is not None:
-        scheduler._follower.restart()
 
 
 def _own_copy(value: Any) -> Any:

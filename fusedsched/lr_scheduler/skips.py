@@ -99,6 +99,7 @@ def extended(init: Callable[..., None]) -> Callable[..., None]:
             check(optimizer, type(self))
         with device.momenta_kept(optimizer):
             init(self, *args, **kwargs)
+        self._built_on = device.groups_of(self.optimizer)
         if not advance_on_skip:
             self._set_gate(False)
             check_on_device(self)
