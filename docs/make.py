@@ -78,7 +78,8 @@ def summary(name: str) -> str:
     from fusedsched.plotting.parsing import names
 
     first = " ".join(names()[name].__doc__.split("\n\n")[0].split())
-    return re.split(r"(?<=[.:])\s", first + " ")[0].rstrip(":.") + "."
+    first = re.sub(r"\(.*?\)", lambda aside: aside[0].replace(":", "\0"), first)  # a colon in there ends nothing
+    return re.split(r"(?<=[.:])\s", first + " ")[0].rstrip(":.").replace("\0", ":") + "."
 
 
 def gallery() -> str:

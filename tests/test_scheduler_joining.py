@@ -37,6 +37,25 @@ def test_a_group_that_joins_late(row):
             assert mine == near(right), late
 
 
+@pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_group_that_is_split_off(row, edited):
+    """Law: parameters that move to a group of their own keep the rates that they had with the others."""
+    rng = random.Random(SEED + 3)
+    arguments = {k: v[0] if isinstance(v, list) and k != "milestones" else v for k, v in row.configure(rng, 1).items()}
+    arguments.update({"total_steps": 999} if "total_steps" in arguments else {})
+    opt = optimizer([0.3])
+    scheds = [row.ours(opt, **arguments), ours.ExponentialLR(opt, 0.99)]
+    for t in range(30):
+        if t == 5 and edited:
+            opt.param_groups[0]["lr"] *= 0.5
+        if t == 7:
+            opt.add_param_group({**opt.param_groups[0], "params": [torch.nn.Parameter(torch.zeros(1))]})
+        for sched in scheds:
+            sched.step()
+        assert numbers(opt)[-1] == near(numbers(opt)[0]), t
+
+
 @pytest.mark.parametrize(
     "name", ["LambdaLR", "CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR", "LinearLR", "StepLR"]
 )

@@ -2,7 +2,7 @@
 """Parameter groups that are added after the scheduler was built.
 
 torch raises, or gives the new group a wrong phase. Here it joins at the scheduler's next step as if it had been there
-from the start: its base rate is its own, the phase is everybody's.
+from the start: its base rate is its own, the phase is everybody's. One that was split off goes on as the other does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.optim.swa_utils import SWALR
 from .forms import form_of, swa_zero
 from .rows import value
 from .saving import write_lr
-from .tracks import copied, scalar
+from .tracks import copied, same, scalar
 
 
 def shared(what: str, values: list[Any], count: int, where: str) -> Any:
@@ -74,9 +74,16 @@ def _prepare(s: Any, i: int, group: dict[str, Any]) -> None:
         _inherit(s, i, group, ("swa_lr",))
 
 
+def _is_split_off(s: Any, i: int, group: dict[str, Any]) -> bool:
+    """Whether it was made of another group: it is where that is."""
+    twins = (twin for twin in s.optimizer.param_groups[:i] if "initial_lr" in group and "initial_lr" in twin)
+    return any(same(twin["initial_lr"], group["initial_lr"]) and same(twin["lr"], group["lr"]) for twin in twins)
+
+
 def join(s: Any, i: int, group: dict[str, Any]) -> tuple[int, float]:
     """Takes group i in, at the rate of the scheduler's present step; returns the origin of its closed form."""
     started = type(s.last_epoch) is int and s.last_epoch >= 0
+    split = _is_split_off(s, i, group)
     _prepare(s, i, group)
     start = scalar(group["lr"])
     group.setdefault("initial_lr", copied(group["lr"]))
@@ -84,7 +91,9 @@ def join(s: Any, i: int, group: dict[str, Any]) -> tuple[int, float]:
         s.base_lrs = [*s.base_lrs, copied(group["initial_lr"])]
     origin = (0, start)
     form = form_of(s)
-    if form is not None and started:
+    if split:
+        origin = (s.last_epoch, start)
+    elif form is not None and started:
         origin = (swa_zero(s) if isinstance(s, SWALR) else 0, form.first(s, i, start))
         rows = form.rows(s, i, *origin)
         if rows is not None:
