@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -99,48 +100,98 @@ def _pack(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
             saved["schedules"] = saved[KEY]
 
 
-def _check_schedules(optimizer: FusedOptimizer, groups: list[dict[str, Any]], override: str) -> None:
-    """Says what differs between the saved schedules and the present ones."""
-    for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
-        entries = (saved.get(KEY) or saved.get("schedules") or {}).get("schedules", {})
-        for name, schedule in (group.get("schedules") or {}).items():
-            if name not in entries or entries[name]["hash"] == schedule.fingerprint:
-                continue
-            message = (
-                f"The saved schedule of '{name}' in group {index} is not the present one.\nsaved:\n"
-                f"{Schedule.from_json(entries[name]['expression']).describe()}\npresent:\n{schedule.describe()}"
-            )
-            if override == "error":
-                raise ValueError(message + '\nPass override="checkpoint" or override="present" to choose one.')
-            if override == "checkpoint":
-                warnings.warn(message + '\nThe saved one goes on; override="present" keeps the other.', stacklevel=4)
-
-
 def load_state_dict(
     optimizer: FusedOptimizer, torch_load: Callable[[dict[str, Any]], None], packed: dict[str, Any], override: str
 ) -> None:
     if override not in _OVERRIDES:
         raise ValueError(f"Invalid override: {override!r}. Choose one of {', '.join(map(repr, _OVERRIDES))}.")
-    _check_shapes(optimizer, packed)
-    _check_schedules(optimizer, packed["param_groups"], override)
-    present = [group.get("schedules") or {} for group in optimizer.param_groups]
-    torch_load(packed)
-    _restore_dtypes(optimizer, packed)
-    optimizer._counts = {}
-    clocks = None
-    for group, schedules in zip(optimizer.param_groups, present, strict=True):
-        extra = group.pop(KEY, None) or group.get("schedules") or {}
-        saved = {k: Schedule.from_json(e["expression"]) for k, e in extra.get("schedules", {}).items()}
-        chosen = saved | schedules if override == "present" or not extra else schedules | saved
-        group.pop("schedules", None)
-        if chosen:
-            group["schedules"] = chosen
-        for i, count in extra.get("steps", {}).items():
-            optimizer._counts[group["params"][int(i)]] = count
-        clocks = extra.get("clocks", clocks)
-    clocks = clocks or [_largest_step(optimizer)]
-    optimizer._clocks.set(clocks + [0] * (4 - len(clocks)))
-    optimizer._invalidate_loaded()
+    load = _Load(optimizer, override)
+    after_theirs = _last(optimizer._optimizer_load_state_dict_pre_hooks, load.check)
+    with after_theirs, _first(optimizer._optimizer_load_state_dict_post_hooks, load.finish):
+        torch_load(packed)
+    for message in load.messages:
+        warnings.warn(message, UserWarning, stacklevel=3)
+
+
+@contextmanager
+def _first(hooks: OrderedDict[Any, Callable[..., Any]], ours: Callable[..., Any]) -> Iterator[None]:
+    """Ours runs before other people's hooks, which see finished work. What they add or remove stays so."""
+    hooks[KEY] = ours
+    hooks.move_to_end(KEY, last=False)
+    try:
+        yield
+    finally:
+        hooks.pop(KEY, None)
+
+
+@contextmanager
+def _last(hooks: OrderedDict[Any, Callable[..., Any]], ours: Callable[..., Any]) -> Iterator[None]:
+    """Ours runs after other people's hooks, as a part of the last one: behind one that removes itself, torch's loop
+    would not find another."""
+    key, theirs = next(reversed(hooks.items()), (KEY, lambda *_: None))
+
+    def both(optimizer: FusedOptimizer, packed: dict[str, Any]) -> dict[str, Any] | None:
+        adapted = theirs(optimizer, packed)
+        ours(packed if adapted is None else adapted)
+        return adapted
+
+    hooks[key] = both
+    try:
+        yield
+    finally:
+        if hooks.get(key) is both:
+            hooks[key] = theirs
+        hooks.pop(KEY, None)
+
+
+class _Load:
+    """One load: what comes between other people's pre-hooks, which may adapt the state, and their post-hooks."""
+
+    def __init__(self, optimizer: FusedOptimizer, override: str) -> None:
+        self._optimizer, self._override = optimizer, override
+        self.messages: list[str] = []
+
+    def check(self, packed: dict[str, Any]) -> None:
+        """Reads all that torch does not. Raises for a state that does not fit; nothing has been changed yet."""
+        _check_shapes(self._optimizer, packed)
+        self._packed = packed
+        self._extras = [saved.get(KEY) or saved.get("schedules") or {} for saved in packed["param_groups"]]
+        groups = enumerate(zip(self._optimizer.param_groups, self._extras, strict=False))  # torch compares their number
+        self._schedules = [self._choose(index, group.get("schedules") or {}, extra) for index, (group, extra) in groups]
+
+    def _choose(self, index: int, present: dict[str, Schedule], extra: dict[str, Any]) -> dict[str, Schedule]:
+        saved = {name: Schedule.from_json(e["expression"]) for name, e in extra.get("schedules", {}).items()}
+        for name in saved.keys() & present.keys():
+            if saved[name] != present[name]:
+                self._say(
+                    f"The saved schedule of '{name}' in group {index} is not the present one.\nsaved:\n"
+                    f"{saved[name].describe()}\npresent:\n{present[name].describe()}"
+                )
+        return saved | present if self._override == "present" or not extra else present | saved
+
+    def _say(self, message: str) -> None:
+        if self._override == "error":
+            raise ValueError(message + '\nPass override="checkpoint" or override="present" to choose one.')
+        if self._override == "checkpoint":
+            self.messages.append(message + '\nThe saved one goes on; override="present" keeps the other.')
+
+    def finish(self, optimizer: FusedOptimizer) -> None:
+        """Puts our plain data where it belongs, after torch's load."""
+        _restore_dtypes(optimizer, self._packed)
+        optimizer._counts = {}
+        clocks = None
+        for group, extra, schedules in zip(optimizer.param_groups, self._extras, self._schedules, strict=True):
+            group.pop(KEY, None)
+            group.pop("schedules", None)
+            if schedules:
+                group["schedules"] = schedules
+            for i, count in extra.get("steps", {}).items():
+                if int(i) < len(group["params"]):  # a hook may have split the group
+                    optimizer._counts[group["params"][int(i)]] = count
+            clocks = extra.get("clocks", clocks)
+        clocks = clocks or [_largest_step(optimizer)]
+        optimizer._clocks.set(clocks + [0] * (4 - len(clocks)))
+        optimizer._invalidate_loaded()
 
 
 def _largest_step(optimizer: FusedOptimizer) -> int:
