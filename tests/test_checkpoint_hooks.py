@@ -176,3 +176,36 @@ def test_hooks_come_and_go_in_hooks(make_name, name, product):
     assert calls == ["once", "later", "later"]
     assert not optimizer._optimizer_load_state_dict_pre_hooks
     assert len(optimizer._optimizer_load_state_dict_post_hooks) == 1
+
+
+@pytest.mark.parametrize("name", VISIBLE)
+@pytest.mark.parametrize("make_name", ("ours", "torch"))
+def test_a_hook_that_registers_another_while_saving(make_name, name, product):
+    """Law: a pre-hook of state_dict may register post-hooks; they run in the same call and stay."""
+    make = product if make_name == "ours" else torch_twin
+    optimizer = make(name, parameters(4), **VISIBLE[name])
+    calls = []
+
+    def first_time(o):
+        if not o._optimizer_state_dict_post_hooks.keys() - {"fusedsched"}:
+            o.register_state_dict_post_hook(lambda o, packed: calls.append("later"))
+
+    optimizer.register_state_dict_pre_hook(first_time)
+    for _ in range(2):
+        optimizer.state_dict()
+    assert calls == ["later", "later"] and len(optimizer._optimizer_state_dict_post_hooks) == 1
+
+
+def test_a_hook_may_save_in_its_turn(product):
+    """Law: state_dict within a hook of state_dict is the same state, and other hooks run as well."""
+    optimizer = product("SGD", parameters(4), lr=S.constant(0.1))
+    inner, calls = [], []
+
+    def again(o, packed):
+        if not inner:
+            inner.append(None)
+            inner[0] = o.state_dict()
+
+    optimizer.register_state_dict_post_hook(again)
+    optimizer.register_state_dict_post_hook(lambda o, packed: calls.append(packed))
+    assert optimizer.state_dict() == inner[0] and len(calls) == 2

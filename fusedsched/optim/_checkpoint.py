@@ -73,13 +73,8 @@ def fresh_attributes(optimizer: FusedOptimizer) -> dict[str, Any]:
 def state_dict(optimizer: FusedOptimizer, torch_state_dict: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     settle_edits(optimizer)
     remember_counts(optimizer)
-    # First among the hooks, so that other people's hooks see the finished layout.
-    hooks = optimizer._optimizer_state_dict_post_hooks
-    optimizer._optimizer_state_dict_post_hooks = OrderedDict([(KEY, _pack), *hooks.items()])
-    try:
+    with _first(optimizer._optimizer_state_dict_post_hooks, _pack):
         return torch_state_dict()
-    finally:
-        optimizer._optimizer_state_dict_post_hooks = hooks
 
 
 def _pack(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
@@ -116,12 +111,16 @@ def load_state_dict(
 @contextmanager
 def _first(hooks: OrderedDict[Any, Callable[..., Any]], ours: Callable[..., Any]) -> Iterator[None]:
     """Ours runs before other people's hooks, which see finished work. What they add or remove stays so."""
+    outer = hooks.get(KEY)  # where a hook saves or loads in its turn
     hooks[KEY] = ours
     hooks.move_to_end(KEY, last=False)
     try:
         yield
     finally:
-        hooks.pop(KEY, None)
+        if outer is None:
+            hooks.pop(KEY, None)
+        else:
+            hooks[KEY] = outer
 
 
 @contextmanager
