@@ -8,6 +8,7 @@ torch's own attributes, so that other people's code that edits groups, parameter
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 from weakref import WeakSet
 
@@ -21,7 +22,7 @@ from fusedsched.optim._following import Followed
 from fusedsched.optim._hyperparameters import Slot
 from fusedsched.optim._plans import build_plan
 from fusedsched.optim._recording import Recorded
-from fusedsched.optim._scheduled import Shown, take_schedules
+from fusedsched.optim._scheduled import Shown, settle_edits, take_schedules
 from fusedsched.optim._scheduling import Scheduling
 from fusedsched.optim._state import init_state
 from fusedsched.optim._stepping import Stepping
@@ -65,7 +66,7 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
                 param_group["schedules"] = {**param_group.get("schedules", {}), **schedules}
             self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        self._invalidate()
+        self._invalidate(fresh=[(len(self._groups()) - 1, slot.name) for slot in self._slots])
         self._show()
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -84,8 +85,9 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
         self._check_counts()
         return self._clocks.read()[3]
 
-    def _invalidate(self) -> None:
+    def _invalidate(self, fresh: Collection[tuple[int, str]] = ()) -> None:
         if self._plan is not None:
+            settle_edits(self, fresh)
             _checkpoint.remember_counts(self)
         self._drop_plan()
         self._retrace()

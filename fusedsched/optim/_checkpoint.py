@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fusedsched._graphs import Trace
 from fusedsched.optim._clocks import Clocks
-from fusedsched.optim._scheduled import Shown, scheduled_slots, value_at
+from fusedsched.optim._scheduled import Shown, scheduled_slots, settle_edits
 from fusedsched.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -33,19 +33,6 @@ def remember_counts(optimizer: FusedOptimizer) -> None:
 def recall_counts(optimizer: FusedOptimizer) -> None:
     if optimizer._counts:
         optimizer._plan.adopt_counts(list(optimizer._counts.items()))
-
-
-def _edited(optimizer: FusedOptimizer, group: dict[str, Any], slot: Any, schedule: Schedule, unit_clock: int) -> bool:
-    return optimizer._shown.replaced(group, slot) or float(slot.read(group)) != value_at(schedule, unit_clock)
-
-
-def settle_edits(optimizer: FusedOptimizer) -> None:
-    """Drops the schedules that an edit has replaced, so that what is saved is what runs. The plan has seen the edit, or
-    will; it goes on as it is, and captured graphs with it."""
-    for _, group, slot, schedule in list(scheduled_slots(optimizer.param_groups, optimizer._slots)):
-        if _edited(optimizer, group, slot, schedule, optimizer._clocks.unit(schedule.unit)):
-            group["schedules"] = {k: v for k, v in group["schedules"].items() if k != slot.name}
-            optimizer._shown.forget(group, slot.name)
 
 
 def settled(optimizer: FusedOptimizer) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from fusedsched._graphs import apart
 from fusedsched.optim._hyperparameters import Slot
 from fusedsched.optim._rows import write_row
 from fusedsched.optim._scheduled import check_horizon, scheduled_slots, value_at
@@ -200,4 +201,4 @@ class EagerPlan:
             if key in self._written and float(tensor) != self._written[key]:
                 continue  # written to: constant from there on
             self._written[key] = value_at(schedule, opt._clocks.unit(schedule.unit))
-            tensor.fill_(self._written[key])
+            apart(tensor).fill_(self._written[key])

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fusedsched.optim._hyperparameters import Slot
 from fusedsched.schedules import Schedule
+
+if TYPE_CHECKING:
+    from fusedsched.optim._base import FusedOptimizer
 
 
 def check_schedule(slot: Slot, schedule: Schedule) -> None:
@@ -54,10 +57,10 @@ class Shown:
 
     def __init__(self) -> None:
         self._tensors: dict[tuple[int, str], Tensor] = {}
-        self._installed: set[tuple[int, str]] = set()
+        self._versions: dict[tuple[int, str], int] = {}  # of those installed: nobody but users raises them
         self._rooms: dict[torch.device, list[Tensor]] = {}
         self._left: dict[torch.device, list[Tensor]] = {}  # places that nobody has yet
-        self._warned = False
+        self._warned: set[str] = set()
 
     def reserve(self, device: torch.device | str, places: int) -> None:
         """Sees to it that a device has so many, together with those in use."""
@@ -86,26 +89,32 @@ class Shown:
             if not self._left.get(device):
                 self.reserve(device, 1 + sum(map(len, self._rooms.get(device, []))))
             self._tensors[key] = self._left[device].pop(0)
-        if key not in self._installed:
-            self._installed.add(key)
+        if key not in self._versions:
+            self._versions[key] = self._tensors[key]._version
             slot.write(group, self._tensors[key])
         return self._tensors[key]
 
     def replaced(self, group: dict[str, Any], slot: Slot) -> bool:
-        return slot.read(group) is not self._tensors.get((id(group), slot.name))
+        number, own = slot.read(group), self._tensors.get((id(group), slot.name))
+        return number is not own if own is not None else not self.owns(number)  # None: the group is a copy of one
+
+    def written_to(self, group: dict[str, Any], slot: Slot) -> bool:
+        """Whether a user wrote to the slot, or in place to its tensor. Does not wait for the device."""
+        return self.replaced(group, slot) or slot.read(group)._version != self._versions.get((id(group), slot.name))
 
     def forget(self, group: dict[str, Any], name: str) -> None:
         """The next `install` puts the tensor into the group, whatever stands there."""
-        self._installed.discard((id(group), name))
+        self._versions.pop((id(group), name), None)
 
-    def warn(self, name: str) -> None:
-        if not self._warned:
-            self._warned = True
+    def warn(self, name: str, stacklevel: int) -> None:
+        """Once for each name. `stacklevel`: as for a warning of the caller."""
+        if name not in self._warned:
+            self._warned.add(name)
             warnings.warn(
                 f"The scheduled '{name}' of a param group was written to: it stays at the written value from here on. "
                 "Use set_schedule() to put a schedule back.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=stacklevel + 1,
             )
 
 
@@ -125,6 +134,32 @@ def value_at(schedule: Schedule, clock: int) -> float:
     program = schedule.program
     last = program.horizon if program.horizon >= 0.0 else math.inf
     return program.evaluate(min(clock, last))
+
+
+def settle_edits(optimizer: FusedOptimizer, fresh: Collection[tuple[int, str]] = ()) -> None:
+    """Drops the schedules that an edit has replaced, so that what is saved is what runs, and a new plan does not take
+    them up again. The present plan has seen the edit, or will; it goes on as it is, and captured graphs with it.
+
+    `fresh`: schedules that were put there and not shown yet, by index of the group and name.
+    """
+    for index, group, slot, schedule in list(scheduled_slots(optimizer._groups(), optimizer._slots)):
+        if (index, slot.name) not in fresh and _edited(optimizer, group, slot, schedule):
+            group["schedules"] = {k: v for k, v in group["schedules"].items() if k != slot.name}
+            optimizer._shown.forget(group, slot.name)
+            optimizer._shown.warn(slot.name, stacklevel=4)
+
+
+def _edited(optimizer: FusedOptimizer, group: dict[str, Any], slot: Slot, schedule: Schedule) -> bool:
+    if optimizer._shown.replaced(group, slot):
+        return True
+    expected = value_at(schedule, optimizer._clocks.unit(schedule.unit))
+    return not math.isclose(float(slot.read(group)), expected, rel_tol=1e-12)  # evaluators differ by some ulp
+
+
+def warn_of_edits(optimizer: FusedOptimizer) -> None:
+    for _, group, slot, _ in scheduled_slots(optimizer._groups(), optimizer._slots):
+        if optimizer._shown.written_to(group, slot):
+            optimizer._shown.warn(slot.name, stacklevel=4)
 
 
 def check_horizon(slot: Slot, schedule: Schedule, clock: int) -> None:

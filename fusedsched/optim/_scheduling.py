@@ -66,7 +66,7 @@ class Scheduling:
             if plans and install_schedule(self, plans, index, target, slot, schedule):
                 left.append(index)
         if left:
-            self._invalidate()
+            self._invalidate(fresh=[(index, slot.name) for index in chosen])
         self._show()
         if left:
             warnings.warn(

@@ -19,6 +19,7 @@ from torch.optim import Optimizer, optimizer as torch_optimizer
 from fusedsched._order import StepCalled
 from fusedsched.optim._compiled import traced_step, traced_zero_grad
 from fusedsched.optim._plans import DONE, DONE_WITH_EDITS, STATE_MISSING, plans_of
+from fusedsched.optim._scheduled import warn_of_edits
 from fusedsched.optim._state import init_states
 
 
@@ -85,7 +86,7 @@ class Stepping(Optimizer):
             else:
                 raise RuntimeError("The parameters or the state of this optimizer change while a step reads them.")
         if outcome == DONE_WITH_EDITS:
-            self._shown.warn("lr")
+            warn_of_edits(self)
 
     def _skips(self, found_inf: Tensor) -> bool:
         """Whether a step that would have to make state is skipped: then it makes none.
