@@ -4,6 +4,7 @@
 import copy
 import io
 import pickle
+import re
 
 import torch
 from cases import VISIBLE
@@ -145,6 +146,45 @@ def hooks(make, name):
             handle.remove()
     train(optimizer, params, 1)
     return seen(optimizer, params, calls=[c if isinstance(c, str) else str(c[:2]) for c in calls])
+
+
+@script
+def arguments_that_hooks_see(make, name):
+    """Law: hooks are told how the closure was passed, as torch tells them."""
+    params = parameters(4)
+    optimizer = make(name, params, **VISIBLE[name])
+    give_gradients(params)
+    calls = []
+
+    def closure():
+        return 42
+
+    def note(o, args, kwargs):
+        calls.append(([a is o or a is closure or a for a in args], {k: v is closure or v for k, v in kwargs.items()}))
+
+    handles = [optimizer.register_step_pre_hook(note), optimizer.register_step_post_hook(note)]
+    ways = [((), {}), ((None,), {}), ((), {"closure": None}), ((closure,), {}), ((), {"closure": closure})]
+    losses = [optimizer.step(*args, **kwargs) for args, kwargs in ways]
+    for handle in handles:
+        handle.remove()
+    losses.append(optimizer.step(closure=closure))
+    return seen(optimizer, params, calls=calls, losses=losses)
+
+
+@script
+def pre_hook_with_a_wrong_answer(make, name):
+    params = parameters(4)
+    optimizer = make(name, params, **VISIBLE[name])
+    give_gradients(params)
+    handle = optimizer.register_step_pre_hook(lambda o, args, kwargs: 42)
+    messages = []
+    for arguments in ((), (1, 2)):
+        try:
+            optimizer.step(*arguments)
+        except (RuntimeError, TypeError) as error:
+            messages.append(re.sub("0x[0-9a-f]+", "", str(error)))
+        handle.remove()
+    return seen(optimizer, params, messages=messages)
 
 
 @script

@@ -51,6 +51,7 @@ def test_is_torchs_class_with_torchs_signature(name):
     assert list(mine) == list(theirs)
     for key, parameter in theirs.items():
         assert (mine[key].default, mine[key].kind) == (parameter.default, parameter.kind), key
+    assert inspect.signature(ours.step) == inspect.signature(torchs.step)
 
 
 @pytest.mark.parametrize("flags", ({}, {"fused": True}, {"foreach": True}, {"fused": False, "foreach": False}), ids=str)

@@ -7,6 +7,7 @@ opens the profiler's record, is entered only when there is a hook or a profiler.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -28,18 +29,19 @@ class Stepping(Optimizer):
 
     _opt_called = StepCalled()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, *args: Any, closure: Any = ...) -> Any:
         """One update of all parameters that have a gradient. `closure`: evaluates the model again, returns the loss.
 
         Raises RuntimeError for a gradient that cannot be used, before anything is changed.
         """
         if is_dynamo_compiling():
-            return traced_step(self, closure)
+            return traced_step(self, (args[0] if args else None) if closure is ... else closure)
         self._opt_called = True  # torch's schedulers ask for it; they would patch this method otherwise
         attributes = self.__dict__
         plan = attributes["_plan"]
         if (
-            closure is None
+            (closure is ... or closure is None)
+            and (not args or args == (None,))
             and plan is not None
             and not profiler._is_profiler_enabled
             and "found_inf" not in attributes
@@ -53,11 +55,12 @@ class Stepping(Optimizer):
                 self._resume(outcome)
             return None
         # A subclass with a step of its own was wrapped by torch, hooks and all.
-        run = _watched_step if type(self).step is Stepping.step else _plain_step
-        return run(self) if closure is None else run(self, closure)
+        run = _WATCHED[self._adam] if type(self).step is Stepping.step else _plain_step
+        return run(self, *args) if closure is ... else run(self, *args, closure=closure)
 
-    step.hooked = True  # torch's wrapper is _watched_step: entered only when somebody watches
+    step.hooked = True  # torch's wrapper is in _WATCHED: entered only when somebody watches
     step._wrapped_by_lr_sched = True
+    step.__signature__ = inspect.signature(torch.optim.SGD.step)  # hooks are told how the closure was passed
 
     def _resume(self, outcome: int, scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
         """Finishes a step that the plan could not do at once."""
@@ -119,6 +122,7 @@ class Stepping(Optimizer):
             super().zero_grad(set_to_none)
 
 
+@torch.no_grad()
 def _plain_step(self: Stepping, closure: Callable[[], Any] | None = None) -> Any:
     if self.defaults["differentiable"]:
         return self._differentiable_step(closure)
@@ -135,5 +139,14 @@ def _plain_step(self: Stepping, closure: Callable[[], Any] | None = None) -> Any
     return loss
 
 
-_plain_step = torch.no_grad()(_plain_step)
-_watched_step = Optimizer.profile_hook_step(_plain_step)
+def _watched(owner: str) -> Callable[..., Any]:
+    """torch's wrapper, whose errors name the class that has the step."""
+
+    def step(self: Stepping, closure: Callable[[], Any] | None = None) -> Any:
+        return _plain_step(self, closure)
+
+    step.__qualname__ = f"{owner}.step"
+    return Optimizer.profile_hook_step(step)
+
+
+_WATCHED = (_watched("SGD"), _watched("Adam"))  # by whether it is Adam
