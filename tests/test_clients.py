@@ -186,26 +186,6 @@ def test_another_default_device(name):
     assert all(value.is_cpu for state in optimizer.state.values() for value in state.values())
 
 
-@every_optimizer
-@pytest.mark.parametrize("depth", (0, 1, 2))
-def test_hooks_run_once_in_subclasses_too(name, depth):
-    kind = getattr(fs, name)
-    for _ in range(depth):
-        kind = type("Users", (kind,), {"step": _step_of_the_class_before(kind)})
-    p = torch.ones(2, requires_grad=True)
-    p.grad = torch.ones(2)
-    optimizer, calls = kind([p], **OPTIONS[name]), []
-    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
-    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
-    optimizer.step()
-    optimizer.step(lambda: 1.0)
-    assert calls == ["before", "after"] * 2
-
-
-def _step_of_the_class_before(kind):
-    return lambda self, closure=None: kind.step(self, closure)
-
-
 # ---- packages ------------------------------------------------------------------------------------------------------
 
 

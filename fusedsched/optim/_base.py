@@ -50,12 +50,18 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
         super().__init__(params, **scalars, **options)
         self._constructed = True
         self._show()
-        # Lightning refuses its own clipping where this is true; fused=False is how users say that they want it. torch's
-        # differentiable step does not know how to skip: there the GradScaler does.
-        self._step_supports_amp_scaling = options["fused"] is not False and not options["differentiable"]
+        self._step_supports_amp_scaling = _skips_by_itself(self.defaults)
+
+    def _adopt_construction(self) -> None:
+        """For a subclass that calls the constructor of a class of torch instead of ours."""
+        self.__dict__.update(_checkpoint.fresh_attributes(self))
+        self._default_schedules = take_schedules(self.defaults, self._slots)
+        self._step_supports_amp_scaling = _skips_by_itself(self.defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as torch's does. Its scalars may be schedules, and run on the optimizer's present clocks."""
+        if "_constructed" not in self.__dict__:
+            self._adopt_construction()
         if isinstance(param_group, dict):
             schedules = take_schedules(param_group, self._slots)
             for slot in self._slots:
@@ -147,3 +153,11 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
         state = _checkpoint.fresh_attributes(self) | state
         super().__setstate__(state)
         self._show()
+
+
+def _skips_by_itself(defaults: dict[str, Any]) -> bool:
+    """Whether a GradScaler leaves skipping to the step. torch's differentiable one does not know how.
+
+    Lightning refuses its own clipping where this is true; fused=False is how users say that they want it.
+    """
+    return defaults.get("fused") is not False and not defaults.get("differentiable")
