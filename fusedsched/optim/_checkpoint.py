@@ -13,7 +13,7 @@ from weakref import WeakSet
 from torch import Tensor
 
 from fusedsched._graphs import Trace
-from fusedsched.optim._clocks import Clocks
+from fusedsched.optim._clocks import Clocks, number
 from fusedsched.optim._scheduled import Shown, scheduled_slots, settle_edits
 from fusedsched.schedules import Schedule
 
@@ -69,7 +69,7 @@ def _pack(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
     for group, saved in zip(optimizer.param_groups, packed["param_groups"], strict=True):
         extra: dict[str, Any] = {}
         for _, _, slot, schedule in scheduled_slots([group], optimizer._slots):
-            slot.write(saved, float(slot.read(group)))
+            slot.write(saved, number(slot.read(group)))
             entry = {"expression": schedule.to_json(), "hash": schedule.fingerprint}
             extra.setdefault("schedules", {})[slot.name] = entry
         saved.pop("schedules", None)

@@ -11,6 +11,17 @@ from torch import Tensor
 NAMES = ("updates", "samples", "tokens", "skipped")  # fs_cuda::Clock; programs may run on the first three
 UNITS = ("update", "sample", "token")
 
+# What an optimizer counts and shows is real, also under a mode that takes tensors for something else (FakeTensorMode).
+unwatched = torch._C._DisableTorchDispatch
+
+
+def number(x: Any) -> float:
+    """`x` of a group as a float."""
+    if type(x) is not Tensor:
+        return float(x)
+    with unwatched():
+        return float(x)
+
 
 class Clocks:
     """Kernels advance their own device's tensor, all of them alike.
@@ -34,7 +45,8 @@ class Clocks:
         """The tensor on a device. Kernels and captured graphs hold its address: it stays the same one."""
         device = torch.device(device)
         if device not in self._tensors:
-            self._tensors[device] = torch.tensor(self.read(), dtype=torch.int64, device=device)
+            with unwatched():
+                self._tensors[device] = torch.tensor(self.read(), dtype=torch.int64, device=device)
         return self._tensors[device]
 
     def tensors(self) -> list[Tensor]:
@@ -46,7 +58,8 @@ class Clocks:
         if not self._tensors:
             return list(self._start)
         host = self._tensors.get(torch.device("cpu"))
-        return (next(iter(self._tensors.values())) if host is None else host).tolist()
+        with unwatched():
+            return (next(iter(self._tensors.values())) if host is None else host).tolist()
 
     def unit(self, name: str) -> int:
         """The clock of schedules with this unit."""
@@ -54,8 +67,9 @@ class Clocks:
 
     def set(self, counts: list[int]) -> None:
         self._start = list(counts)
-        for tensor in self._tensors.values():
-            tensor.copy_(torch.tensor(counts, dtype=torch.int64, device="cpu"))
+        with unwatched():
+            for tensor in self._tensors.values():
+                tensor.copy_(torch.tensor(counts, dtype=torch.int64, device="cpu"))
 
     def keep(self, devices: list[torch.device]) -> None:
         """Lets go of the others' tensors: nobody advances them any more."""
@@ -69,8 +83,9 @@ class Clocks:
         index = NAMES.index(name)
         if not self._tensors:
             self._start[index] += int(amount)
-        for tensor in self._tensors.values():
-            tensor[index] += amount if not isinstance(amount, Tensor) else amount.to(tensor.device)
+        with unwatched():
+            for tensor in self._tensors.values():
+                tensor[index] += amount if not isinstance(amount, Tensor) else amount.to(tensor.device)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Clocks, (self.read(),)

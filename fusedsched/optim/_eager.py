@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fusedsched._graphs import apart
+from fusedsched.optim._clocks import number, unwatched
 from fusedsched.optim._hyperparameters import Slot
 from fusedsched.optim._rows import write_row
 from fusedsched.optim._scheduled import check_horizon, scheduled_slots, value_at
@@ -152,7 +153,7 @@ class EagerPlan:
         """Whether the user wrote to a scheduled slot."""
         for g, group, slot, _ in self._scheduled():
             replaced = self._optimizer()._shown.replaced(group, slot)
-            if replaced or float(slot.read(group)) != self._written.get((g, slot.name)):
+            if replaced or number(slot.read(group)) != self._written.get((g, slot.name)):
                 return True
         return False
 
@@ -161,7 +162,8 @@ class EagerPlan:
             return 1  # Plan::Outcome: rebuild
         if found_inf is not None and float(found_inf) != 0.0:
             self.record(True)
-            self._clocks[3] += 1
+            with unwatched():
+                self._clocks[3] += 1
             return 0
         edited = self._edited()
         for _, group, slot, schedule in self._scheduled():
@@ -187,18 +189,20 @@ class EagerPlan:
         """A row of telemetry, if that is on."""
         if self._ring is not None:
             opt = self._optimizer()
-            slots = [[float(slot.read(group)) for slot in opt._slots] for group in opt.param_groups]
-            write_row(self._ring, int(self._clocks[0]), skipped, slots)
+            slots = [[number(slot.read(group)) for slot in opt._slots] for group in opt.param_groups]
+            with unwatched():
+                write_row(self._ring, int(self._clocks[0]), skipped, slots)
 
     def zero_grad(self, param_groups: Any, set_to_none: bool) -> bool:
         return False  # torch's own
 
     def advance(self, unit: int, amount: int) -> None:
-        self._clocks[unit] += amount
-        opt = self._optimizer()
-        for g, group, slot, schedule in self._scheduled():
-            tensor, key = opt._shown.install(group, slot), (g, slot.name)
-            if key in self._written and float(tensor) != self._written[key]:
-                continue  # written to: constant from there on
-            self._written[key] = value_at(schedule, opt._clocks.unit(schedule.unit))
-            apart(tensor).fill_(self._written[key])
+        with unwatched():
+            self._clocks[unit] += amount
+            opt = self._optimizer()
+            for g, group, slot, schedule in self._scheduled():
+                tensor, key = opt._shown.install(group, slot), (g, slot.name)
+                if key in self._written and float(tensor) != self._written[key]:
+                    continue  # written to: constant from there on
+                self._written[key] = value_at(schedule, opt._clocks.unit(schedule.unit))
+                apart(tensor).fill_(self._written[key])

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from fusedsched._graphs import OBJECTS, while_tracing
+from fusedsched.optim._clocks import unwatched
 from fusedsched.optim._plans import recorder_of
 from fusedsched.optim._rows import HEAD, SLOTS
 from fusedsched.optim.telemetry import Telemetry
@@ -40,15 +41,17 @@ class Ring:
         shape = (1 + self.length, HEAD + SLOTS * len(optimizer._groups()))
         before = self.tensor
         if before is None or before.shape != shape or before.device != plan.device:
-            self.tensor = torch.full(shape, torch.nan, dtype=torch.float64, device=plan.device)
-            self.tensor[0, 0].zero_()
-            if before is not None and before.shape[1] <= shape[1]:
-                self.tensor[:, : before.shape[1]] = before
+            with unwatched():
+                self.tensor = torch.full(shape, torch.nan, dtype=torch.float64, device=plan.device)
+                self.tensor[0, 0].zero_()
+                if before is not None and before.shape[1] <= shape[1]:
+                    self.tensor[:, : before.shape[1]] = before
         plan.record_to(self.tensor)
 
     def read(self, slots: tuple[Any, ...], last: int | None) -> Telemetry:
         """Waits for the device, and copies once."""
-        return decoded(None if self.tensor is None else self.tensor.cpu(), slots, last)
+        with unwatched():
+            return decoded(None if self.tensor is None else self.tensor.cpu(), slots, last)
 
 
 def decoded(ring: Tensor | None, slots: tuple[Any, ...], last: int | None) -> Telemetry:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fusedsched.optim._clocks import number, unwatched
 from fusedsched.optim._hyperparameters import Slot
 from fusedsched.schedules import Schedule
 
@@ -68,11 +69,12 @@ class Shown:
         rooms, left = self._rooms.setdefault(device, []), self._left.setdefault(device, [])
         missing = places - sum(map(len, rooms))
         if missing > 0:
-            room = torch.zeros(missing, dtype=torch.float64, device=device)
-            rooms.append(room)
-            numbers = [torch.empty(0, dtype=torch.float64, device=device) for _ in range(missing)]
-            # Not views to autograd: each has a version counter of its own.
-            left += [number.set_(room.untyped_storage(), i, (), ()) for i, number in enumerate(numbers)]
+            with unwatched():
+                room = torch.zeros(missing, dtype=torch.float64, device=device)
+                rooms.append(room)
+                numbers = [torch.empty(0, dtype=torch.float64, device=device) for _ in range(missing)]
+                # Not views to autograd: each has a version counter of its own.
+                left += [number.set_(room.untyped_storage(), i, (), ()) for i, number in enumerate(numbers)]
 
     def rooms(self) -> list[Tensor]:
         return [room for rooms in self._rooms.values() for room in rooms]
@@ -153,7 +155,7 @@ def _edited(optimizer: FusedOptimizer, group: dict[str, Any], slot: Slot, schedu
     if optimizer._shown.replaced(group, slot):
         return True
     expected = value_at(schedule, optimizer._clocks.unit(schedule.unit))
-    return not math.isclose(float(slot.read(group)), expected, rel_tol=1e-12)  # evaluators differ by some ulp
+    return not math.isclose(number(slot.read(group)), expected, rel_tol=1e-12)  # evaluators differ by some ulp
 
 
 def warn_of_edits(optimizer: FusedOptimizer) -> None:

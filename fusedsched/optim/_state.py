@@ -36,7 +36,7 @@ def init_state(optimizer: FusedOptimizer, group: dict[str, Any], p: Tensor) -> N
     if not optimizer._adam:
         return
     state = optimizer.state[p]
-    _init_step(state, torch.zeros((), dtype=torch.float32, device="cpu"))
+    _init_step(state, torch.tensor(0.0, dtype=torch.float32, device="cpu"))  # not zeros: fake ones have no value
     for name in optimizer._state_names(group):
         if name not in state:
             state[name] = torch.zeros_like(p, memory_format=torch.preserve_format, requires_grad=False)

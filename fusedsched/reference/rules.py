@@ -118,6 +118,9 @@ def sgd_update_(
 
 def _scalar(x: float | Tensor) -> float | Tensor:
     # A Python float is exact: no rounding of 1 - beta2 to float32. Only a scalar to differentiate stays a tensor.
+    if type(x) is Tensor and not x.requires_grad:
+        with torch._C._DisableTorchDispatch():  # a real number, also where the others are fake
+            return x.item()
     if isinstance(x, Tensor):
         return x.squeeze() if x.requires_grad else x.item()
     return x
