@@ -9,7 +9,8 @@ import pytest
 import torch
 from cases import BACKENDS
 from cases_compile import OPTIMIZERS, SCHEDULERS
-from compiling import INDUCTOR, QUIET, STEPS, compare
+from compiling import INDUCTOR, QUIET, STEPS, compare, parameters
+from torch._dynamo.utils import counters
 
 import fusedsched as fs
 from fusedsched import lr_scheduler as L, schedules as S
@@ -83,3 +84,31 @@ def test_native_schedules_are_one_graph(backend, device):
 def test_one_graph_for_each_pattern_of_missing_gradients():
     patterns = ("0000", "1010", "0110", "1111", "1010")
     compare(lambda params: (fs.AdamW(params, lr=1e-2), None), steps=20, graphs=4, patterns=patterns)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("backend", ["eager", INDUCTOR])
+def test_complex_parameters_are_stepped_outside_of_the_graph(backend, optimizer):
+    """Law: a compiled step of complex parameters is the eager one, and what stands around it stays compiled."""
+    results = []
+    for compile in (lambda f: f, lambda f: torch.compile(f, backend=backend)):
+        torch._dynamo.reset()
+        counters.clear()
+        params = parameters()
+        params[0] = torch.nn.Parameter(torch.complex(params[0].detach(), params[0].detach() + 1))
+        o = OPTIMIZERS[optimizer](params)
+
+        @compile
+        def one(p=params[1], o=o):
+            real = p.detach()
+            real.mul_(1.5)
+            o.step()
+            real.add_(0.25)
+
+        for _ in range(3):
+            for p in params:
+                p.grad = p.detach() * 0.5
+            one()
+        results.append([p.detach().clone() for p in params])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert len(counters["graph_break"]) == 1

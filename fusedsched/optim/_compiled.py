@@ -62,12 +62,14 @@ def traced_zero_grad(optimizer: FusedOptimizer, set_to_none: bool) -> None:
 
 @while_tracing
 def _open(handle: str) -> bool:
-    """Whether one op can do the step: others know nothing of its op, and `differentiable` is to be seen through."""
+    """Whether one op can do the step: tensor subclasses know nothing of it, `differentiable` is to be seen through, and
+    inductor leaves an op that writes to complex numbers as it is, which it then refuses."""
     optimizer = OBJECTS[handle]
     if not optimizer._trace.roster:
         optimizer._ready_plan()
         refresh(optimizer)
-    plain = all(type(p).__torch_dispatch__ is Tensor.__torch_dispatch__ for g in optimizer._trace.roster for p in g)
+    params = [p for group in optimizer._trace.roster for p in group]
+    plain = all(type(p).__torch_dispatch__ is Tensor.__torch_dispatch__ and not p.is_complex() for p in params)
     return plain and not optimizer.defaults["differentiable"]
 
 
