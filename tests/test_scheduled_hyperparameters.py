@@ -6,8 +6,9 @@ import warnings
 
 import pytest
 import torch
-from cases import OPTIMIZERS, VISIBLE, named
+from cases import OPTIMIZERS, VISIBLE, named, torch_twin
 from scripting import give_gradients, parameters, train
+from tolerances import close
 
 from fusedsched import schedules as S
 
@@ -151,3 +152,40 @@ def test_copies_go_on_by_themselves(how, product):
     train(twin, twin.param_groups[0]["params"], 2)
     assert float(twin.param_groups[0]["lr"]) == VARYING["lr"](4)
     assert float(optimizer.param_groups[0]["lr"]) == VARYING["lr"](2)
+
+
+@pytest.mark.parametrize("at", ("constructor", "group", "added group"))
+def test_nesterov_momentum_may_begin_with_zero(at, product):
+    """Law: where momentum is a schedule, nesterov asks for one that is positive somewhere; the rest is torch's."""
+    momentum, options, results = S.linear(0.0, 0.9, steps=3), dict(lr=0.1, nesterov=True), []
+    for make in (product, torch_twin):
+        params = parameters((3, 4), 5)
+        first = momentum if make is product else 0.9
+        if at == "constructor":
+            optimizer = make("SGD", params, momentum=first, **options)
+            assert make is torch_twin or optimizer.defaults["momentum"] == 0.0
+        elif at == "group":
+            optimizer = make("SGD", [{"params": params, "momentum": first}], momentum=0.9, **options)
+        else:
+            optimizer = make("SGD", parameters(2), momentum=0.9, **options)
+            optimizer.add_param_group({"params": params, "momentum": first})
+        group = optimizer.param_groups[-1]
+        for update in range(5):
+            if make is torch_twin:
+                group["momentum"] = momentum(update)
+            assert float(group["momentum"]) == momentum(update)
+            give_gradients(params, update)
+            if update == 0:  # on a device the buffer begins before the momentum does
+                params[0].grad.zero_()
+                params[1].grad.zero_()
+            optimizer.step()
+        results.append(values(params))
+    close(*results, 5, "parameters")
+
+
+def test_nesterov_momentum_that_is_zero_throughout(product):
+    """Law: it is refused, with torch's sentence."""
+    with pytest.raises(ValueError, match="Nesterov momentum requires a momentum and zero dampening"):
+        product("SGD", parameters(4), momentum=S.constant(0.0), nesterov=True)
+    with pytest.raises(ValueError, match="Nesterov momentum requires a momentum and zero dampening"):
+        product("SGD", parameters(4), momentum=S.linear(0.0, 0.9, steps=3), dampening=0.5, nesterov=True)

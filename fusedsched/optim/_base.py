@@ -46,7 +46,7 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
         self._shown = Shown()
         self._clocks = Clocks()
         self._counts: dict[Tensor, int] = {}
-        self._default_schedules = take_schedules(scalars, self._slots)
+        self._default_schedules = take_schedules(scalars, self._slots, largest=True)  # momentum may begin with 0
         super().__init__(params, **scalars, **options)
         self._constructed = True
         self._show()
@@ -66,7 +66,10 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
             schedules = take_schedules(param_group, self._slots)
             for slot in self._slots:
                 inherited = self._default_schedules.get(slot.name)
-                if inherited is not None and slot.key not in param_group:
+                if inherited is None:
+                    continue
+                slot.write(self.defaults, float(inherited(0)))  # torch's checks had another value
+                if slot.key not in param_group:
                     schedules[slot.name] = inherited
             if schedules:
                 param_group["schedules"] = {**param_group.get("schedules", {}), **schedules}

@@ -35,8 +35,8 @@ def check_schedule(slot: Slot, schedule: Schedule) -> None:
         )
 
 
-def take_schedules(group: dict[str, Any], slots: tuple[Slot, ...]) -> dict[str, Schedule]:
-    """Puts the first value where a schedule stands in `group`, for torch's own checks, and returns the schedules."""
+def take_schedules(group: dict[str, Any], slots: tuple[Slot, ...], largest: bool = False) -> dict[str, Schedule]:
+    """Puts the first value (or the largest) where a schedule stands in `group`, and returns the schedules."""
     taken = {}
     for slot in slots:
         if slot.key not in group or (slot.item is not None and not isinstance(group[slot.key], (tuple, list))):
@@ -45,7 +45,7 @@ def take_schedules(group: dict[str, Any], slots: tuple[Slot, ...]) -> dict[str, 
         if isinstance(value, Schedule):
             check_schedule(slot, value)
             taken[slot.name] = value
-            slot.write(group, float(value(0)))
+            slot.write(group, value.program.bounds()[1] if largest else float(value(0)))
     return taken
 
 
