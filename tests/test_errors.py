@@ -8,6 +8,9 @@ import pytest
 import torch
 from cases import BACKENDS, maker, torch_twin
 from cases_errors import BAD_INPUTS, BadInput, Scene
+from tolerances import close
+
+from fusedsched.schedules import constant
 
 ROWS = [pytest.param(row, name, id=f"{key}-{name}") for key, row in BAD_INPUTS.items() for name in row.optimizers]
 _OPTIONS = {"AdamW": {}, "Adam": {}, "SGD": {"momentum": 0.9}}
@@ -81,6 +84,36 @@ def test_refused_and_nothing_changed(row, name, backend):
             next(attempt, None)
         sentence = str(theirs.value).split(". ")[0].rstrip(".")
         assert str(ours).startswith(sentence), f"torch says: {sentence}"
+
+
+@pytest.mark.parametrize("added", (False, True), ids=("constructor", "add_param_group"))
+@pytest.mark.parametrize("scheduled", (False, True), ids=("numbers", "schedule"))
+@pytest.mark.parametrize("key", ("lr", "weight_decay"))
+@pytest.mark.parametrize("name", _OPTIONS)
+def test_numbers_may_be_filled_in_before_the_first_step(name, key, scheduled, added, product):
+    """Law: None in a group is accepted as torch accepts it, and refused by the first step; nothing has changed then."""
+    other = "weight_decay" if key == "lr" else "lr"
+    results = []
+    for make in (product, torch_twin):
+        params = [torch.ones(3, requires_grad=True) for _ in range(2)]
+        groups = [{"params": [params[0]]}, {"params": [params[1]], key: None}]
+        value = constant(0.25) if scheduled and make is product else 0.25
+        optimizer = make(name, groups[: 1 if added else 2], **_OPTIONS[name], **{other: value})
+        if added:
+            optimizer.add_param_group(groups[1])
+        for p in params:
+            p.grad = torch.full_like(p, 0.5)
+        if make is product:
+            with pytest.raises(TypeError, match=rf"'{key}'. is None, which is not a number. Set it to"):
+                optimizer.step()
+            assert not optimizer.state and all(torch.equal(p, torch.ones(3)) for p in params)
+        optimizer.param_groups[1][key] = 0.125
+        optimizer.step()
+        optimizer.step()
+        assert float(optimizer.param_groups[1][other]) == 0.25
+        results.append([p.detach() for p in params])
+    for ours, torchs in zip(*results, strict=True):
+        close(ours, torchs, 2)
 
 
 def test_the_table_is_long_enough():

@@ -56,7 +56,10 @@ class Slot:
         group[self.key] = value
 
     def verify(self, group: dict[str, Any]) -> None:
-        """Raises ValueError if the group's value is not allowed. A value on a device is not looked at: that waits."""
+        """Raises ValueError if the group's value is not allowed. A value on a device is not looked at: that waits.
+        None is to be filled in before the first step, which asks for numbers."""
+        if group[self.key] is None:
+            return
         value = self.read(group)
         if isinstance(value, Tensor) and (value.device.type != "cpu" or value.numel() != 1):
             return

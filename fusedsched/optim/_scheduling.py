@@ -112,9 +112,10 @@ class Scheduling:
             plan.check_counts()
 
     def _show(self) -> None:
-        # The values of schedules, between steps; a step shows them itself.
+        # The values of schedules, between steps; a step shows them itself, and asks for what is to be filled in.
         if self._constructed and any("schedules" in group for group in self.param_groups):
-            self._ready_plan().advance(0, 0)
+            if all(group.get(slot.key) is not None for group in self._groups() for slot in self._slots):
+                self._ready_plan().advance(0, 0)
 
 
 def _by_group(schedule: Any, group: Any, n: int) -> dict[int, Any]:

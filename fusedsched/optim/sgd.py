@@ -72,7 +72,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
         scheduled = "momentum" in group.get("schedules", {})
-        if group["nesterov"] and ((group["momentum"] <= 0 and not scheduled) or group["dampening"] != 0):
+        momentum = 1.0 if scheduled or group["momentum"] is None else group["momentum"]
+        if group["nesterov"] and (momentum <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
