@@ -147,7 +147,10 @@ def sparse_gradient_in_adam(scene):
     scene.optimizer.step()
 
 
-@refused(RuntimeError, "sparse", SGD)
+_SGD_IS_DENSE = r"^(SGD|`_fused_sgd`) does not support sparse gradients.+use sparse=False in the embedding"
+
+
+@refused(RuntimeError, _SGD_IS_DENSE, SGD)
 def sparse_gradient_in_sgd(scene):
     scene.params[0].grad = torch.ones(4).to_sparse()
     yield

@@ -116,6 +116,18 @@ def test_numbers_may_be_filled_in_before_the_first_step(name, key, scheduled, ad
         close(ours, torchs, 2)
 
 
+@pytest.mark.parametrize("backend", ("auto", "reference", "reference-classes"))
+@pytest.mark.parametrize("name", _OPTIONS)
+def test_sparse_parameters_are_refused_by_the_right_name(name, backend):
+    """Law: the error names the class, and one that takes sparse gradients."""
+    p = torch.eye(3).to_sparse().requires_grad_()
+    optimizer = maker(backend)(name, [p], **_OPTIONS[name])
+    p.grad = torch.eye(3).to_sparse()
+    other = "torch.optim.SGD" if name == "SGD" else "SparseAdam"
+    with pytest.raises(RuntimeError, match=f"^{name[:4]}W? does not support sparse .*please consider {other} instead"):
+        optimizer.step()
+
+
 def test_the_table_is_long_enough():
     assert len(BAD_INPUTS) >= 40
 

@@ -7,7 +7,7 @@ It serves machines without a compiler, devices without kernels and tensor subcla
 from __future__ import annotations
 
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import ref
 
 import torch
@@ -23,13 +23,19 @@ if TYPE_CHECKING:
     from fusedsched.optim._base import FusedOptimizer
 
 
-def check_gradient(p: Tensor, where: str) -> None:
-    """Raises RuntimeError for a gradient that the rules cannot use. torch's sentence first."""
+def refuse_sparse(adam: bool, where: str) -> NoReturn:
+    """Raises RuntimeError. For Adam with torch's sentence first; torch.optim.SGD takes such gradients."""
+    kind, other = ("Adam", "SparseAdam") if adam else ("SGD", "torch.optim.SGD")
+    raise RuntimeError(
+        f"{kind} does not support sparse gradients, please consider {other} instead. The gradient of {where} is "
+        "sparse; use sparse=False in the embedding, or to_dense()."
+    )
+
+
+def check_gradient(p: Tensor, where: str, adam: bool) -> None:
+    """Raises RuntimeError for a gradient that the rules cannot use."""
     if p.grad.layout != torch.strided:
-        raise RuntimeError(
-            f"Adam does not support sparse gradients, please consider SparseAdam instead. The gradient of {where} is "
-            "sparse; use sparse=False in the embedding, or to_dense()."
-        )
+        refuse_sparse(adam, where)
     if p.grad.shape != p.shape or p.grad.device != p.device:
         raise RuntimeError(
             f"The gradient of {where} has shape {tuple(p.grad.shape)} on {p.grad.device}; the parameter has shape "
@@ -91,7 +97,7 @@ class EagerUpdates:
                     check_scalars(group, optimizer._slots)
                     last = g
                 where = f"parameter {i} of group {g}"
-                check_gradient(p, f"{where} (shape {tuple(p.shape)}, {p.dtype} on {p.device})")
+                check_gradient(p, f"{where} (shape {tuple(p.shape)}, {p.dtype} on {p.device})", optimizer._adam)
                 check_state(p, optimizer.state.get(p) or {}, optimizer._state_names(group), where)
                 found = True
         return found

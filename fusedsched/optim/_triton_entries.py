@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedsched.optim._eager import refuse_sparse
+
 # How numbers are stored; complex ones are pairs.
 REAL = {
     torch.float32: torch.float32,
@@ -114,15 +116,7 @@ class Entry:
         not fit."""
         p, grad = self.p, self.p.grad
         if grad.layout != torch.strided:
-            sentence = (
-                "Adam does not support sparse gradients, please consider SparseAdam instead"
-                if adam
-                else "`_fused_sgd` does not support sparse gradients"
-            )
-            raise RuntimeError(
-                f"{sentence}. The gradient of {self.where()} is sparse; use sparse=False in the embedding, or "
-                "to_dense()."
-            )
+            refuse_sparse(adam, self.where())
         if grad.device != p.device:
             raise RuntimeError(
                 f"The gradient of {self.where()} is on {grad.device}. Move it to the device of its parameter."

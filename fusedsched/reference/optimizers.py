@@ -68,8 +68,9 @@ class _Eager:
         work = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
         for _, p in work:
             if p.grad.is_sparse:
+                other = "torch.optim.SGD" if isinstance(self, torch.optim.SGD) else "SparseAdam"
                 raise RuntimeError(
-                    f"{type(self).__name__} does not support sparse gradients, please consider SparseAdam instead"
+                    f"{type(self).__name__} does not support sparse gradients, please consider {other} instead"
                 )
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             for group, p in work:
