@@ -111,6 +111,34 @@ BAD_SCHEDULES: dict[str, Bad] = {
     "saved-field": Bad(
         lambda: Schedule.from_json({"schedule": "Segment", "shape": "LINEAR", "slope": 1}), ValueError, r"slope"
     ),
+    "saved-shape": Bad(
+        lambda: Schedule.from_json({"schedule": "Segment", "shape": "FOO"}), ValueError, r"shape: 'FOO'.*LINEAR, COSINE"
+    ),
+    "saved-shape-number": Bad(
+        lambda: Schedule.from_json({"schedule": "Segment", "shape": 99}), ValueError, r"shape: 99.*LINEAR, COSINE"
+    ),
+    "saved-without-shape": Bad(
+        lambda: Schedule.from_json({"schedule": "Segment", "start": 1.0}), ValueError, r"Segment.*lacks \['shape'\]"
+    ),
+    "saved-without-parts": Bad(
+        lambda: Schedule.from_json({"schedule": "Sequence"}), ValueError, r"Sequence.*lacks \['parts', 'boundaries'\]"
+    ),
+    "saved-list": Bad(lambda: Schedule.from_json([]), ValueError, r"not a saved schedule.*Known kinds.*Segment"),
+    "saved-empty": Bad(lambda: Schedule.from_json({}), ValueError, r"not a saved schedule.*Known kinds.*Segment"),
+    "saved-kind-list": Bad(
+        lambda: Schedule.from_json({"schedule": ["Segment"]}), ValueError, r"kind is \['Segment'\].*Known kinds"
+    ),
+    "saved-text-for-a-number": Bad(
+        lambda: Schedule.from_json({"schedule": "Segment", "shape": "LINEAR", "span": "long"}), ValueError, r"'long'"
+    ),
+    "saved-number-for-parts": Bad(
+        lambda: Schedule.from_json({"schedule": "Sequence", "parts": 5, "boundaries": []}),
+        ValueError,
+        r"Sequence got a wrong type.*parts: int",
+    ),
+    "saved-number-for-a-part": Bad(
+        lambda: Schedule.from_json({"schedule": "Shift", "part": "LINEAR", "begin": 1}), ValueError, r"'LINEAR'"
+    ),
     "saved-number": Bad(lambda: Schedule.from_json("0.1"), ValueError, r"not a saved schedule"),
     "lower-number": Bad(lambda: S.lower(0.1), TypeError, r"takes a schedule, got float"),
 }

@@ -63,6 +63,14 @@ def as_schedule(value: Schedule | float, what: str = "part") -> Schedule:
     return Segment(Shape.CONSTANT, start=finite(what, value))
 
 
+def _shape(shape: Any) -> Shape:
+    try:
+        return Shape[shape] if isinstance(shape, str) else Shape(shape)
+    except (KeyError, ValueError):
+        names = ", ".join(s.name for s in Shape)
+        raise ValueError(f"Unknown shape: {shape!r}. It must be one of {names}.") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """The value of one hyperparameter as a function of the clock. Immutable and hashable; calling it evaluates it.
@@ -207,7 +215,7 @@ let a constant follow, or end it sooner.
 
     @staticmethod
     def from_json(data: dict[str, Any] | str) -> Schedule:
-        """The schedule that `to_json` wrote (a dict, or its `json.dumps`).
+        """The schedule that `to_json` wrote (a dict, or its `json.dumps`). Raises ValueError for anything else.
 
         >>> s = 2.0 * Segment(Shape.EXPONENTIAL, start=1.0, param=0.5)
         >>> Schedule.from_json(json.dumps(s.to_json())) == s
@@ -253,7 +261,7 @@ class Segment(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shape = Shape[self.shape] if isinstance(self.shape, str) else Shape(self.shape)
+        shape = _shape(self.shape)
         name = shape.name
         self._set("shape", shape)
         self._set("values", tuple(finite(f"values[{i}] of {name}", v) for i, v in enumerate(self.values)))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from enum import Enum
 from typing import Any
 
@@ -25,17 +25,29 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(data: Any, kinds: Mapping[str, type]) -> Any:
-    """The schedule that `to_plain` wrote. `kinds`: the classes by name."""
+    """The schedule that `to_plain` wrote. `kinds`: the classes by name. Raises ValueError for what it did not write."""
     if isinstance(data, list):
         return tuple(from_plain(item, kinds) for item in data)
     if not isinstance(data, Mapping):
         return data
-    kind = kinds.get(data.get("schedule"))
-    known = {field.name for field in fields(kind)} if kind else set()
-    unknown = sorted(set(data) - known - {"schedule"})
-    if kind is None or unknown:
+    name = data.get("schedule")
+    kind = kinds.get(name) if isinstance(name, str) else None
+    if kind is None:
         raise ValueError(
-            f"This is not a saved schedule: kind {data.get('schedule')!r}, unknown fields {unknown}. "
-            f"Known kinds: {sorted(kinds)}. It may come from a newer version."
+            f"This is not a saved schedule: its kind is {name!r}. Known kinds: {sorted(kinds)}. It may come from a "
+            "newer version."
         )
-    return kind(**{name: from_plain(value, kinds) for name, value in data.items() if name != "schedule"})
+    known = {field.name: field.default is MISSING for field in fields(kind)}
+    unknown = sorted(set(data) - set(known) - {"schedule"})
+    missing = [field for field, needed in known.items() if needed and field not in data]
+    if unknown or missing:
+        raise ValueError(
+            f"This is not a saved schedule: {name} has unknown fields {unknown} and lacks {missing}. Known fields: "
+            f"{sorted(known)}. It may come from a newer version."
+        )
+    values = {field: from_plain(value, kinds) for field, value in data.items() if field != "schedule"}
+    try:
+        return kind(**values)
+    except (TypeError, AttributeError) as error:
+        types = ", ".join(f"{field}: {type(value).__name__}" for field, value in data.items())
+        raise ValueError(f"This is not a saved schedule: {name} got a wrong type ({error}). It has {types}.") from error
