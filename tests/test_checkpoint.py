@@ -229,6 +229,37 @@ def test_torch_goes_on_with_the_number_where_a_schedule_was(product):
     train(other, params, 1)
 
 
+@pytest.mark.parametrize("updates", (1, 2))
+@pytest.mark.parametrize("name", ("AdamW", "Adam"))
+def test_schedules_go_on_where_torch_left_off(name, updates, product):
+    """Law: what torch's class trained in between counts, though it hands on the clock as it got it."""
+    params = parameters(4)
+    optimizer = product(name, params, **{**VISIBLE[name], **SCHEDULED[name]})
+    train(optimizer, params, 3)
+    optimizer.advance(tokens=70)
+    other = torch_twin(name, params)
+    other.load_state_dict(through_a_file(optimizer.state_dict()))
+    train(other, params, updates)
+    optimizer.load_state_dict(through_a_file(other.state_dict()))
+    assert optimizer._clocks.read() == [3 + updates, 0, 70, 0]
+    assert float(optimizer.param_groups[0]["lr"]) == SCHEDULED[name]["lr"](3 + updates)
+    assert float(optimizer.state[params[0]]["step"]) == 3 + updates
+
+
+@pytest.mark.parametrize("name", VISIBLE)
+def test_the_clock_may_be_ahead_of_every_step(name, product):
+    """Law: a clock is resumed as it was saved where the state is as it was saved, or has less."""
+    params = parameters(4)
+    optimizer = product(name, params, **{**VISIBLE[name], **SCHEDULED[name]})
+    train(optimizer, params, 3)
+    optimizer.state.clear()
+    train(optimizer, params, 1)
+    saved = optimizer.state_dict()
+    for state in (saved["state"], {}):
+        optimizer.load_state_dict({**saved, "state": state})
+        assert optimizer._clocks.read()[0] == 4
+
+
 def test_counts_past_what_float32_holds(product):
     params = parameters(4)
     optimizer = product("AdamW", params, **VISIBLE["AdamW"])

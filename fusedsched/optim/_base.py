@@ -142,8 +142,8 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
         """Loads a state of this class or of torch's. State keeps the dtype that it was saved with.
 
         `override`: what wins where the saved schedule is not the present one: "checkpoint" (with a warning that says
-        what differs), "present", or "error". Clocks are always the checkpoint's; a state of torch's class, which has
-        none, sets them to the largest step of a parameter.
+        what differs), "present", or "error". Clocks are always the checkpoint's; with a state of torch's class, which
+        has none, or with which torch's class has gone on, updates are counted from the largest step of a parameter.
         Raises ValueError for a state of another model or, with "error", of another schedule; nothing is changed then.
         """
         _checkpoint.load_state_dict(self, super().load_state_dict, state_dict, override)

@@ -77,7 +77,7 @@ def _pack(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
         if exact:
             extra["steps"] = exact
         if extra:
-            saved[KEY] = {**extra, "clocks": clocks}
+            saved[KEY] = {**extra, "clocks": clocks, "largest_step": _largest_step(optimizer)}
         if "schedules" in extra:  # flattened checkpoints of torch.distributed look for the keys of the live group
             saved["schedules"] = saved[KEY]
 
@@ -165,7 +165,7 @@ class _Load:
         """Puts our plain data where it belongs, after torch's load."""
         _restore_dtypes(optimizer, self._packed)
         optimizer._counts = {}
-        clocks = None
+        clocks, then, now = None, None, _largest_step(optimizer)
         for group, extra, schedules in zip(optimizer.param_groups, self._extras, self._schedules, strict=True):
             group.pop(KEY, None)
             group.pop("schedules", None)
@@ -174,8 +174,10 @@ class _Load:
             for i, count in extra.get("steps", {}).items():
                 if int(i) < len(group["params"]):  # a hook may have split the group
                     optimizer._counts[group["params"][int(i)]] = count
-            clocks = extra.get("clocks", clocks)
-        clocks = clocks or [_largest_step(optimizer)]
+            clocks, then = extra.get("clocks", clocks), extra.get("largest_step", then)
+        clocks = clocks or [now]
+        if then is not None and now > then:  # torch's class has gone on with it, and carried our key along as it was
+            clocks = [now, *clocks[1:]]
         optimizer._clocks.set(clocks + [0] * (4 - len(clocks)))
         optimizer._invalidate_loaded()
 
