@@ -36,8 +36,8 @@ class Stepping(Optimizer):
         """
         if is_dynamo_compiling():
             return traced_step(self, (args[0] if args else None) if closure is ... else closure)
-        self._opt_called = True  # torch's schedulers ask for it; they would patch this method otherwise
         attributes = self.__dict__
+        attributes["_opt_called"] = True  # torch's schedulers ask for it; they would patch this method otherwise
         plan = attributes["_plan"]
         if (
             (closure is ... or closure is None)
