@@ -147,7 +147,7 @@ class _Load:
 
     def _choose(self, index: int, present: dict[str, Schedule], extra: dict[str, Any]) -> dict[str, Schedule]:
         saved = {name: Schedule.from_json(e["expression"]) for name, e in extra.get("schedules", {}).items()}
-        for name in saved.keys() & present.keys():
+        for name in [name for name in present if name in saved]:
             if saved[name] != present[name]:
                 self._say(
                     f"The saved schedule of '{name}' in group {index} is not the present one.\nsaved:\n"
