@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "csrc" / "cuda"))
 import toolchain  # noqa: E402
 
 # csrc/NAME.cpp: may include torch
-BORDER = ["bindings", "group", "plan", "collect", "gradients", "cpu_plan", "track", "threads"]
+BORDER = ["bindings", "group", "plan", "overlap", "collect", "gradients", "cpu_plan", "track", "threads"]
 BORDER += ["cuda_plan", "cuda_tables", "cuda_runtime", "plateau", "rates", "telemetry"]
 
 # (object, source, flags): one source makes several objects, one for each instruction set, under different names.

@@ -24,6 +24,17 @@ std::vector<double> evaluate_many(const py::buffer& program, const std::vector<d
   return out;
 }
 
+// Lets Python's garbage collector look into plans.
+void collectable(PyHeapTypeObject* heap_type) {
+  PyTypeObject& type = heap_type->ht_type;
+  type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    const auto held = reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder();
+    return held.holder_constructed() ? static_cast<const fs::Plan*>(held.value_ptr())->traverse(visit, arg) : 0;
+  };
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -40,24 +51,39 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     }
   });
 
-  py::class_<Plan> plan(m, "Plan");
+  py::class_<Plan> plan(m, "Plan", py::custom_type_setup(collectable));
   py::enum_<Plan::Outcome>(plan, "Outcome")
       .value("DONE", Plan::kDone)
       .value("REBUILD", Plan::kRebuild)
       .value("STATE_MISSING", Plan::kStateMissing)
       .value("DONE_WITH_EDITS", Plan::kDoneWithEdits);
-  plan.def("check", [](Plan& p, const py::list& g, const py::dict& s) { return int(p.check(g, s)); })
+  plan.def("check",
+           [](Plan& p, const py::list& g, const py::dict& s) {
+             p.await_update();
+             return int(p.check(g, s));
+           })
       .def("pending", &Plan::pending)
-      .def("apply", [](Plan& p, const OptionalTensor& scale, const OptionalTensor& found_inf,
-                       bool counts) { return int(p.apply(scale, found_inf, counts)); })
-      .def("step", [](Plan& p, const py::list& g, const py::dict& s, const OptionalTensor& scale,
-                      const OptionalTensor& found_inf) { return int(p.step(g, s, scale, found_inf)); })
+      .def("apply",
+           [](Plan& p, const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
+             p.await_update();
+             return int(p.apply(scale, found_inf, counts));
+           })
+      .def("step",
+           [](Plan& p, const py::list& g, const py::dict& s, const OptionalTensor& scale,
+              const OptionalTensor& found_inf) {
+             p.await_update();
+             return int(p.step(g, s, scale, found_inf));
+           })
       .def("skip", [](Plan& p, const py::list& g, const at::Tensor& found_inf) { return int(p.skip(g, found_inf)); })
       .def("record_to", &Plan::record_to)
       .def("zero_grad", &Plan::zero_grad)
       .def("missing", &Plan::missing)
       .def("foreign", &Plan::foreign)
-      .def("adopt", &Plan::adopt)
+      .def("adopt",
+           [](Plan& p, const std::vector<std::pair<int, int>>& which) {
+             p.await_update();
+             p.adopt(which);
+           })
       .def("exact_counts", &Plan::exact_counts)
       .def("adopt_counts", &Plan::adopt_counts)
       .def("set_program", &Plan::set_program)
@@ -66,10 +92,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("check_counts", &Plan::check_counts)
       .def_property_readonly("device", &Plan::device)
       .def_property_readonly("name", &Plan::name);
-  py::class_<fs::CpuPlan, Plan>(m, "CpuPlan")
+  py::class_<fs::CpuPlan, Plan>(m, "CpuPlan", py::custom_type_setup(collectable))
       .def(py::init<bool, py::list, py::dict, at::Tensor>(), py::arg("adam"), py::arg("param_groups"),
            py::arg("state"), py::arg("clocks"));
-  py::class_<fs::CudaPlan, Plan>(m, "CudaPlan")
+  py::class_<fs::CudaPlan, Plan>(m, "CudaPlan", py::custom_type_setup(collectable))
       .def(py::init<bool, py::list, py::dict, at::Tensor, at::Tensor, py::object>(), py::arg("adam"),
            py::arg("param_groups"), py::arg("state"), py::arg("clocks"), py::arg("flags"), py::arg("stream_of"))
       .def("follow", &fs::CudaPlan::follow)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The first pass of a step: reads every pointer and checks everything, changes nothing.
+#include <ATen/ExpandUtils.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <sstream>
@@ -45,7 +46,9 @@ bool as_seen(const Entry& entry, const at::TensorImpl& param, const at::TensorIm
     const at::TensorImpl& state = *entry.state[k].unsafeGetTensorImpl();
     if (!kind.state[k].holds(state) || !entry.layout->same_order(state)) return false;
   }
-  return true;
+  if (entry.shown_step == nullptr) return true;
+  const at::TensorImpl& step = *entry.step.unsafeGetTensorImpl();
+  return kind.step.holds(step) && first_element(step) == entry.shown_step;
 }
 
 // Writes only what differs, and says whether it did.
@@ -66,6 +69,14 @@ bool read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorI
   return moved;
 }
 
+// Whether it still has the layout that its state was given; one with gaps, its dense copy.
+bool is_laid_out(const Entry& entry) {
+  const at::Tensor& p = entry.param();
+  if (entry.gathered != has_gaps(p)) return false;
+  if (!entry.gathered) return entry.layout->matches(*p.unsafeGetTensorImpl());
+  return entry.layout->is(p.sizes(), at::infer_dense_strides(p.sizes(), p.strides()));
+}
+
 template <class T>
 void ask_for(const T* object) {
   for (size_t at = 0; at < sizeof(T); at += fs_cpu::kLine) __builtin_prefetch(reinterpret_cast<const char*>(object) + at);
@@ -82,6 +93,7 @@ void ask_ahead(const std::vector<Entry>& entries, size_t i) {
     for (const at::Tensor& state : entry.state) {
       if (state.defined()) ask_for(state.unsafeGetTensorImpl());
     }
+    if (entry.step.defined()) ask_for(entry.step.unsafeGetTensorImpl());
   }
   if (left > 3 * step) {
     const Entry& entry = entries[i + 3 * step];
@@ -131,7 +143,7 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   const int states = states_of(rule);
   const at::TensorImpl& param = *entry.param().unsafeGetTensorImpl();
   const auto dtype = dtype_of(entry.param().scalar_type());
-  if (!is_native(entry.param(), device_) || (!entry.gathered && !entry.layout->matches(param))) return false;
+  if (!is_native(entry.param(), device_) || !is_laid_out(entry)) return false;
   const size_t copies = work.copies.size();
   inspect_gradient(entry, grad, work);
   if (entry.states >= 0 && !state_unchanged(entry)) return false;
@@ -151,6 +163,11 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
     if (!entry.layout->same_order(*state.unsafeGetTensorImpl())) return false;
     span.state_dtype[k] = *state_dtype;
     kind.state[k].note(*state.unsafeGetTensorImpl());
+  }
+  if (entry.step.defined()) {
+    if (!is_count(entry.step)) return false;
+    kind.step.note(*entry.step.unsafeGetTensorImpl());
+    work.moved |= set(entry.shown_step, static_cast<float*>(first_element(*entry.step.unsafeGetTensorImpl())));
   }
   kind.param.note(param);
   kind.grad.note(*grad.unsafeGetTensorImpl());

@@ -142,8 +142,13 @@ void CpuPlan::run(Work& work) {
     part(0, units);
     return;
   }
-  py::gil_scoped_release release;
-  at::parallel_for(0, units, kGrain, part);
+  updating_ = true;
+  {
+    py::gil_scoped_release release;
+    const std::lock_guard<std::mutex> update(update_);
+    at::parallel_for(0, units, kGrain, part);
+  }
+  updating_ = false;
 }
 
 }  // namespace fs

@@ -34,7 +34,7 @@ fs_cuda::Slot CudaPlan::slot_of(size_t group, size_t slot) {
   fs_cuda::Slot out{};
   out.written = std::numeric_limits<double>::quiet_NaN();  // nothing shown yet
   if (kind == kTensor) {
-    out.tensor = from.tensor.const_data_ptr();
+    out.tensor = from.address;
     out.tensor_dtype = *dtype_of(from.tensor.scalar_type());
   } else if (kind == kProgram) {
     const Program& program = *from.program;
@@ -42,7 +42,7 @@ fs_cuda::Slot CudaPlan::slot_of(size_t group, size_t slot) {
     table = upload(program.table.data(), program.table.size() * sizeof(double));
     out.program = static_cast<const double*>(table.const_data_ptr());
     out.clock = static_cast<const int64_t*>(clocks_.const_data_ptr()) + program.unit;
-    out.shown = program.here ? program.shown : nullptr;
+    out.shown = program.here ? program.place : nullptr;
   }
   return out;
 }
@@ -109,8 +109,10 @@ bool CudaPlan::read_numbers(bool accept) {
         known_[at] = slots[s].value;
         continue;
       }
-      const bool other_tensor = kind == kTensor && slots[s].tensor.const_data_ptr() != slots_[g].slots[s].tensor;
-      const bool other = kind != kinds_of_slots_[at] || other_tensor;
+      const fs_cuda::Slot& told = slots_[g].slots[s];
+      const bool elsewhere = (kind == kTensor && slots[s].address != told.tensor) ||
+                             (kind == kProgram && slots[s].program->here && slots[s].program->place != told.shown);
+      const bool other = kind != kinds_of_slots_[at] || elsewhere;
       if (kind == kFollowing || (other && (leaves_graph(g) || capturing()))) {
         groups_[g].touch();  // the rest of it was not read
         return false;

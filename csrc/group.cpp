@@ -18,6 +18,7 @@ struct SlotName {
   const char* name;
   const char* key;
   int item;
+  bool flag = false;  // what counts is whether it is true, as Python has it
 };
 
 constexpr SlotName kAdamSlots[] = {{"lr", "lr", -1},
@@ -25,14 +26,25 @@ constexpr SlotName kAdamSlots[] = {{"lr", "lr", -1},
                                    {"beta2", "betas", 1},
                                    {"eps", "eps", -1},
                                    {"weight_decay", "weight_decay", -1},
-                                   {"amsgrad", "amsgrad", -1},
-                                   {"maximize", "maximize", -1},
-                                   {"decoupled_weight_decay", "decoupled_weight_decay", -1}};
+                                   {"amsgrad", "amsgrad", -1, true},
+                                   {"maximize", "maximize", -1, true},
+                                   {"decoupled_weight_decay", "decoupled_weight_decay", -1, true}};
 constexpr SlotName kSGDSlots[] = {{"lr", "lr", -1},           {"momentum", "momentum", -1},
                                   {"dampening", "dampening", -1}, {"weight_decay", "weight_decay", -1},
-                                  {"nesterov", "nesterov", -1},   {"maximize", "maximize", -1}};
+                                  {"nesterov", "nesterov", -1, true}, {"maximize", "maximize", -1, true}};
+
+// Whether nobody can change the number inside; of a tensor, that is looked at anyway.
+bool is_constant(PyObject* object) {
+  return PyFloat_Check(object) || PyLong_Check(object) || object == Py_None ||
+         THPVariable_Check(object);
+}
 
 double number(const Slot& slot, PyObject* object) {
+  if (slot.flag) {
+    const int truth = PyObject_IsTrue(object);
+    if (truth < 0) throw py::error_already_set();
+    return truth;
+  }
   const double value = PyFloat_AsDouble(object);
   if (value == -1.0 && PyErr_Occurred()) {
     PyErr_Clear();
@@ -53,7 +65,7 @@ double number(const at::Tensor& tensor) {
 Group::Group(py::dict dict, bool adam, std::optional<at::Device> device) : device_(device) {
   dict_.watch(std::move(dict));
   auto add = [this](const SlotName& n) {
-    slots_.push_back({n.name, PyUnicode_InternFromString(n.key), n.item});
+    slots_.push_back({n.name, PyUnicode_InternFromString(n.key), n.item, n.flag});
   };
   if (adam) {
     for (const SlotName& n : kAdamSlots) add(n);
@@ -62,14 +74,16 @@ Group::Group(py::dict dict, bool adam, std::optional<at::Device> device) : devic
   }
   read_items();
   read_values();  // which state there has to be depends on them
-  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params_.ptr()); ++i) members_.push_back(PyList_GET_ITEM(params_.ptr(), i));
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(params_.ptr()); ++i) members_.push_back(PySequence_Fast_GET_ITEM(params_.ptr(), i));
 }
 
 void Group::read_items() {
   static PyObject* const params_key = PyUnicode_InternFromString("params");
   volatile_ = has_tensors_ = false;
   PyObject* params = PyDict_GetItemWithError(dict_.get().ptr(), params_key);
-  if (params == nullptr || !PyList_Check(params)) throw py::type_error("param_groups[...]['params'] must be a list.");
+  if (params == nullptr || (!PyList_Check(params) && !PyTuple_Check(params))) {
+    throw py::type_error("param_groups[...]['params'] must be a list or a tuple.");
+  }
   if (params != params_.ptr()) params_ = py::reinterpret_borrow<py::object>(params);
   for (Slot& slot : slots_) {
     PyObject* object = PyDict_GetItemWithError(dict_.get().ptr(), slot.key);
@@ -82,10 +96,11 @@ void Group::read_items() {
       object = PyTuple_GET_ITEM(object, slot.item);
     } else if (slot.item >= 0) {
       volatile_ = true;
-      item = py::reinterpret_borrow<py::sequence>(object)[slot.item];
+      item = py::reinterpret_borrow<py::object>(object)[py::int_(slot.item)];  // a tensor gives one, too
       object = item.ptr();
     }
-    if (object == slot.object.ptr()) {  // the same number as before
+    if (!is_constant(object)) volatile_ = true;
+    if (object == slot.object.ptr() && (slot.tensor.defined() || is_constant(object))) {  // the same number as before
       has_tensors_ |= slot.tensor.defined();
       continue;
     }
@@ -107,13 +122,25 @@ void Group::read_items() {
   dict_.looked();
 }
 
+bool Program::locate() {
+  const bool number = shown.scalar_type() == at::kDouble && shown.numel() == 1 && is_backed(shown);
+  edited |= !number;  // somebody has made something else of it
+  double* now = number ? static_cast<double*>(first_element(*shown.unsafeGetTensorImpl())) : place;
+  return std::exchange(place, now) != now;
+}
+
+// Where the number can be looked at.
+void Group::find_edit(Program& program) {
+  if (device_ || !program.here || program.edited || *program.place == program.written) return;
+  program.edited = newly_edited_ = true;
+}
+
 void Group::read_scheduled(Slot& slot) {
   Program& program = *slot.program;
+  changed_ |= program.locate();
   const bool ours = slot.scheduled();
   if (!ours && !program.edited) newly_edited_ = true;  // not kept: putting the tensor back resumes the schedule
-  if (ours && !device_ && program.here && !program.edited && *program.shown != program.written) {
-    program.edited = newly_edited_ = true;
-  }
+  if (ours) find_edit(program);
   if (ours && device_ && program.here) {
     const uint32_t version = slot.tensor._version();
     newly_edited_ |= std::exchange(program.version, version) != version;
@@ -123,6 +150,10 @@ void Group::read_scheduled(Slot& slot) {
 void Group::read_values() {
   for (Slot& slot : slots_) {
     if (slot.program) read_scheduled(slot);
+    if (slot.on_device) {
+      const void* now = slot.tensor.const_data_ptr();
+      changed_ |= std::exchange(slot.address, now) != now;
+    }
     if (!slot.tensor.defined() || slot.on_device || (slot.scheduled() && !slot.program->here)) continue;
     const double value = number(slot.tensor);
     changed_ |= value != slot.value;
@@ -134,9 +165,9 @@ bool Group::refresh() {
   PyObject* before = params_.ptr();
   if (volatile_ || dict_.may_have_changed()) read_items();
   if (has_tensors_ || has_programs_) read_values();
-  if (params_.ptr() != before || PyList_GET_SIZE(before) != static_cast<Py_ssize_t>(members_.size())) return false;
+  if (params_.ptr() != before || PySequence_Fast_GET_SIZE(before) != static_cast<Py_ssize_t>(members_.size())) return false;
   for (size_t i = 0; i < members_.size(); ++i) {
-    if (PyList_GET_ITEM(before, i) != members_[i]) return false;
+    if (PySequence_Fast_GET_ITEM(before, i) != members_[i]) return false;
   }
   return true;
 }
@@ -148,9 +179,11 @@ void Group::set_program(const std::string& name, std::vector<double> table, int 
     slot.program = std::make_unique<Program>();
     slot.program->table = std::move(table);
     slot.program->unit = unit;
-    slot.program->shown = static_cast<double*>(shown.mutable_data_ptr());
+    slot.program->shown = shown;
+    slot.program->locate();
     slot.program->version = shown._version();
     slot.program->here = shown.device() == device_.value_or(at::kCPU);
+    if (!device_ && slot.program->here) slot.program->written = *slot.program->place;  // not an edit
     has_programs_ = changed_ = true;
     if (!device_) show(clocks);
     return;
@@ -172,14 +205,17 @@ void Group::check_horizons(const int64_t* clocks) const {
 
 void Group::show(const int64_t* clocks) {
   for (Slot& slot : slots_) {
-    if (!slot.program || slot.program->edited) continue;
+    if (!slot.program) continue;
     Program& program = *slot.program;
+    program.locate();
+    find_edit(program);
+    if (program.edited) continue;
     const double horizon = program.table[2];
     double clock = static_cast<double>(clocks[program.unit]);
     if (horizon >= 0.0 && clock > horizon) clock = horizon;  // check_horizons speaks at the next step
     program.written = evaluate(program.table.data(), clock);
     if (program.here) {
-      *program.shown = program.written;
+      *program.place = program.written;
     } else {
       slot.value = program.written;
     }

@@ -53,11 +53,15 @@ class WatchedDict {
 struct Program {
   std::vector<double> table;
   int unit = 0;            // which of the optimizer's clocks it reads
-  double* shown = nullptr;  // the number inside that tensor
+  at::Tensor shown;        // that tensor
+  double* place = nullptr;  // its number, where it was last found
   double written = 0.0;    // what was last stored there; anything else is an edit
   uint32_t version = 0;    // of that tensor: on a device, where the number cannot be looked at, a new one is an edit
   bool here = false;       // whether this plan writes there; if not, another device's plan does
   bool edited = false;     // an edit means "constant from here on"
+
+  // Finds the number: the memory of a tensor may be exchanged. Whether it is elsewhere than before.
+  bool locate();
 };
 
 // One number of a group: a Python number, a tensor, or the present value of a program.
@@ -65,14 +69,16 @@ struct Slot {
   std::string name;      // as users say it: "lr", "beta1"
   PyObject* key;         // interned key of the dictionary
   int item;              // index inside a tuple, -1 if the value is the number itself
+  bool flag;             // true or false
   py::object object;     // what the dictionary held when last read
   at::Tensor tensor;     // the same, if it is a tensor
   double value = 0.0;    // NaN: a kernel reads it
+  const void* address = nullptr;  // where it does; the memory of a tensor may be exchanged
   bool on_device = false;
   std::unique_ptr<Program> program;
 
   // Whether it is the tensor that its own program writes to, not something that a user put there.
-  bool scheduled() const { return program && tensor.defined() && tensor.const_data_ptr() == program->shown; }
+  bool scheduled() const { return program && tensor.is_same(program->shown); }
 };
 
 class Group {
@@ -101,12 +107,20 @@ class Group {
   bool take_edited() { return std::exchange(newly_edited_, false); }
   bool take_changed() { return std::exchange(changed_, false); }
   void touch() { changed_ = true; }
+  // Shows Python's garbage collector each reference held here, once.
+  int traverse(visitproc visit, void* arg) const {
+    Py_VISIT(dict_.get().ptr());
+    Py_VISIT(params_.ptr());
+    for (const Slot& slot : slots_) Py_VISIT(slot.object.ptr());
+    return 0;
+  }
   const std::vector<Slot>& slots() const { return slots_; }
 
  private:
   void read_items();
   void read_values();
   void read_scheduled(Slot& slot);
+  void find_edit(Program& program);
 
   WatchedDict dict_;
   std::optional<at::Device> device_;

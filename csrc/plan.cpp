@@ -2,7 +2,6 @@
 #include "plan.h"
 
 #include <ATen/MemoryOverlap.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <unordered_map>
@@ -47,17 +46,17 @@ Plan::Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, 
                          on_host ? std::nullopt : std::optional<at::Device>(device));
     group_objects_.push_back(handle.ptr());
     PyObject* params = groups_.back().params();
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); ++i) {
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(params); ++i) {
       Entry entry;
       entry.group = g;
       entry.index = static_cast<int32_t>(i);
-      add(std::move(entry), PyList_GET_ITEM(params, i));
+      add(std::move(entry), PySequence_Fast_GET_ITEM(params, i));
     }
   }
-  // A parameter that is listed twice is updated twice, one after the other: not by two threads at once.
   std::unordered_map<at::TensorImpl*, int> listed;
   for (const Entry& e : entries_) ++listed[e.param().unsafeGetTensorImpl()];
-  for (Entry& e : entries_) e.foreign |= listed[e.param().unsafeGetTensorImpl()] > 1;
+  const std::vector<bool> shared = sharing();
+  for (Entry& e : entries_) e.foreign |= shared[e.at] || listed[e.param().unsafeGetTensorImpl()] > 1;
   remember_state();
 }
 
@@ -92,7 +91,7 @@ void Plan::add(Entry entry, PyObject* object) {
   const at::Tensor& p = entry.param();
   entry.foreign = !is_native(p, device_);
   if (!entry.foreign) {
-    entry.gathered = !p.is_non_overlapping_and_dense() || p.is_conj() || p.is_neg();
+    entry.gathered = has_gaps(p);
     TORCH_CHECK(!entry.gathered || at::has_internal_overlap(p) != at::MemOverlap::Yes,
                 "unsupported operation: more than one element of the written-to tensor refers to a single memory "
                 "location. Parameter ", entry.index, " of group ", entry.group, " with shape ", p.sizes(),
@@ -116,6 +115,8 @@ void Plan::read_state(Entry& entry, PyObject* state) {
   Found& found = found_[entry.at];
   entry.states = -1;
   entry.kind = nullptr;
+  entry.step.reset();
+  entry.shown_step = nullptr;
   const int wanted = states_of(rule_of(groups_[entry.group]));
   for (int k = 0; k < wanted; ++k) {
     PyObject* object = PyDict_GetItemWithError(state, state_key(adam_, k));
@@ -133,16 +134,19 @@ void Plan::read_state(Entry& entry, PyObject* state) {
     PyObject* object = PyDict_GetItemWithError(state, step_key());
     if (object == nullptr || !THPVariable_Check(object)) return;
     const at::Tensor& step = THPVariable_Unpack(object);
-    TORCH_CHECK(step.device() == device_ && step.scalar_type() == at::kFloat && step.numel() == 1,
-                "state['step'] of parameter ", entry.index, " of group ", entry.group,
+    TORCH_CHECK(is_count(step), "state['step'] of parameter ", entry.index, " of group ", entry.group,
                 " must be a float32 tensor with one element on ", device_, ".");
     found.state[kMaxStates] = object;
-    found.step_storage = step.storage();
-    entry.shown_step = step.mutable_data_ptr<float>();
+    entry.step = step;
+    entry.shown_step = static_cast<float*>(first_element(*step.unsafeGetTensorImpl()));
     int64_t& count = beside_[entry.at].step;
     if (on_host_ && static_cast<float>(count) != *entry.shown_step) count = static_cast<int64_t>(*entry.shown_step);
   }
   entry.states = static_cast<int8_t>(wanted);
+}
+
+bool Plan::is_count(const at::Tensor& step) const {
+  return is_native(step, device_) && step.scalar_type() == at::kFloat && step.numel() == 1 && is_backed(step);
 }
 
 bool Plan::state_unchanged(Entry& entry) {
@@ -204,7 +208,8 @@ Plan::Outcome Plan::check(const py::list& param_groups, const py::dict& state) {
   if (!same_state(state) || !same_structure(param_groups)) return kRebuild;
   check_horizons();
   missing_.clear();
-  if (!collect(*work_)) return kRebuild;
+  if (!collect(*work_) || (work_->moved && shares_anew())) return kRebuild;
+  if (on_host_) work_->moved = false;  // else that is for the tables to say
   return missing_.empty() ? kDone : kStateMissing;
 }
 
@@ -261,8 +266,9 @@ void Plan::adopt(const std::vector<std::pair<int, int>>& which) {
     if (next == which.size()) break;
     if (std::pair<int, int>(e.group, e.index) != which[next]) continue;
     ++next;
-    PyObject* param = PyList_GET_ITEM(groups_[e.group].params(), e.index);
+    PyObject* param = PySequence_Fast_GET_ITEM(groups_[e.group].params(), e.index);
     PyObject* state = PyDict_GetItemWithError(state_.get().ptr(), param);
+    if (state != nullptr && !PyDict_Check(state)) throw py::type_error("The state of a parameter must be a dict.");
     if (state != nullptr) read_state(e, state);
     beside_[e.at].fresh = true;
   }

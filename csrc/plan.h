@@ -10,6 +10,7 @@
 
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,6 +33,9 @@ struct Layout {
   // For a tensor whose shape was compared before.
   bool same_order(const at::TensorImpl& impl) const {
     return contiguous ? impl.numel() == numel && impl.is_contiguous() : matches(impl);
+  }
+  bool is(at::IntArrayRef its_sizes, at::IntArrayRef its_strides) const {
+    return same(its_sizes, sizes) && same(its_strides, strides);
   }
   bool operator==(const Layout& other) const { return sizes == other.sizes && strides == other.strides; }
 
@@ -61,12 +65,12 @@ struct Seen {
 // What parameters of one kind have in common. Shared, since a thousand small tensors that each carry a copy no longer
 // fit into the cache.
 struct Kind {
-  Seen param, grad, state[kMaxStates];
+  Seen param, grad, state[kMaxStates], step;
   int loop = -1;
   fs_cpu::Kernel kernel = nullptr;
   bool operator==(const Kind& other) const {
     return param == other.param && grad == other.grad && state[0] == other.state[0] && state[1] == other.state[1] &&
-           state[2] == other.state[2] && loop == other.loop && kernel == other.kernel;
+           state[2] == other.state[2] && step == other.step && loop == other.loop && kernel == other.kernel;
   }
 };
 
@@ -80,7 +84,8 @@ struct Entry {
   const Layout* layout = nullptr;  // of the state, and of a dense parameter
   at::Tensor state[kMaxStates];
   WatchedDict state_dict;
-  float* shown_step = nullptr;
+  at::Tensor step;                 // the count as users see it; none for SGD
+  float* shown_step = nullptr;     // where it was last found
   fs_cpu::Span span{};             // as the kernel gets it
   int32_t group = 0;
   int32_t index = 0;               // within its group
@@ -101,7 +106,6 @@ struct Beside {
 // Where an entry's state was found, to see whether it was replaced.
 struct Found {
   PyObject* state[kMaxStates + 1] = {};  // as last seen in state_dict; the last one is the step
-  c10::Storage step_storage;             // keeps shown_step alive
   at::Tensor dense;                      // what a parameter with gaps is updated in
 };
 
@@ -162,6 +166,29 @@ class Plan {
   virtual void advance_by(int unit, const at::Tensor& amount) { advance(unit, amount.item<int64_t>()); }
   virtual void check_counts() {}
 
+  // Waits until no other thread is amid an update, which lets go of the interpreter.
+  void await_update() {
+    while (updating_) {
+      py::gil_scoped_release release;
+      const std::lock_guard<std::mutex> until_done(update_);
+    }
+  }
+
+  // Shows Python's garbage collector each reference held here, once: a model may hold its optimizer. Nothing is let go
+  // on its behalf, since such a circle leads through the optimizer's dictionary, which it can clear.
+  int traverse(visitproc visit, void* arg) const {
+    Py_VISIT(param_groups_.ptr());
+    Py_VISIT(state_.get().ptr());
+    for (const Group& group : groups_) {
+      if (const int stop = group.traverse(visit, arg)) return stop;
+    }
+    for (const Entry& entry : entries_) {
+      Py_VISIT(entry.object.ptr());
+      Py_VISIT(entry.state_dict.get().ptr());
+    }
+    return 0;
+  }
+
  protected:
   struct Work;  // what one step updates
 
@@ -174,6 +201,9 @@ class Plan {
   void remember_state();
   virtual void check_horizons() = 0;
   bool collect(Work& work);
+  bool is_count(const at::Tensor& step) const;
+  std::vector<bool> sharing() const;
+  bool shares_anew() const;
   bool forgotten(const Work& work) const;
   bool inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work);
   void inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work);
@@ -200,6 +230,8 @@ class Plan {
   at::Tensor ring_;    // telemetry; undefined: off
   std::vector<std::pair<int, int>> missing_;
   std::shared_ptr<Work> work_;
+  bool updating_ = false;  // read and written by who has the interpreter
+  std::mutex update_;      // held while it is let go
 };
 
 }  // namespace fs

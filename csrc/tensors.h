@@ -31,6 +31,15 @@ inline void* first_element(const at::TensorImpl& impl) {
   return static_cast<char*>(start) + impl.storage_offset() * impl.dtype().itemsize();
 }
 
+// Whether its storage still holds the tensor: somebody may have shrunk it.
+inline bool is_backed(const at::Tensor& tensor) {
+  const int64_t end = (tensor.storage_offset() + tensor.numel()) * static_cast<int64_t>(tensor.itemsize());
+  return static_cast<int64_t>(tensor.storage().nbytes()) >= end;
+}
+
+// Whether its elements cannot be walked in the order of memory: there are gaps, or a conjugate that nobody has computed.
+inline bool has_gaps(const at::Tensor& p) { return !p.is_non_overlapping_and_dense() || p.is_conj() || p.is_neg(); }
+
 // Plain strided memory on the device with a dtype of the kernels. Everything else is somebody else's.
 inline bool is_native(const at::Tensor& p, at::Device device) {
   return p.device() == device && p.layout() == at::kStrided && !p.unsafeGetTensorImpl()->is_python_dispatch() &&
