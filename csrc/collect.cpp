@@ -118,7 +118,7 @@ void ask_ahead(const std::vector<Entry>& entries, size_t i) {
 void Plan::inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work) {
   TORCH_CHECK(grad.layout() == at::kStrided,
               adam_ ? "Adam does not support sparse gradients, please consider SparseAdam instead"
-                    : "`_fused_sgd` does not support sparse gradients",
+                    : "SGD does not support sparse gradients, please consider torch.optim.SGD instead",
               ". The gradient of ", where(entry), " is sparse; use sparse=False in the embedding, or to_dense().");
   TORCH_CHECK(grad.device() == entry.param().device(), "The gradient of ", where(entry), " is on ", grad.device(),
               ". Move it to the device of its parameter.");

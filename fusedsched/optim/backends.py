@@ -27,7 +27,7 @@ def _cuda_reason() -> str | None:
         return _native.reason()
     runtime = module.cuda_runtime()
     if runtime is None:
-        return "fusedsched was built without CUDA: nvcc was not found, or FUSEDSCHED_CUDA=0 was set. Build it again with nvcc"
+        return "fusedsched was built without CUDA: nvcc was not found, or FUSEDSCHED_CUDA=0 was set. Build it with nvcc"
     if runtime == "cuda" and not torch.cuda.is_available():
         return "torch finds no GPU"
     return None
