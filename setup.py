@@ -17,14 +17,26 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc" / "cuda"))
 import toolchain  # noqa: E402
 
-# csrc/NAME.cpp: may include torch
-BORDER = ["bindings", "group", "plan", "overlap", "collect", "gradients", "cpu_plan", "track", "threads"]
-BORDER += ["cuda_plan", "cuda_tables", "cuda_runtime", "plateau", "rates", "telemetry"]
+# csrc/FOLDER/NAME.cpp: may include torch
+PLAN = [
+    "group",
+    "plan",
+    "overlap",
+    "collect",
+    "gradients",
+    "cpu_plan",
+    "cuda_plan",
+    "cuda_tables",
+    "cuda_runtime",
+    "telemetry",
+]
+BINDINGS = ["bindings", "host_driver", "device_schedule", "metric", "threads"]
+SOURCES = [*(f"plan/{name}" for name in PLAN), *(f"bindings/{name}" for name in BINDINGS)]
 
 # (object, source, flags): one source makes several objects, one for each instruction set, under different names.
 # cpu/dispatch.cpp picks among them at run time. Contraction to fma is off wherever a schedule is evaluated, since all
 # evaluators promise the same digits.
-UNITS = [(name, f"csrc/{name}.cpp", "$torch -ffp-contract=off") for name in BORDER]
+UNITS = [(name.replace("/", "_"), f"csrc/{name}.cpp", "$torch -ffp-contract=off") for name in SOURCES]
 UNITS += [("dispatch", "csrc/cpu/dispatch.cpp", "-ffp-contract=off")]
 if platform.machine().lower() in ("x86_64", "amd64"):
     UNITS += [

@@ -21,7 +21,7 @@ import torch  # noqa: E402
 
 import fusedsched  # noqa: E402
 from fusedsched import _native  # noqa: E402
-from fusedsched.arguments import near_names, picture_file, whole  # noqa: E402
+from fusedsched.command_line import near_names, picture_file, whole  # noqa: E402
 from fusedsched.files import check_writable, make_folder, write_json, write_whole  # noqa: E402
 from fusedsched.plotting import figure  # noqa: E402
 from fusedsched.progress import progress  # noqa: E402

@@ -16,7 +16,7 @@ import torch
 
 import fusedsched
 from fusedsched import lr_scheduler, schedules
-from fusedsched.arguments import near_names, whole
+from fusedsched.command_line import near_names, whole
 from fusedsched.files import check_writable, write_json
 from fusedsched.progress import progress
 

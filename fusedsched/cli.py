@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 import fusedsched
-from fusedsched.arguments import near_names
+from fusedsched.command_line import near_names
 
 
 class Command(NamedTuple):

@@ -100,7 +100,7 @@ def collect() -> dict[str, Any]:
     """Everything that `info` prints, as plain data."""
     import torch
 
-    from fusedsched.optim.backends import backends, for_device
+    from fusedsched.runtime.backends import backends, for_device
 
     here = gpus()
     places = ["cpu", *(["cuda"] if here else [])]

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fusedsched.arriving import Arriving
-from fusedsched.optim._recording import Recorded, decoded
+from fusedsched.optim.recording import Recorded, decoded
 from fusedsched.optim.telemetry import Telemetry
+from fusedsched.runtime.async_copy import AsyncCopy
 
 _ROOM = 4  # times `every`: rows that are kept, since a copy is looked at some steps after it began
 
@@ -97,7 +97,7 @@ class Monitor:
             optimizer.enable_telemetry(_ROOM * every)
         self._optimizer, self._every = optimizer, every
         self._calls = self._skipped = 0
-        self._copy: Arriving | None = None
+        self._copy: AsyncCopy | None = None
         self._ring = optimizer._ring
         # What was written before is not this monitor's.
         self._seen = 0 if self._ring.tensor is None else int(self._ring.tensor[0, 0])
@@ -107,7 +107,7 @@ class Monitor:
         self._calls += 1
         ring = self._rows()
         if self._copy is None and self._calls >= self._every and ring is not None:
-            self._copy, self._calls = Arriving(ring), 0
+            self._copy, self._calls = AsyncCopy(ring), 0
         if self._copy is None or not self._copy.arrived():
             return None
         copy, self._copy = self._copy, None

@@ -32,7 +32,7 @@ import torch  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction as jit  # noqa: E402, F401
 
 import fusedsched  # noqa: E402
-from fusedsched.optim import _triton  # noqa: E402
+from fusedsched.optim import triton_plan as _triton  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

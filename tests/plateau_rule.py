@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rule of csrc/core/plateau.h compiled for the host, as it is or with a mistake in it; and the emulated device."""
+"""The rule of csrc/core/metric.h compiled for the host, as it is or with a mistake in it; and the emulated device."""
 
 import ctypes
 import functools
@@ -14,7 +14,7 @@ from emulation.driver import Emulation
 from fusedsched.lr_scheduler import boards
 
 PROGRAM = """
-#include "plateau.h"
+#include "metric.h"
 extern "C" void decide(double* board, double metric) {
   fs::Watch& watch = *reinterpret_cast<fs::Watch*>(board);
   fs::Rate* rates = reinterpret_cast<fs::Rate*>(board + fs::kWatchWidth);
@@ -62,7 +62,7 @@ def mutants_of(whose):
 @functools.cache
 def rule(mutant):
     """`decide` of the rule, or of one with a mistake."""
-    header = (ROOT / "csrc" / "core" / "plateau.h").read_text()
+    header = (ROOT / "csrc" / "core" / "metric.h").read_text()
     if mutant is not None:
         _, right, wrong = MUTANTS[mutant]
         assert right in header, f"{mutant}: the text of the rule has changed"
@@ -74,7 +74,7 @@ def rule(mutant):
         if compiler() is None:
             pytest.skip("needs a C++ compiler")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "plateau.h").write_text(header)
+        (folder / "metric.h").write_text(header)
         (folder / "rule.cpp").write_text(PROGRAM)
         command = [compiler(), *FLAGS, f"-I{folder}", f"-I{ROOT / 'csrc' / 'core'}", str(folder / "rule.cpp")]
         subprocess.run([*command, "-o", str(library)], check=True)

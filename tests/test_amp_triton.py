@@ -8,7 +8,7 @@ from cases import VISIBLE, torch_twin
 from interpreted import interpreter as interpreter, make
 from scripting import assert_same
 
-from fusedsched.optim._stepping import Stepping
+from fusedsched.optim.stepping import Stepping
 
 
 @pytest.mark.parametrize("row", ("AdamW-amsgrad", "SGD-dampening"))

@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 import fusedsched as fs
 from fusedsched import lr_scheduler as L, schedules
 from fusedsched.lr_scheduler import traced
-from fusedsched.optim import _compiled
+from fusedsched.optim import compiled as _compiled
 
 pytestmark = QUIET
 pause = torch._dynamo.graph_break
@@ -184,12 +184,12 @@ def test_opcheck(optimizer, pattern):
     params = parameters()
     o = OPTIMIZERS[optimizer](params)
     give_gradients(params, 0, pattern)
-    _compiled._open(o._trace.handle)
-    _compiled._prepare(o._trace.handle, pattern)
-    buffers, grads = o._trace.buffers[pattern], [p.grad for p in params]
+    _compiled._open(o._compile_handle.handle)
+    _compiled._prepare(o._compile_handle.handle, pattern)
+    buffers, grads = o._compile_handle.buffers[pattern], [p.grad for p in params]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.library.opcheck(torch.ops.fusedsched.step.default, (o._trace.handle, params, grads, buffers))
+        torch.library.opcheck(torch.ops.fusedsched.step.default, (o._compile_handle.handle, params, grads, buffers))
 
 
 RATES = ("number", "tensor", "tensor, torch's")
@@ -203,9 +203,9 @@ def test_opcheck_of_schedulers(name, rates):
     o = kind(parameters(), lr=0.1 if rates == "number" else torch.tensor(0.1))
     scheduler = SCHEDULERS[name](o)
     o.step()
-    traced._prepare(scheduler._trace.handle)
+    traced._prepare(scheduler._compile_handle.handle)
     metric = torch.tensor(1.0) if "lateau" in name or name == "GreedyLR" else None
-    arguments = scheduler._trace.handle, scheduler._trace.buffers["written"], None, metric
+    arguments = scheduler._compile_handle.handle, scheduler._compile_handle.buffers["written"], None, metric
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.library.opcheck(torch.ops.fusedsched.schedule.default, arguments)
@@ -213,11 +213,13 @@ def test_opcheck_of_schedulers(name, rates):
 
 def test_opcheck_of_clocks():
     o = fs.SGD(parameters(), lr=schedules.linear(0.1, 0.0, steps=1000, unit="token"))
-    _compiled._open(o._trace.handle)
+    _compiled._open(o._compile_handle.handle)
     for numbers in ((2, 3, None, None), (0, 0, torch.tensor(2), torch.tensor(3))):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.library.opcheck(torch.ops.fusedsched.advance.default, (o._trace.handle, *numbers, o._trace.clocks))
+            torch.library.opcheck(
+                torch.ops.fusedsched.advance.default, (o._compile_handle.handle, *numbers, o._compile_handle.clocks)
+            )
 
 
 @pytest.mark.parametrize("backend", ["eager", INDUCTOR])

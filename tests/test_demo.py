@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import fusedsched as fs
-from fusedsched.arriving import Arriving
 from fusedsched.demo import command, report, text, train
 from fusedsched.demo.model import ByteModel
 from fusedsched.range_test.log import LossLog
+from fusedsched.runtime.async_copy import AsyncCopy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # in a source tree the benchmarks lie beside the package
 
@@ -69,7 +69,7 @@ def test_the_live_line_has_losses_rate_beta_norm_and_skipped_steps(tmp_path, cap
 @pytest.mark.parametrize("fault", [False, True])
 def test_a_training_step_does_not_wait_for_the_device(monkeypatch, fault):
     """As on a device from which nothing has arrived yet."""
-    monkeypatch.setattr(Arriving, "arrived", lambda self: False)
+    monkeypatch.setattr(AsyncCopy, "arrived", lambda self: False)
     monkeypatch.setattr(LossLog, "new", lambda self: [float(self._losses.sum())] if fault else [])
     config = train.Config(steps=30, warmup=3, batch=2, length=8, width=8, heads=2, depth=1)
     run = train.start("fusedsched", fs, fs.lr_scheduler, config, torch.device("cpu"))

@@ -26,9 +26,10 @@ from cases_rates import (
 from torch.optim import lr_scheduler as theirs
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fusedsched import _native, _rates, lr_scheduler as ours
-from fusedsched._rates import Carry, Piece
+from fusedsched import _native, lr_scheduler as ours
 from fusedsched.lr_scheduler import carrying, closed, device, tracks
+from fusedsched.runtime import hyperparameters as _rates
+from fusedsched.runtime.hyperparameters import Carry, Piece
 
 if "triton" in PLACES:
     from interpreted import interpreter as interpreter

@@ -27,7 +27,8 @@ from cases_rates import (
     values,
 )
 
-from fusedsched import _native, _rates, lr_scheduler as ours
+from fusedsched import _native, lr_scheduler as ours
+from fusedsched.runtime import hyperparameters as _rates
 
 if "triton" in PLACES:
     from interpreted import interpreter as interpreter

@@ -76,7 +76,7 @@ def test_cuda_knows_core_and_its_runtime_alone(path):
     assert foreign_includes(path.read_text(), system, ["core", "cuda"]) == []
 
 
-@pytest.mark.parametrize("path", ["cpu/step.cpp", "cuda/step.cu", "cuda/memory.cuh", "cuda/slots.cuh"])
+@pytest.mark.parametrize("path", ["cpu/step.cpp", "cuda/step.cu", "cuda/memory.cuh", "cuda/hyperparameters.cuh"])
 def test_loops_name_no_rule(path):
     text = (ROOT / "csrc" / path).read_text()
     code = re.sub(r"//.*", "", text) if path.startswith("cuda") else text

@@ -13,7 +13,7 @@ from test_capture import SCHEDULERS, both, emulated, fill, scene
 from torch._dynamo.utils import counters
 
 from fusedsched import schedules as S
-from fusedsched.optim._scheduling import Scheduling
+from fusedsched.optim.scheduling import Scheduling
 
 pytestmark = QUIET
 

@@ -80,7 +80,7 @@ def test_more_steps_than_the_ring_has_room_for_tell_of_the_last(product):
     assert watch.read().telemetry.update.tolist() == [15, 16, 17, 18]
 
 
-class Slow(monitor.Arriving):
+class Slow(monitor.AsyncCopy):
     """A copy that takes three looks, as on a device, and must not be waited for."""
 
     def __init__(self, tensor):
@@ -97,7 +97,7 @@ class Slow(monitor.Arriving):
 
 
 def test_a_copy_that_is_on_its_way_is_not_waited_for(product, monkeypatch):
-    monkeypatch.setattr(monitor, "Arriving", Slow)
+    monkeypatch.setattr(monitor, "AsyncCopy", Slow)
     reports, watch, _ = train(product, 12, 2)
     steps = [i for i, report in enumerate(reports) if report]
     assert steps == [4, 8] and [r.telemetry.update.tolist() for r in reports if r] == [[0, 1], [2, 3, 4, 5]]

@@ -56,7 +56,7 @@ def test_decisions_are_torchs(product, mode, kind):
 
 @pytest.mark.parametrize("mutant", mutants_of("plateau"))
 def test_a_wrong_rule_breaks_the_law(monkeypatch, mutant):
-    """Mutants of csrc/core/plateau.h, compiled for the host: a board that they run on betrays them."""
+    """Mutants of csrc/core/metric.h, compiled for the host: a board that they run on betrays them."""
     make = boarded(monkeypatch, mutant)
     with pytest.raises(AssertionError):
         for mode, kind in MODES:

@@ -106,7 +106,7 @@ class Late(log.LossLog):
 
 
 class Copy:
-    """In the place of `Arriving`. `of`: what is on the device."""
+    """In the place of `AsyncCopy`. `of`: what is on the device."""
 
     of, patience = None, 0
 
@@ -135,7 +135,7 @@ def test_losses_that_arrive_late_give_the_same_result(patience, monkeypatch):
 
     at_once, steps = found()
     monkeypatch.setattr(Copy, "patience", patience)
-    monkeypatch.setattr(log, "Arriving", Copy)
+    monkeypatch.setattr(log, "AsyncCopy", Copy)
     monkeypatch.setattr(run, "LossLog", Late)
     late, more_steps = found()
     assert at_once.diverged_at is not None and more_steps > steps

@@ -18,7 +18,7 @@ from fusedsched.triton_kernels import plateau, rates, rules, step, telemetry, tu
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fusedsched.optim._triton_launches import warps_of
+from fusedsched.optim.triton_launches import warps_of
 
 F32, F64, BF16, F16 = (f"torch.{name}" for name in ("float32", "float64", "bfloat16", "float16"))
 # (parameter, gradient, states, computed in)

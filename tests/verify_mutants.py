@@ -10,10 +10,18 @@ from typing import Any, NamedTuple
 import test_rules
 import torch
 
-from fusedsched import _graphs, lr_scheduler
+from fusedsched import lr_scheduler
 from fusedsched.lr_scheduler import scheduled
-from fusedsched.optim import _checkpoint, _clocks, _eager, _following, _plans, adam, sgd
+from fusedsched.optim import (
+    adam,
+    checkpoint as _checkpoint,
+    following as _following,
+    plan as _plans,
+    reference_plan as _eager,
+    sgd,
+)
 from fusedsched.reference import adam_update_, rules, sgd_update_
+from fusedsched.runtime import clocks as _clocks, compile_ops as _graphs
 from fusedsched.schedules import Shape, program
 
 RULES = {name: rule for name, (rule, _) in test_rules.MUTANTS.items()}
@@ -158,7 +166,7 @@ def _no_step_in_the_graph(init, trace, thing):
     trace.step = lambda optimizer: None
 
 
-FIXED, PLAN = "fixed/reference", _eager.EagerPlan
+FIXED, PLAN = "fixed/reference", _eager.ReferencePlan
 MUTANTS: dict[str, Mutant] = {
     "decay after the update": Mutant(f"AdamW/float32/{FIXED}", "param", of_adam(RULES["decay after the update"])),
     "decay coupled": Mutant(f"AdamW/bfloat16/{FIXED}", "param|exp_avg", of_adam(RULES["decay coupled"])),
@@ -217,12 +225,12 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "grad_scale ignored": Mutant("scaler/AdamW/reference", "GradScaler", wrapped(PLAN, "step", _scale_forgotten)),
     "no gradient counts as a step": Mutant(
-        "edge/missing-gradients/reference", "step of parameter", wrapped(_eager.EagerUpdates, "run", _none_counts)
+        "edge/missing-gradients/reference", "step of parameter", wrapped(_eager.ReferenceUpdates, "run", _none_counts)
     ),
     "count in float32": Mutant(
         "trouble/m2-count-past-2**24/reference",
         "the saved count is",
-        wrapped(_eager.EagerUpdates, "exact_counts", _float32_counts),
+        wrapped(_eager.ReferenceUpdates, "exact_counts", _float32_counts),
     ),
     "momentum lost on resume": Mutant(
         "resume/SGD-momentum/float32/fixed/reference",
@@ -249,7 +257,7 @@ MUTANTS: dict[str, Mutant] = {
     "compiled step does nothing": Mutant(
         "compile/AdamW/aot_eager/reference",
         "of a compiled run",
-        wrapped(_graphs.Trace, "__init__", _no_step_in_the_graph),
+        wrapped(_graphs.CompileHandle, "__init__", _no_step_in_the_graph),
     ),
     "lr frozen in the graph": Mutant(
         "replay/AdamW-OneCycleLR/cuda", "after replays", wrapped(_following.Follower, "tick", lambda f, *a: None)

@@ -2,7 +2,7 @@
 """The Triton backend: schedules and rules as in `csrc/core`, for GPUs where no compiler is at hand.
 
 `schedule` and `maths` evaluate programs, `rules` updates elements, `step` has the kernels, `tuning` the launch numbers.
-The host's side is `fusedsched.optim._triton`. Importing this package imports neither torch nor Triton.
+The host's side is `fusedsched.optim.triton_plan`. Importing this package imports neither torch nor Triton.
 """
 
 import os

@@ -21,10 +21,10 @@ extern const StepKernels step_kernels_0, step_kernels_1, step_kernels_2, step_ke
 // telemetry.cu
 __global__ void record_kernel(const __grid_constant__ Header header, double* ring, int64_t rows);
 
-// rates.cu
+// schedule.cu
 __global__ void rates_kernel(Rates args);
 
-// plateau.cu
+// metric.cu
 __global__ void observe_kernel(double* board, const void* metric, DType dtype);
 
 }  // namespace fs_cuda

@@ -91,7 +91,7 @@ static_assert(sizeof(Launch) <= kArgumentBytes, "CUDA refuses more");
 // Elements per tile: a block takes them one at a time.
 constexpr int64_t kTile = 4096;
 
-// What a scheduler writes into tensors (rates.cu), whatever optimizer they belong to. The rows are eight words of eight
+// What a scheduler writes into tensors (schedule.cu), whatever optimizer they belong to. The rows are eight words of eight
 // bytes each, which Triton's kernel reads as well.
 //
 // An edit of the tensor is carried on as torch's recursion would: the value is then pivot + gain * (program - pivot) +
@@ -155,7 +155,7 @@ struct Runtime {
   const char* (*write)(int device, void* to, const void* from, uint64_t bytes);
   // One step of a scheduler that writes tensors.
   const char* (*rates)(int device, uint64_t stream, const Rates& rates);
-  // Lets a board (core/plateau.h) take note of a metric, one number in memory, and rewrite its rates.
+  // Lets a board (core/metric.h) take note of a metric, one number in memory, and rewrite its rates.
   const char* (*observe)(int device, uint64_t stream, double* board, const void* metric, DType dtype);
   // Memory that is never freed, also while a stream is being captured.
   const char* (*allocate)(int device, uint64_t bytes, void** result);

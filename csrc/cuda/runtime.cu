@@ -3,7 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels.cuh"
-#include "slots.cuh"
+#include "hyperparameters.cuh"
 #include "tuning.h"
 
 #ifndef FS_RUNTIME_NAME

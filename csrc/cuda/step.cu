@@ -6,7 +6,7 @@
 // updates, advances the clocks and shows the hyperparameters of the next step.
 #include "kernels.cuh"
 #include "memory.cuh"
-#include "slots.cuh"
+#include "hyperparameters.cuh"
 #include "tuning.h"
 
 namespace fs_cuda {

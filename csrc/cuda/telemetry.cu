@@ -3,7 +3,7 @@
 // without telemetry is the same kernel.
 #include "../core/telemetry.h"
 #include "kernels.cuh"
-#include "slots.cuh"
+#include "hyperparameters.cuh"
 #include "tuning.h"
 
 namespace fs_cuda {

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # (object, source, flags), as in setup.py. Loops (fs::kLoops) are compiled apart, so that all cores have work.
 UNITS = [(f"cuda_step_{loop}", "csrc/cuda/step.cu", f"-DFS_LOOP={loop}") for loop in range(6)]
 UNITS += [("cuda_launches", "csrc/cuda/runtime.cu", "")]
-UNITS += [(f"cuda_{name}", f"csrc/cuda/{name}.cu", "") for name in ("plateau", "rates", "telemetry")]
+UNITS += [(f"cuda_{name}", f"csrc/cuda/{name}.cu", "") for name in ("metric", "schedule", "telemetry")]
 
 ARCHS = "8.0 8.6 8.9 9.0 10.0 12.0"  # as in TORCH_CUDA_ARCH_LIST; those that nvcc knows, and PTX of the last
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import fusedsched as fs
-from fusedsched.arguments import whole
+from fusedsched.command_line import whole
 from fusedsched.demo import report
 from fusedsched.demo.text import read
 from fusedsched.demo.train import Config, Run, start, train

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boards: what a scheduler that follows a metric knows, in device memory. `csrc/core/plateau.h` has the rule.
+"""Boards: what a scheduler that follows a metric knows, in device memory. `csrc/core/metric.h` has the rule.
 
 A board is one float64 tensor: what was asked for, what is known, a rate for each group, the window of a running mean,
 and for each group a program, which an update reads as its learning rate: as a rule one constant row.

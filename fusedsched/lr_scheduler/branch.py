@@ -12,7 +12,8 @@ import math
 from itertools import product
 from typing import Any
 
-from .._rates import Carry, Piece
+from fusedsched.runtime.hyperparameters import Carry, Piece
+
 from ..schedules.compose import Sequence
 from ..schedules.evaluate import Shape
 from ..schedules.expression import Schedule, Segment

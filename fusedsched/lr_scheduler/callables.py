@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
-from . import checks
+from fusedsched.lr_scheduler import arguments as checks
+
 from .scheduled import Scheduled
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _rates
+from fusedsched.runtime import hyperparameters as _rates
+
 from . import device
 from .device import groups_of
 from .rows import Programs
@@ -137,7 +138,7 @@ def step(scheduler: Any) -> bool:
     if follower is None and not gated and (capturing is None or not capturing()):
         scheduler._hosted = whose(optimizer, capturing)
         return False
-    if isinstance(follower, device.Driver) or device.place_of(optimizer) is not None:
+    if isinstance(follower, device.Driver) or device.placement_of(optimizer) is not None:
         return device.step(scheduler, capturing is not None and capturing())
     if follower is None:
         refuse_mixed(scheduler)

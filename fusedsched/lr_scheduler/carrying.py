@@ -15,7 +15,8 @@ from typing import Any
 from torch.optim import lr_scheduler as torch_schedulers
 from torch.optim.swa_utils import SWALR
 
-from .._rates import Carry, Piece, Target
+from fusedsched.runtime.hyperparameters import Carry, Piece, Target
+
 from ..schedules.evaluate import half_wave
 from .forms import FORMS, _key
 from .rows import HORIZON, Row

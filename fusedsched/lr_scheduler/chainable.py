@@ -8,7 +8,8 @@ from typing import Any
 
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers, swa_utils
 
-from . import checks
+from fusedsched.lr_scheduler import arguments as checks
+
 from .scheduled import Scheduled
 from .tracks import copied
 

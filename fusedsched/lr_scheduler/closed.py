@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .._rates import Piece
+from fusedsched.runtime.hyperparameters import Piece
+
 from . import captured, device
 from .carrying import piece_of
 from .forms import Form, form_of, swa_zero
@@ -138,7 +139,7 @@ class ClosedForm:
         programs, form = self._tables(), self._form()
         if programs is None:
             return None
-        if self._branch is not None and device.place_of(self.optimizer) is not None:
+        if self._branch is not None and device.placement_of(self.optimizer) is not None:
             programs = self._branch.holding_momentum(self, programs)  # captured graphs go on writing the tensors
         launched = device.track_arguments(self, programs, self._origins.points)
         launch, *rates = launched or (None, *programs[:3])

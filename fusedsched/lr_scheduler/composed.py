@@ -73,7 +73,7 @@ class Composite(Represented):
     def _may_be_one(self) -> bool:
         # torch's warning about the order of calls is a member's to give, in its first step.
         called = getattr(self.optimizer, "_opt_called", False)
-        return called and not self._apart and device.place_of(self.optimizer) is not None
+        return called and not self._apart and device.placement_of(self.optimizer) is not None
 
     def _steps_counted(self) -> int:
         return clock_of(self)

@@ -16,7 +16,8 @@ import torch
 from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
-from . import captured, checks
+from fusedsched.lr_scheduler import arguments as checks, captured
+
 from .composed import Composite, decide_for
 from .members import (
     admit,

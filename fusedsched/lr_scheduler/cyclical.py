@@ -11,7 +11,8 @@ import torch
 from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
-from . import captured, checks, skips
+from fusedsched.lr_scheduler import arguments as checks, captured, skips
+
 from .cycles import one_cycle_phases
 from .scheduled import Scheduled
 from .traced import traced_step

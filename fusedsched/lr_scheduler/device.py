@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rates that are tensors on a device: a step is one launch, inside a captured graph too. `_rates.py` has the tables.
+"""Rates that are tensors on a device: a step is one launch, in a captured graph too (`runtime/hyperparameters.py`).
 
 Any optimizer will do, since the kernel writes the tensors that it reads. As long as no graph advances the counter the
 host counts along; from then on its counters are derived from the one on the device when somebody reads them.
@@ -15,9 +15,10 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .. import _rates
-from .._graphs import Pausable
-from .._rates import Carry, Piece, Place, Rates, Target
+from fusedsched.runtime import hyperparameters as _rates
+from fusedsched.runtime.compile_ops import ReentrancyGuard
+from fusedsched.runtime.hyperparameters import Carry, Piece, Place, Rates, Target
+
 from . import carrying
 from .rows import Programs
 
@@ -36,9 +37,9 @@ def is_counted() -> bool:
     return True
 
 
-def place_of(optimizer: Any) -> Place | None:
+def placement_of(optimizer: Any) -> Place | None:
     """Where the rates of all groups lie, if a kernel can write them."""
-    return _rates.place_of(optimizer, groups_of(optimizer))
+    return _rates.placement_of(optimizer, groups_of(optimizer))
 
 
 def tables(scheduler: Any, targets: list[Target | None], place: Place, clock: int) -> Rates | None:
@@ -67,7 +68,7 @@ def track_arguments(scheduler: Any, programs: Programs, points: list[Any]) -> tu
 
     Momenta that are numbers are the track's to write.
     """
-    place = place_of(scheduler.optimizer)
+    place = placement_of(scheduler.optimizer)
     if place is None:
         return None
     last, targets = scheduler._last_step(), []
@@ -93,7 +94,7 @@ def track_arguments(scheduler: Any, programs: Programs, points: list[Any]) -> tu
 @contextmanager
 def momenta_kept(optimizer: Any) -> Iterator[None]:
     """torch replaces a momentum that is a tensor by a number; here the tensor gets the number."""
-    place = place_of(optimizer) if isinstance(optimizer, Optimizer) else None
+    place = placement_of(optimizer) if isinstance(optimizer, Optimizer) else None
     before = [_momenta(group, place) for group in groups_of(optimizer)] if place is not None else []
     yield
     for group, tensors in zip(groups_of(optimizer) if before else (), before, strict=False):
@@ -168,7 +169,7 @@ def _check_momenta(scheduler: Any) -> None:
         )
 
 
-class Driver(Pausable):
+class Driver(ReentrancyGuard):
     """Derives a scheduler's counters from the one on the device. Does not hold it: it holds the driver."""
 
     def __init__(self, scheduler: Any) -> None:

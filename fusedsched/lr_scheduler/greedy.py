@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GreedyLR, as Hugging Face's transformers has it. On a device the decision is `csrc/core/plateau.h`."""
+"""GreedyLR, as Hugging Face's transformers has it. On a device the decision is `csrc/core/metric.h`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
-from . import checks
+from fusedsched.lr_scheduler import arguments as checks
+
 from .boards import Asked, Bounds, Known
 from .metrics import MetricDriven, Noted, overrides
 from .plateau import COMPARISONS

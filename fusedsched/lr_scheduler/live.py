@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from fusedsched.schedules.arguments import final_level, one_of
+
 from ..schedules.convert import of_rows
 from ..schedules.expression import Schedule
-from ..schedules.flags import final_level, one_of
 from ..schedules.warmups import DECAYS
 from . import captured
 from .branch import Branch

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch.optim import lr_scheduler as torch_schedulers
 
-from . import checks
+from fusedsched.lr_scheduler import arguments as checks
+
 from .live import Live
 from .metrics import MetricDriven
 from .observing import is_capturing

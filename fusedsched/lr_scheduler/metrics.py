@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from . import captured, checks
+from fusedsched.lr_scheduler import arguments as checks, captured
+
 from .boards import Asked, Bounds, Known
 from .captured import Mirrored
 from .observing import Observer, is_capturing, sites_for

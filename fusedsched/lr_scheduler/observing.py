@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .._graphs import Pausable
+from fusedsched.runtime.compile_ops import ReentrancyGuard
+
 from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Turn, constant, launcher_for
 from .captured import may_capture
 from .device import groups_of
@@ -26,7 +27,7 @@ Sites = list[tuple[torch.device, Any]]
 _captured: list[Board] = []  # boards that a graph reads and writes: nobody says when it is gone, so they stay
 
 
-class Observer(Pausable):
+class Observer(ReentrancyGuard):
     """The device's side of one scheduler. To the optimizer it is one of the followers of `optim/_following.py`."""
 
     def __init__(self, scheduler: Any, sites: Sites) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ReduceLROnPlateau. On the host the decision is torch's own code; on a device it is `csrc/core/plateau.h`."""
+"""ReduceLROnPlateau. On the host the decision is torch's own code; on a device it is `csrc/core/metric.h`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
-from . import checks
+from fusedsched.lr_scheduler import arguments as checks
+
 from .boards import Asked, Bounds, Known
 from .metrics import MetricDriven, overrides
 from .plain import plain

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from .._graphs import Trace
+from fusedsched.runtime.compile_ops import CompileHandle
+
 from ..schedules.convert import from_torch
 from ..schedules.expression import Schedule
 from . import device
@@ -32,7 +33,17 @@ class Restored:
     # device; a gate holds it while no update is applied.
     # capturing asks whether a step is more than its track's: where a graph may be captured, or one of these is. plain:
     # see plain.py. built_on: the optimizer's list of groups when this was built or loaded.
-    __slots__ = ("_trace", "_follower", "_rates", "_gate", "_track", "_hosted", "_capturing", "_plain", "_built_on")
+    __slots__ = (
+        "_compile_handle",
+        "_follower",
+        "_rates",
+        "_gate",
+        "_track",
+        "_hosted",
+        "_capturing",
+        "_plain",
+        "_built_on",
+    )
     last_epoch, _step_count, _last_lr = Mirrored(), Mirrored(), Mirrored()
     _follows_metric = False
 
@@ -43,7 +54,7 @@ class Restored:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
-        self._trace = Trace(self)
+        self._compile_handle = CompileHandle(self)
         self._follower = self._rates = self._gate = self._track = self._hosted = self._capturing = self._plain = None
         self._built_on = None
         return self

@@ -14,7 +14,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.compiler import is_dynamo_compiling
 
-from .._order import warn_about_epoch, warn_about_order
+from fusedsched.runtime.order import warn_about_epoch, warn_about_order
+
 from . import captured, device, skips
 from .branch import Branch
 from .closed import ClosedForm, Origins
@@ -89,7 +90,7 @@ class Scheduled(ClosedForm, Branching):
             self._step_as_torch(epoch)
         if captured.hosted(self):
             return
-        if self._track is None and not self._is_initial and device.place_of(self.optimizer) is not None:
+        if self._track is None and not self._is_initial and device.placement_of(self.optimizer) is not None:
             self._rebase()  # now, so that the next step may stand in a graph
 
     def _step_on_track(self) -> bool:

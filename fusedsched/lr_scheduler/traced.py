@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .._graphs import OBJECTS, apart, in_place_of, one_for_each_storage, while_tracing
+from fusedsched.runtime.compile_ops import OBJECTS, detached_alias, in_place_of, one_for_each_storage, while_tracing
 
 # Optimizers of other packages have no clocks: these keep the schedulers of one in the order in which they were called.
 _ORDER: WeakKeyDictionary[torch.optim.Optimizer, Tensor] = WeakKeyDictionary()
@@ -24,7 +24,7 @@ torch.library.define(
 
 
 def traced_step(scheduler: Any, epoch: float | None = None, metric: Tensor | None = None) -> None:
-    trace = scheduler._trace
+    trace = scheduler._compile_handle
     _prepare(trace.handle)
     torch.ops.fusedsched.schedule(trace.handle, trace.buffers["written"], epoch, metric)
 
@@ -39,7 +39,7 @@ def as_metric(metrics: Any) -> Tensor | None:
 @while_tracing
 def _prepare(handle: str) -> None:
     scheduler = OBJECTS[handle]
-    scheduler._trace.buffers["written"] = _written(scheduler)
+    scheduler._compile_handle.buffers["written"] = _written(scheduler)
 
 
 def _written(scheduler: Any) -> list[Tensor]:
@@ -50,7 +50,9 @@ def _written(scheduler: Any) -> list[Tensor]:
     else:
         clocks = [_ORDER.setdefault(optimizer, torch.zeros((), dtype=torch.int64, device="cpu"))]
     numbers = [n for group in optimizer.param_groups for n in _cycled(group)]
-    return one_for_each_storage([*clocks, *(apart(number) for number in numbers if isinstance(number, Tensor))])
+    return one_for_each_storage(
+        [*clocks, *(detached_alias(number) for number in numbers if isinstance(number, Tensor))]
+    )
 
 
 def _cycled(group: dict[str, Any]) -> list[Any]:
@@ -62,8 +64,8 @@ def _cycled(group: dict[str, Any]) -> list[Any]:
 def _schedule(handle: str, written: list[Tensor], epoch: float | None = None, metric: Tensor | None = None) -> None:
     scheduler = OBJECTS[handle]
     arguments = [x for x in (metric, epoch) if x is not None]
-    with torch.no_grad(), in_place_of(scheduler._trace.buffers["written"], written):
-        scheduler._trace.step(scheduler, *arguments)
+    with torch.no_grad(), in_place_of(scheduler._compile_handle.buffers["written"], written):
+        scheduler._compile_handle.step(scheduler, *arguments)
 
 
 torch.library.impl("fusedsched::schedule", "CompositeExplicitAutograd", _schedule)

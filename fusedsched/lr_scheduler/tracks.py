@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A track: the stretch of a scheduler's life in which nobody interferes, so that a step is one lookup.
 
-`PythonTrack` is the reading version of `csrc/track.cpp`; the two do the same and are tested against each other.
+`PythonTrack` is the reading version of `csrc/bindings/host_driver.cpp`; tests compare the two.
 """
 
 from __future__ import annotations

@@ -12,11 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
+from fusedsched.lr_scheduler import arguments as checks
+
 from ..schedules.compose import Sequence
 from ..schedules.convert import closed_form
 from ..schedules.evaluate import ROW_WIDTH, Shape
 from ..schedules.expression import Segment
-from . import checks
 from .boards import BEGIN, START, Asked, Bounds, Contents, Extension, Program, Turn
 from .members import seek, takes_metric
 from .metrics import MetricDriven

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, full_like
 from torch.optim import lr_scheduler as torch_schedulers
 
-from .._rates import Carry, Piece, Target
+from fusedsched.runtime.hyperparameters import Carry, Piece, Target
+
 from ..schedules.compose import Product, Sequence, Shift
 from ..schedules.convert import closed_form, lowerable
 from ..schedules.evaluate import evaluate
@@ -209,7 +210,7 @@ def _watched(scheduler: Any) -> list[tuple[dict[str, Any], str, Any]]:
 
 def track_of(scheduler: Any) -> WholeTrack | None:
     """Tables and a track from where it stands; None where no kernel can write its rates. Waits for the device."""
-    place, found = device.place_of(scheduler.optimizer), tables(scheduler)
+    place, found = device.placement_of(scheduler.optimizer), tables(scheduler)
     if place is None or found is None:
         return None
     clock = clock_of(scheduler)
@@ -222,7 +223,7 @@ def track_of(scheduler: Any) -> WholeTrack | None:
 
 
 def _carried(target: Target, clock: int) -> Target | None:
-    """The target, going on from what its tensor holds; as in csrc/cuda/rates.cu."""
+    """The target, going on from what its tensor holds; as in csrc/cuda/schedule.cu."""
     lr: Tensor = target.tensor
     value, found = evaluate(target.program, clock), scalar(lr)
     if _is(lr, value):

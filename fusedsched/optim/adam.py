@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedsched.optim._base import FusedOptimizer
-from fusedsched.optim._hyperparameters import Slot, not_negative, one_of_unit_interval
+from fusedsched.optim.optimizer import FusedOptimizer
+from fusedsched.optim.spec import Slot, not_negative, one_of_unit_interval
 from fusedsched.reference import adam_update_
 
 _SLOTS = (

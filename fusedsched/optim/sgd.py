@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedsched.optim._base import FusedOptimizer
-from fusedsched.optim._hyperparameters import Slot, not_nan, not_negative
+from fusedsched.optim.optimizer import FusedOptimizer
+from fusedsched.optim.spec import Slot, not_nan, not_negative
 from fusedsched.reference import sgd_update_
 
 _SLOTS = (

@@ -4,7 +4,8 @@
 import argparse
 from collections.abc import Sequence
 
-from ..arguments import picture_file, whole
+from fusedsched.command_line import picture_file, whole
+
 from . import objects
 from .objects import Curves
 from .parsing import names, parse

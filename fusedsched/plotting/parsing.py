@@ -8,7 +8,8 @@ import inspect
 from functools import cache
 from typing import Any
 
-from ..arguments import near_names
+from fusedsched.command_line import near_names
+
 from ..schedules.expression import Schedule, as_schedule
 
 LONGEST = 10_000  # characters

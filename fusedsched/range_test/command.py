@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fusedsched.arguments import picture_file, rate, whole
+from fusedsched.command_line import picture_file, rate, whole
 from fusedsched.plotting import objects
 from fusedsched.plotting.picture import check_target
 

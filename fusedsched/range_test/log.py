@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fusedsched.arriving import Arriving
+from fusedsched.runtime.async_copy import AsyncCopy
 
 
 class LossLog:
@@ -26,7 +26,7 @@ class LossLog:
         self._steps, self._every = steps, every
         self._losses: Tensor | None = None
         self._given = self._recorded = 0
-        self._copy: tuple[Arriving, int] | None = None  # and how many of it are losses
+        self._copy: tuple[AsyncCopy, int] | None = None  # and how many of it are losses
 
     def record(self, i: int, loss: Tensor) -> None:
         if self._losses is None:
@@ -41,7 +41,7 @@ class LossLog:
             return self._give(self._losses, self._recorded)
         if self._copy is None:
             if self._recorded - self._given >= self._every:
-                self._copy = Arriving(self._losses), self._recorded
+                self._copy = AsyncCopy(self._losses), self._recorded
             return []
         copy, count = self._copy
         if not copy.arrived():

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
+from fusedsched.schedules.arguments import count, one_of
+
 from .compose import Product, Sequence, Shift
 from .evaluate import Shape
 from .expression import Schedule, Segment, finite
-from .flags import count, one_of
 
 
 def _table(values: list[float], past_end: str, unit: str) -> Segment:

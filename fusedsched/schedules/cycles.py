@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from fusedsched.schedules.arguments import count, final_level, level, one_of, phases, positive, span_within
+
 from .compose import Sequence
 from .evaluate import Shape
 from .expression import Schedule, Segment, finite
-from .flags import count, final_level, level, one_of, phases, positive, span_within
 from .program import FAR
 
 MOST_CYCLES = 1024

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fusedsched.schedules.arguments import count, final_level, level, phases, positive, span_within
+
 from .compose import Sequence
 from .evaluate import Shape, power
 from .expression import Schedule, Segment, finite
-from .flags import count, final_level, level, phases, positive, span_within
 
 
 def constant(value: float) -> Schedule:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from fusedsched.schedules.json import from_plain, to_plain
+
 from .evaluate import Shape
-from .saved import from_plain, to_plain
 
 if TYPE_CHECKING:
     from ..plotting import Picture

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence as List
 
+from fusedsched.schedules.arguments import count, final_level, level, one_of, phases, positive, span_within
+
 from .compose import Product, Sequence, Warmup, ramp
 from .evaluate import Shape
 from .expression import Schedule, Segment, as_schedule
-from .flags import count, final_level, level, one_of, phases, positive, span_within
 
 
 def _start_of_warmup(warmup_from: float | None) -> float | None:

@@ -11,8 +11,8 @@ from itertools import count
 from pathlib import Path
 
 from fusedsched.files import check_writable, write_json
-from fusedsched.optim.backends import backends
 from fusedsched.progress import progress
+from fusedsched.runtime.backends import backends
 from fusedsched.verify import (
     agreement,
     attachment,

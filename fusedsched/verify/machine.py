@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fusedsched import optim
-from fusedsched.optim.backends import backends, for_device
+from fusedsched.runtime.backends import backends, for_device
 
 Make = Callable[..., torch.optim.Optimizer]
 

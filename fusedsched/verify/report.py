@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
-from fusedsched.optim.backends import backends
 from fusedsched.progress import is_terminal
+from fusedsched.runtime.backends import backends
 from fusedsched.verify.bounds import TORCH_ERRORS, Verdict
 from fusedsched.verify.check import Check, Level, Result
 

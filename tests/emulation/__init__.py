@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 UNITS = {f"step_{loop}": (ROOT / "csrc/cuda/step.cu", [f"-DFS_LOOP={loop}"]) for loop in range(6)}  # fs::kLoops
-UNITS |= {name: (ROOT / f"csrc/cuda/{name}.cu", []) for name in ("runtime", "plateau", "rates", "telemetry")}
+UNITS |= {name: (ROOT / f"csrc/cuda/{name}.cu", []) for name in ("runtime", "metric", "schedule", "telemetry")}
 UNITS |= {name: (HERE / f"{name}.cpp", []) for name in ("grid", "streams", "layout")}
 
 # 64 threads to a block: they take turns, and two warps show what eight would. Contraction to fma is off as in

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// The module fusedsched._C: names for Python, nothing else.
+#include <torch/extension.h>
+
+#include "core/schedule.h"
+#include "cpu/kernels.h"
+#include "plan/cpu_plan.h"
+#include "plan/cuda_plan.h"
+#include "bindings/metric.h"
+#include "bindings/device_schedule.h"
+#include "bindings/threads.h"
+#include "bindings/host_driver.h"
+
+namespace {
+
+std::vector<double> evaluate_many(const py::buffer& program, const std::vector<double>& clocks) {
+  const py::buffer_info info = program.request();
+  if (info.format != py::format_descriptor<double>::format()) {
+    throw py::type_error("program must hold float64 numbers.");
+  }
+  std::vector<double> out;
+  out.reserve(clocks.size());
+  for (double clock : clocks) out.push_back(fs::evaluate(static_cast<const double*>(info.ptr), clock));
+  return out;
+}
+
+// Lets Python's garbage collector look into plans.
+void collectable(PyHeapTypeObject* heap_type) {
+  PyTypeObject& type = heap_type->ht_type;
+  type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    const auto held = reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder();
+    return held.holder_constructed() ? static_cast<const fs::Plan*>(held.value_ptr())->traverse(visit, arg) : 0;
+  };
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  using fs::OptionalTensor, fs::Plan;
+  py::register_local_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const c10::ValueError& e) {
+      PyErr_SetString(PyExc_ValueError, e.what_without_backtrace());
+    } catch (const c10::TypeError& e) {
+      PyErr_SetString(PyExc_TypeError, e.what_without_backtrace());
+    } catch (const c10::Error& e) {
+      PyErr_SetString(PyExc_RuntimeError, e.what_without_backtrace());
+    }
+  });
+
+  py::class_<Plan> plan(m, "Plan", py::custom_type_setup(collectable));
+  py::enum_<Plan::Outcome>(plan, "Outcome")
+      .value("DONE", Plan::kDone)
+      .value("REBUILD", Plan::kRebuild)
+      .value("STATE_MISSING", Plan::kStateMissing)
+      .value("DONE_WITH_EDITS", Plan::kDoneWithEdits);
+  plan.def("check",
+           [](Plan& p, const py::list& g, const py::dict& s) {
+             p.await_update();
+             return int(p.check(g, s));
+           })
+      .def("pending", &Plan::pending)
+      .def("apply",
+           [](Plan& p, const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
+             p.await_update();
+             return int(p.apply(scale, found_inf, counts));
+           })
+      .def("step",
+           [](Plan& p, const py::list& g, const py::dict& s, const OptionalTensor& scale,
+              const OptionalTensor& found_inf) {
+             p.await_update();
+             return int(p.step(g, s, scale, found_inf));
+           })
+      .def("skip", [](Plan& p, const py::list& g, const at::Tensor& found_inf) { return int(p.skip(g, found_inf)); })
+      .def("record_to", &Plan::record_to)
+      .def("zero_grad", &Plan::zero_grad)
+      .def("missing", &Plan::missing)
+      .def("foreign", &Plan::foreign)
+      .def("adopt",
+           [](Plan& p, const std::vector<std::pair<int, int>>& which) {
+             p.await_update();
+             p.adopt(which);
+           })
+      .def("exact_counts", &Plan::exact_counts)
+      .def("adopt_counts", &Plan::adopt_counts)
+      .def("set_program", &Plan::set_program)
+      .def("advance", &Plan::advance)
+      .def("advance_by", &Plan::advance_by)
+      .def("check_counts", &Plan::check_counts)
+      .def_property_readonly("device", &Plan::device)
+      .def_property_readonly("name", &Plan::name);
+  py::class_<fs::CpuPlan, Plan>(m, "CpuPlan", py::custom_type_setup(collectable))
+      .def(py::init<bool, py::list, py::dict, at::Tensor>(), py::arg("adam"), py::arg("param_groups"),
+           py::arg("state"), py::arg("clocks"));
+  py::class_<fs::CudaPlan, Plan>(m, "CudaPlan", py::custom_type_setup(collectable))
+      .def(py::init<bool, py::list, py::dict, at::Tensor, at::Tensor, py::object>(), py::arg("adam"),
+           py::arg("param_groups"), py::arg("state"), py::arg("clocks"), py::arg("flags"), py::arg("stream_of"))
+      .def("follow", &fs::CudaPlan::follow)
+      .def("write", &fs::CudaPlan::write, py::arg("host"), py::arg("there") = py::none())
+      .def("tick", &fs::CudaPlan::tick, py::arg("clock"), py::arg("seen") = py::none())
+      .def("sync_hparams", &fs::CudaPlan::sync_hparams)
+      .def("capturing", &fs::CudaPlan::capturing)
+      .def_property_readonly("captured", &fs::CudaPlan::captured);
+  m.def("emulate_cuda", &fs::emulate_cuda);
+  m.def("cuda_runtime", []() -> std::optional<std::string> {
+    const fs_cuda::Runtime* runtime = fs::cuda_runtime();
+    return runtime == nullptr ? std::nullopt : std::optional<std::string>(runtime->name);
+  });
+
+  m.def("evaluate", &evaluate_many, py::arg("program"), py::arg("clocks"));
+  m.def("isa", [] { return std::string(fs_cpu::kernels().isa); });
+  m.def("threads_used", &fs::threads_used);
+  m.def("trust_dict_tags", [](bool trust) { fs::WatchedDict::trust_tags = trust; });
+  m.attr("n_shapes") = fs::kShapes;
+  m.attr("row_width") = fs::kRowWidth;
+  bind_rates(m);
+  bind_track(m);
+  bind_plateau(m);
+}

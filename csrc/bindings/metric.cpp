@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bindings/metric.h"
+
+#include <torch/extension.h>
+
+#include "core/metric.h"
+#include "plan/cuda_part.h"
+#include "plan/tensors.h"
+
+namespace {
+
+int index_of(const at::Tensor& t) { return t.device().has_index() ? t.device().index() : 0; }
+
+const fs_cuda::Runtime& runtime() {
+  const fs_cuda::Runtime* found = fs::cuda_runtime();
+  TORCH_CHECK(found != nullptr, "fusedsched was built without CUDA.");
+  return *found;
+}
+
+void observe(const at::Tensor& board, const at::Tensor& metric, uint64_t stream) {
+  TORCH_CHECK_TYPE(fs::is_native(metric, board.device()) && metric.numel() == 1,
+                   "the metric must be a floating point tensor with one element on ", board.device());
+  fs::check_cuda(runtime().observe(index_of(board), stream, board.mutable_data_ptr<double>(), metric.const_data_ptr(),
+                                   *fs::dtype_of(metric.scalar_type())));
+}
+
+void write_now(const at::Tensor& target, const at::Tensor& host) {
+  TORCH_CHECK(target.nbytes() == host.nbytes() && target.is_contiguous() && host.is_contiguous());
+  fs::check_cuda(runtime().write(index_of(target), target.mutable_data_ptr(), host.const_data_ptr(), host.nbytes()));
+}
+
+bool capturing(uint64_t stream) {
+  bool answer = false;
+  fs::check_cuda(runtime().capturing(stream, &answer));
+  return answer;
+}
+
+}  // namespace
+
+void bind_plateau(py::module_& m) {
+  py::module_ boards = m.def_submodule("boards", "Boards of schedulers that follow a metric, on a GPU.");
+  boards.def("observe", &observe, py::arg("board"), py::arg("metric"), py::arg("stream"));
+  // Both while a graph is captured, of which they become no part; the first at once.
+  boards.def("write", &write_now, py::arg("target"), py::arg("host"));
+  boards.def("room", [](const at::Device& device, int64_t n) { return fs::beside_graphs(device, {n}, at::kDouble); });
+  boards.def("capturing", &capturing, py::arg("stream"));
+  boards.attr("watch_width") = fs::kWatchWidth;
+  boards.attr("rate_width") = fs::kRateWidth;
+}

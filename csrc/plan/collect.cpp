@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// The first pass of a step: reads every pointer and checks everything, changes nothing.
+#include <ATen/ExpandUtils.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <sstream>
+
+#include "plan/work.h"
+
+namespace fs {
+
+namespace {
+
+std::string where(const Entry& entry) {
+  std::ostringstream out;
+  out << "parameter " << entry.index << " of group " << entry.group << " (shape " << entry.param().sizes() << ", "
+      << entry.param().scalar_type() << " on " << entry.param().device() << ")";
+  return out.str();
+}
+
+int loop_of(const fs_cpu::Span& span, int states) {
+  using fs::DType;
+  bool same = span.grad_dtype == span.param_dtype;
+  bool wide = span.param_dtype == DType::kFloat64 || span.grad_dtype == DType::kFloat64;
+  for (int k = 0; k < states; ++k) {
+    same &= span.state_dtype[k] == span.param_dtype;
+    wide |= span.state_dtype[k] == DType::kFloat64;
+  }
+  if (same) return static_cast<int>(span.param_dtype);
+  return wide ? kMixedFloat64 : kMixedFloat32;
+}
+
+// The gradient's slot, without the virtual call; parameters that never saw autograd have none.
+const at::Tensor& gradient_of(const at::TensorImpl& impl) {
+  static const at::Tensor none;
+  const auto* meta = static_cast<const torch::autograd::AutogradMeta*>(impl.autograd_meta());
+  return meta == nullptr ? none : meta->grad_;
+}
+
+// Whether all that inspect() found the last time still holds; then only addresses have to be read.
+bool as_seen(const Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
+  const Kind& kind = *entry.kind;
+  if (!kind.param.holds(param) || !entry.layout->matches(param)) return false;
+  if (!kind.grad.holds(grad) || !entry.layout->matches(grad)) return false;
+  for (int k = 0; k < states; ++k) {
+    const at::TensorImpl& state = *entry.state[k].unsafeGetTensorImpl();
+    if (!kind.state[k].holds(state) || !entry.layout->same_order(state)) return false;
+  }
+  if (entry.shown_step == nullptr) return true;
+  const at::TensorImpl& step = *entry.step.unsafeGetTensorImpl();
+  return kind.step.holds(step) && first_element(step) == entry.shown_step;
+}
+
+// Writes only what differs, and says whether it did.
+template <class T, class U>
+bool set(T& place, U value) {
+  if (place == value) return false;
+  place = value;
+  return true;
+}
+
+// Whether another array than the gradient has moved: gradients may, at each step.
+bool read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
+  set(entry.span.grad, first_element(grad));
+  bool moved = !entry.gathered && set(entry.span.param, first_element(param));
+  for (int k = 0; k < states; ++k) {
+    moved |= set(entry.span.state[k], first_element(*entry.state[k].unsafeGetTensorImpl()));
+  }
+  return moved;
+}
+
+// Whether it still has the layout that its state was given; one with gaps, its dense copy.
+bool is_laid_out(const Entry& entry) {
+  const at::Tensor& p = entry.param();
+  if (entry.gathered != has_gaps(p)) return false;
+  if (!entry.gathered) return entry.layout->matches(*p.unsafeGetTensorImpl());
+  return entry.layout->is(p.sizes(), at::infer_dense_strides(p.sizes(), p.strides()));
+}
+
+template <class T>
+void ask_for(const T* object) {
+  for (size_t at = 0; at < sizeof(T); at += fs_cpu::kLine) __builtin_prefetch(reinterpret_cast<const char*>(object) + at);
+}
+
+// What collect() reads of an entry hangs on a chain of pointers. Entries further on are followed along it, each a link
+// less far, so that the waits for memory overlap.
+void ask_ahead(const std::vector<Entry>& entries, size_t i) {
+  constexpr size_t step = 3;  // entries from link to link
+  const size_t left = entries.size() - i;
+  if (left > 4 * step) {
+    const Entry& entry = entries[i + 4 * step];
+    __builtin_prefetch(entry.object.ptr());
+    for (const at::Tensor& state : entry.state) {
+      if (state.defined()) ask_for(state.unsafeGetTensorImpl());
+    }
+    if (entry.step.defined()) ask_for(entry.step.unsafeGetTensorImpl());
+  }
+  if (left > 3 * step) {
+    const Entry& entry = entries[i + 3 * step];
+    ask_for(entry.param().unsafeGetTensorImpl());
+    for (const at::Tensor& state : entry.state) {
+      if (state.defined()) ask_for(state.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+    }
+  }
+  if (left > 2 * step) {
+    const at::TensorImpl& param = *entries[i + 2 * step].param().unsafeGetTensorImpl();
+    ask_for(param.unsafe_storage().unsafeGetStorageImpl());
+    if (param.autograd_meta() != nullptr) __builtin_prefetch(&gradient_of(param));
+  }
+  if (left > step) {
+    const at::Tensor& grad = gradient_of(*entries[i + step].param().unsafeGetTensorImpl());
+    if (grad.defined()) ask_for(grad.unsafeGetTensorImpl());
+  }
+}
+
+}  // namespace
+
+void Plan::inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work) {
+  TORCH_CHECK(grad.layout() == at::kStrided,
+              adam_ ? "Adam does not support sparse gradients, please consider SparseAdam instead"
+                    : "SGD does not support sparse gradients, please consider torch.optim.SGD instead",
+              ". The gradient of ", where(entry), " is sparse; use sparse=False in the embedding, or to_dense().");
+  TORCH_CHECK(grad.device() == entry.param().device(), "The gradient of ", where(entry), " is on ", grad.device(),
+              ". Move it to the device of its parameter.");
+  TORCH_CHECK(grad.sizes() == entry.param().sizes(), "The gradient of ", where(entry), " has shape ", grad.sizes(),
+              ". It must have the shape of its parameter.");
+  const auto dtype = dtype_of(grad.scalar_type());
+  TORCH_CHECK(dtype && grad.is_complex() == entry.param().is_complex() && grad.has_storage(), "The gradient of ",
+              where(entry), " is of dtype ", grad.scalar_type(), ". Cast it to the dtype of its parameter.");
+  entry.span.grad_dtype = *dtype;
+  if (entry.layout->matches(*grad.unsafeGetTensorImpl()) && !grad.is_conj() && !grad.is_neg()) return;
+  // Strided otherwise than its parameter: walked side by side they would pair the wrong elements.
+  at::NoGradGuard no_grad;
+  at::Tensor copy = at::empty_strided(entry.layout->sizes, entry.layout->strides, grad.options());
+  copy.copy_(grad);
+  work.copies.emplace_back(&entry, std::move(copy));
+}
+
+// Looks at everything and remembers what as_seen compares with. False: the plan is out of date.
+bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) {
+  const Kind* before = std::exchange(entry.kind, nullptr);
+  Kind kind;
+  const int states = states_of(rule);
+  const at::TensorImpl& param = *entry.param().unsafeGetTensorImpl();
+  const auto dtype = dtype_of(entry.param().scalar_type());
+  if (!is_native(entry.param(), device_) || !is_laid_out(entry)) return false;
+  const size_t copies = work.copies.size();
+  inspect_gradient(entry, grad, work);
+  if (entry.states >= 0 && !state_unchanged(entry)) return false;
+  if (states > 0 && entry.states < states) {
+    if (has_state(entry, states)) return false;
+    missing_.emplace_back(entry.group, entry.index);
+    return true;
+  }
+  fs_cpu::Span& span = entry.span;
+  span.param_dtype = *dtype;
+  const uint8_t rule_before = std::exchange(span.rule, rule);
+  span.numel = entry.layout->numel * (entry.param().is_complex() ? 2 : 1);
+  for (int k = 0; k < states; ++k) {
+    const at::Tensor& state = entry.state[k];
+    const auto state_dtype = dtype_of(state.scalar_type());
+    if (!state_dtype || state.device() != device_) return false;
+    if (!entry.layout->same_order(*state.unsafeGetTensorImpl())) return false;
+    span.state_dtype[k] = *state_dtype;
+    kind.state[k].note(*state.unsafeGetTensorImpl());
+  }
+  if (entry.step.defined()) {
+    if (!is_count(entry.step)) return false;
+    kind.step.note(*entry.step.unsafeGetTensorImpl());
+    work.moved |= set(entry.shown_step, static_cast<float*>(first_element(*entry.step.unsafeGetTensorImpl())));
+  }
+  kind.param.note(param);
+  kind.grad.note(*grad.unsafeGetTensorImpl());
+  kind.loop = loop_of(span, states);
+  kind.kernel = on_host_ ? fs_cpu::kernels().kernel[rule][kind.loop] : nullptr;
+  entry.kind = interned(kinds_, kind);
+  work.moved |= entry.kind != before || rule != rule_before;
+  work.moved |= read_addresses(entry, param, *grad.unsafeGetTensorImpl(), states);
+  const bool copied = work.copies.size() > copies;
+  if (copied) span.grad = work.copies.back().second.data_ptr();
+  if (entry.gathered) {
+    at::NoGradGuard no_grad;
+    at::Tensor& dense = found_[entry.at].dense;  // kept, since a captured graph goes on writing to it
+    if (!dense.defined()) {
+      dense = at::empty_strided(entry.layout->sizes, entry.layout->strides, entry.param().options());
+    }
+    dense.copy_(entry.param());
+    span.param = dense.data_ptr();
+    work.gathered.push_back(&entry);
+  }
+  entry.by_copy = copied || entry.gathered;
+  return true;
+}
+
+// Whether the last step had to drive what it reads here out of the second-level cache: the arrays that it walked over,
+// where this processor walks, and the objects around the tensors.
+bool Plan::forgotten(const Work& work) const {
+  constexpr int64_t cache = 1 << 20, around = 1536;  // bytes; of one entry
+  const int64_t walked = on_host_ && !work.unit_ends.empty() ? work.unit_ends.back() * kUnit * 16 : 0;
+  return walked + static_cast<int64_t>(work.entries.size()) * around > cache;
+}
+
+bool Plan::collect(Work& work) {
+  work.cold = forgotten(work);
+  work.clear();
+  int64_t units = 0;
+  int32_t last_group = -1;
+  Rule rule = kAdamW;
+  int states = 0;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    Entry& entry = entries_[i];
+    if (work.cold) ask_ahead(entries_, i);
+    if (entry.foreign) continue;
+    const at::TensorImpl& param = *entry.param().unsafeGetTensorImpl();
+    const at::Tensor& grad = gradient_of(param);
+    if (!grad.defined()) continue;
+    const at::TensorImpl& grad_impl = *grad.unsafeGetTensorImpl();
+    if (entry.group != last_group) {
+      last_group = entry.group;
+      rule = rule_of(groups_[last_group]);
+      states = states_of(rule);
+    }
+    if (entry.kind != nullptr && !entry.by_copy && entry.span.rule == rule &&
+        as_seen(entry, param, grad_impl, states) && (states == 0 || state_unchanged(entry))) {
+      work.moved |= read_addresses(entry, param, grad_impl, states);
+    } else {
+      if (!inspect(entry, grad, rule, work)) return false;
+      if (entry.kind == nullptr) continue;  // its state is missing
+    }
+    units += (entry.span.numel + kUnit - 1) / kUnit;
+    work.unit_ends.push_back(units);
+    work.entries.push_back(&entry);
+  }
+  return true;
+}
+
+}  // namespace fs

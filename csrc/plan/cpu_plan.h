@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "plan/plan.h"
+
+namespace fs {
+
+class CpuPlan : public Plan {
+ public:
+  CpuPlan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks);
+  std::string name() const override { return "cpu"; }
+  Outcome apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) override;
+  void advance(int unit, int64_t amount) override;
+  Outcome skip(const py::list& param_groups, const at::Tensor& found_inf) override;
+
+ private:
+  void record(bool skipped);
+  void check_horizons() override;
+  void read_counts(Work& work);
+  void write_scalars(Work& work, double gain);
+  void run(Work& work);
+  void scale_gradients(double gain);
+
+  int64_t* clock_;
+};
+
+}  // namespace fs

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plan/cuda_plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <unordered_set>
+
+#include "plan/cuda_part.h"
+#include "plan/work.h"
+
+namespace fs {
+
+namespace {
+
+// An empty tensor has no address; to the kernel, none means no gradient.
+void* const kNoElements = reinterpret_cast<void*>(16);
+
+size_t slot_named(const Group& group, const std::string& name) {
+  const auto& slots = group.slots();
+  const auto found = std::find_if(slots.begin(), slots.end(), [&](const Slot& s) { return s.name == name; });
+  TORCH_CHECK_VALUE(found != slots.end(), "'", name, "' cannot be scheduled by this optimizer.");
+  return found - slots.begin();
+}
+
+const fs_cuda::Runtime& present_runtime() {
+  const fs_cuda::Runtime* runtime = cuda_runtime();
+  TORCH_CHECK(runtime != nullptr, "fusedsched was built without CUDA.");
+  return *runtime;
+}
+
+}  // namespace
+
+CudaPlan::CudaPlan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor flags,
+                   py::object stream_of)
+    : Plan(adam, std::move(param_groups), std::move(state), clocks, clocks.device(), false),
+      runtime_(present_runtime()),
+      stream_of_(std::move(stream_of)),
+      flags_(std::move(flags)),
+      ticket_(at::zeros({1}, clocks.options().dtype(at::kInt))),
+      idle_(std::make_unique<Part>()) {}
+
+CudaPlan::~CudaPlan() = default;
+
+uint64_t CudaPlan::stream() const { return stream_of_(index()).cast<uint64_t>(); }
+
+bool CudaPlan::capturing() const {
+  bool answer = false;
+  check_cuda(runtime_.capturing(stream(), &answer));
+  return answer;
+}
+
+void CudaPlan::check_counts() {
+  auto* flags = flags_.mutable_data_ptr<int32_t>();
+  for (const auto& [unit, name] : {std::pair{kSamples, "samples"}, std::pair{kTokens, "tokens"}}) {
+    const bool negative = std::exchange(flags[unit], 0) != 0;  // said once: the clock has held, and goes on
+    TORCH_CHECK_VALUE(!negative, "advance() got a negative number of ", name, " in a tensor on ", device_,
+                      ". That call advanced nothing. Numbers of samples and tokens must be zero or more.");
+  }
+}
+
+void CudaPlan::check_horizons() {
+  check_counts();
+  if (*flags_.const_data_ptr<int32_t>() == 0) return;
+  const at::Tensor clocks = clocks_.cpu();
+  for (const Group& group : groups_) {
+    if (group.has_programs()) group.check_horizons(clocks.const_data_ptr<int64_t>());
+  }
+  TORCH_CHECK(followed_.empty(), "A scheduler inside a captured graph was stepped past its last step.");
+}
+
+Plan::Outcome CudaPlan::check(const py::list& param_groups, const py::dict& state) {
+  const Outcome found = Plan::check(param_groups, state);
+  return found == kDone ? prepare_tables(work_->moved && pending()) : found;
+}
+
+// Brings what the kernels read up to date with the groups; with the arrays too, if they moved.
+Plan::Outcome CudaPlan::prepare_tables(bool moved) {
+  const bool ready = groups_table_.defined();
+  if (ready && !read_numbers(false)) return kRebuild;
+  if (ready && !moved) return kDone;
+  TORCH_CHECK(!capturing(), "This CUDA graph cannot hold optimizer.step(): ",
+              ready ? "a parameter or its state moved, or has its first gradient," : "it is the optimizer's first step,",
+              " and the tables that the kernel reads have to be written before the capture. Call step() once with the "
+              "same gradients, outside of the graph, and capture then.");
+  if (!ready) build_groups();
+  if (moved) build_parts();
+  return kDone;
+}
+
+// The kernel unscales gradients in memory: of one that several parameters share, the others read a copy.
+void CudaPlan::separate_gradients() {
+  at::NoGradGuard no_grad;
+  std::unordered_set<const void*> seen;
+  for (Entry* entry : work_->entries) {
+    if (entry->span.numel == 0 || seen.insert(entry->span.grad).second) continue;
+    const at::Tensor& grad = entry->param().grad();
+    at::Tensor copy = at::empty_strided(entry->layout->sizes, entry->layout->strides, grad.options());
+    copy.copy_(grad);
+    entry->span.grad = copy.data_ptr();
+    work_->copies.emplace_back(entry, std::move(copy));
+  }
+}
+
+// Puts the gradients' addresses into the launch arguments.
+void CudaPlan::address_gradients() {
+  const bool same = present_ == work_->entries;
+  if (!same) {
+    for (auto& part : parts_) std::fill(std::begin(part->launch.grads), std::end(part->launch.grads), nullptr);
+  }
+  for (const Entry* entry : work_->entries) {
+    void* grad = entry->span.numel == 0 ? kNoElements : const_cast<void*>(entry->span.grad);
+    part_of_[entry->at]->launch.grads[place_of_[entry->at]] = grad;
+  }
+  if (same) return;
+  for (auto& part : parts_) share_out(*part);
+  present_ = work_->entries;
+}
+
+void CudaPlan::address(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last) {
+  fs_cuda::Launch& args = part.launch;
+  args.arrays = part.arrays.defined() ? static_cast<const fs_cuda::Array*>(part.arrays.const_data_ptr()) : nullptr;
+  args.groups = static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr());
+  args.values = static_cast<double*>(numbers_.mutable_data_ptr());
+  args.clocks = static_cast<int64_t*>(clocks_.mutable_data_ptr());
+  args.ticket = static_cast<uint32_t*>(ticket_.mutable_data_ptr());
+  args.past_horizon = flags_.mutable_data_ptr<int32_t>();
+  args.grad_scale = scale ? scale->const_data_ptr<float>() : nullptr;
+  args.found_inf = found_inf ? found_inf->const_data_ptr<float>() : nullptr;
+  args.n_arrays = static_cast<int32_t>(part.members.size());
+  args.n_groups = static_cast<int32_t>(groups_.size());
+  args.n_edits = static_cast<int32_t>(edits_.size());
+  args.last = last;
+  std::copy(edits_.begin(), edits_.end(), args.edits);
+}
+
+Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
+  if (!pending() && !counts) return outcome();
+  const auto here = [this](const OptionalTensor& t) {
+    return t ? OptionalTensor(t->to(device_, at::kFloat, /*non_blocking=*/true)) : std::nullopt;
+  };
+  const OptionalTensor scale_here = here(scale), found_inf_here = here(found_inf);
+  const bool in_capture = capturing();
+  if (in_capture) note_capture();
+  if (!edits_.empty() && (in_capture || edits_.size() > fs_cuda::kMaxEdits)) flush_numbers(in_capture);
+  if (scale) separate_gradients();
+  address_gradients();
+  std::vector<Part*> chosen;
+  for (auto& part : parts_) {
+    if (part->present > 0) chosen.push_back(part.get());
+  }
+  if (chosen.empty()) chosen.push_back(idle_.get());
+  for (Part* part : chosen) address(*part, scale_here, found_inf_here, part == chosen.back());
+  if (ring_.defined()) record(*chosen.front());
+  for (Part* part : chosen) {
+    check_cuda(runtime_.step(index(), stream(), part->rule, part->loop, part->blocks, part->launch));
+  }
+  edits_.clear();
+  if (scale) {
+    at::NoGradGuard no_grad;
+    for (auto& [entry, copy] : work_->copies) entry->param().mutable_grad().copy_(copy);
+  }
+  bump_versions(*work_);
+  finish(*work_);
+  return outcome();
+}
+
+void CudaPlan::advance(int unit, int64_t amount) {
+  if (!groups_table_.defined()) prepare_tables(false);
+  auto* clocks = static_cast<int64_t*>(clocks_.mutable_data_ptr());
+  if (amount != 0) {
+    captured_ |= capturing();
+    check_cuda(runtime_.advance(index(), stream(), clocks + unit, amount, nullptr, nullptr));
+  }
+  show();
+}
+
+void CudaPlan::advance_by(int unit, const at::Tensor& amount) {
+  if (!groups_table_.defined()) prepare_tables(false);
+  captured_ |= capturing();
+  const at::Tensor number = amount.scalar_type() == at::kInt ? amount : amount.to(at::kLong);
+  check_cuda(runtime_.advance_by(index(), stream(), static_cast<int64_t*>(clocks_.mutable_data_ptr()) + unit,
+                                 number.const_data_ptr(), number.scalar_type() == at::kLong,
+                                 flags_.mutable_data_ptr<int32_t>() + unit));
+  show();
+}
+
+void CudaPlan::show() {
+  if (std::none_of(groups_.begin(), groups_.end(), [](const Group& group) { return group.has_programs(); })) return;
+  check_cuda(runtime_.show(index(), stream(), static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr()),
+                           static_cast<int>(groups_.size()), flags_.mutable_data_ptr<int32_t>()));
+}
+
+bool CudaPlan::set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) {
+  Plan::set_program(group, name, std::move(table), unit, std::move(shown));
+  if (!groups_table_.defined()) return false;
+  groups_[group].refresh();
+  if (leaves_graph(group)) return true;
+  const size_t slot = slot_named(groups_[group], name);
+  followed_.erase(static_cast<int64_t>(group * kMaxSlots + slot));
+  rewrite(group, slot);
+  *flags_.mutable_data_ptr<int32_t>() = 0;  // those that have ended say so again
+  show();
+  return false;
+}
+
+std::vector<std::pair<at::Tensor, int64_t>> CudaPlan::exact_counts() const {
+  std::vector<std::pair<at::Tensor, int64_t>> out;
+  if (!counts_.defined()) return out;
+  const at::Tensor counts = counts_.cpu();
+  const auto* count = static_cast<const int64_t*>(counts.const_data_ptr());
+  for (const Entry& e : entries_) {
+    const int64_t n = count[e.at];
+    if (adam_ ? n > (int64_t{1} << 24) : n == 0 && e.states > 0) out.emplace_back(e.param(), n);
+  }
+  return out;
+}
+
+void CudaPlan::follow(int group, const std::string& name, const at::Tensor& program, const at::Tensor& clock,
+                      double held, int64_t until) {
+  const size_t slot = slot_named(groups_.at(group), name), at = group * kMaxSlots + slot;
+  if (!groups_table_.defined()) prepare_tables(false);
+  fs_cuda::Slot& out = slots_.at(group).slots[slot];
+  out = {};
+  out.program = program.const_data_ptr<double>();
+  out.clock = clock.const_data_ptr<int64_t>();
+  out.written = std::numeric_limits<double>::quiet_NaN();
+  out.held = held;
+  out.held_until = until;
+  followed_[static_cast<int64_t>(at)] = {program, clock};
+  kinds_of_slots_[at] = kFollowing;
+  if (!capturing()) return send_slot(group, slot);
+  auto* table = static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr());
+  check_cuda(runtime_.write(index(), &table[group].slots[slot], &out, sizeof out));
+}
+
+at::Tensor CudaPlan::write(const at::Tensor& host, const OptionalTensor& there) {
+  if (!capturing()) {
+    at::Tensor fresh = upload(host.const_data_ptr(), host.nbytes()).view(host.scalar_type()).view(host.sizes());
+    return there ? there->copy_(fresh, /*non_blocking=*/true) : fresh;
+  }
+  const at::Tensor target = there ? *there : beside_graphs(device_, host.sizes(), host.scalar_type());
+  check_cuda(runtime_.write(index(), target.mutable_data_ptr(), host.const_data_ptr(), host.nbytes()));
+  return target;
+}
+
+void CudaPlan::tick(const at::Tensor& clock, const OptionalTensor& seen) {
+  const int64_t* updates = seen ? static_cast<const int64_t*>(clocks_.const_data_ptr()) + kUpdates : nullptr;
+  check_cuda(runtime_.advance(index(), stream(), clock.mutable_data_ptr<int64_t>(), 1, updates,
+                              seen ? seen->mutable_data_ptr<int64_t>() : nullptr));
+}
+
+bool CudaPlan::sync_hparams(const py::list& param_groups) {
+  if (!same_structure(param_groups)) return false;
+  if (!groups_table_.defined()) return true;
+  if (!read_numbers(true)) return false;
+  if (!edits_.empty()) flush_numbers(capturing());
+  return true;
+}
+
+}  // namespace fs

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the kernels come from: built in, or an emulation that tests load in their place.
+#include <dlfcn.h>
+
+#include "plan/cuda_part.h"
+
+namespace fs {
+
+namespace {
+
+const fs_cuda::Runtime*& chosen() {
+#if defined(FUSEDSCHED_CUDA)
+  static const fs_cuda::Runtime* runtime = fs_cuda_runtime();
+#else
+  static const fs_cuda::Runtime* runtime = nullptr;
+#endif
+  return runtime;
+}
+
+}  // namespace
+
+const fs_cuda::Runtime* cuda_runtime() { return chosen(); }
+
+at::Tensor beside_graphs(at::Device device, at::IntArrayRef sizes, at::ScalarType type) {
+  void* memory = nullptr;
+  const uint64_t bytes = c10::multiply_integers(sizes) * c10::elementSize(type);
+  check_cuda(cuda_runtime()->allocate(device.has_index() ? device.index() : 0, bytes, &memory));
+  const auto options = at::TensorOptions().dtype(type).device(device);
+  return at::for_blob(memory, sizes).options(options).target_device(device).make_tensor();
+}
+
+void emulate_cuda(const std::string& library) {
+  void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
+  TORCH_CHECK(handle != nullptr, "cannot load ", library, ": ", dlerror());
+  void* found = dlsym(handle, "fs_cuda_runtime");
+  TORCH_CHECK(found != nullptr, library, " has no function fs_cuda_runtime.");
+  chosen() = reinterpret_cast<decltype(&fs_cuda_runtime)>(found)();
+}
+
+}  // namespace fs

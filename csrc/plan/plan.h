@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// The plan: every parameter of every group, where its arrays lie and what was last known of them. Built once, checked
+// at each step by reading pointers, rebuilt when something moved. One call does a whole optimizer step for the
+// parameters of one device; CpuPlan (cpu_plan.h) and CudaPlan (cuda_plan.h) say how.
+#pragma once
+
+#include <c10/util/SmallVector.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/extension.h>
+
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/rules.h"
+#include "cpu/kernels.h"
+#include "plan/group.h"
+#include "plan/tensors.h"
+
+namespace fs {
+
+// Where the elements of a tensor lie: what has to match for two arrays to be walked side by side.
+struct Layout {
+  c10::SmallVector<int64_t, 4> sizes, strides;  // inside the entry: one memory access less for each comparison
+  int64_t numel = 0;
+  bool contiguous = false;
+  bool matches(const at::TensorImpl& impl) const {
+    return same(impl.sizes(), sizes) && ((contiguous && impl.is_contiguous()) || same(impl.strides(), strides));
+  }
+  // For a tensor whose shape was compared before.
+  bool same_order(const at::TensorImpl& impl) const {
+    return contiguous ? impl.numel() == numel && impl.is_contiguous() : matches(impl);
+  }
+  bool is(at::IntArrayRef its_sizes, at::IntArrayRef its_strides) const {
+    return same(its_sizes, sizes) && same(its_strides, strides);
+  }
+  bool operator==(const Layout& other) const { return sizes == other.sizes && strides == other.strides; }
+
+ private:
+  static bool same(at::IntArrayRef a, const c10::SmallVector<int64_t, 4>& b) {
+    if (a.size() != b.size()) return false;
+    for (size_t i = 0; i < b.size(); ++i) {
+      if (a[i] != b[i]) return false;
+    }
+    return true;
+  }
+};
+
+// What was true of a tensor when it was last looked at in full. Its key set says device, layout, conjugation and
+// whether Python intercepts it; so few comparisons tell that the same kernel may read it again.
+struct Seen {
+  c10::DispatchKeySet keys;
+  caffe2::TypeMeta type;
+  void note(const at::TensorImpl& impl) {
+    keys = impl.key_set();
+    type = impl.dtype();
+  }
+  bool holds(const at::TensorImpl& impl) const { return impl.key_set() == keys && impl.dtype() == type; }
+  bool operator==(const Seen& other) const { return keys == other.keys && type == other.type; }
+};
+
+// What parameters of one kind have in common. Shared, since a thousand small tensors that each carry a copy no longer
+// fit into the cache.
+struct Kind {
+  Seen param, grad, state[kMaxStates], step;
+  int loop = -1;
+  fs_cpu::Kernel kernel = nullptr;
+  bool operator==(const Kind& other) const {
+    return param == other.param && grad == other.grad && state[0] == other.state[0] && state[1] == other.state[1] &&
+           state[2] == other.state[2] && step == other.step && loop == other.loop && kernel == other.kernel;
+  }
+};
+
+// A parameter. Read at every step, and in the steady state only read: thousands of them pass through the cache each
+// time, and lines that were written would have to travel back. What changes or is rarely needed stands beside it.
+struct Entry {
+  // Held as Python's object, not as its tensor: torch.utils.swap_tensors, with which Module.to() moves FSDP models,
+  // refuses a tensor that anyone else holds, and puts another one into the same object.
+  py::object object;
+  const Kind* kind = nullptr;      // null: nothing may be taken for granted, look at everything
+  const Layout* layout = nullptr;  // of the state, and of a dense parameter
+  at::Tensor state[kMaxStates];
+  WatchedDict state_dict;
+  at::Tensor step;                 // the count as users see it; none for SGD
+  float* shown_step = nullptr;     // where it was last found
+  fs_cpu::Span span{};             // as the kernel gets it
+  int32_t group = 0;
+  int32_t index = 0;               // within its group
+  int32_t at = 0;                  // among all
+  int8_t states = -1;              // how many of the state tensors are known; -1: none, not even the step
+  bool foreign = false;            // not for these kernels: another plan or the reference takes it
+  bool gathered = false;           // has gaps or a lazy conjugate: updated in a dense copy
+  bool by_copy = false;            // it, or its last gradient, went through a copy: look at everything again
+
+  const at::Tensor& param() const { return THPVariable_Unpack(object.ptr()); }
+};
+
+struct Beside {
+  int64_t step = 0;    // exact, beyond 2**24 too
+  bool fresh = false;  // its momentum buffer has not been filled yet
+};
+
+// Where an entry's state was found, to see whether it was replaced.
+struct Found {
+  PyObject* state[kMaxStates + 1] = {};  // as last seen in state_dict; the last one is the step
+  at::Tensor dense;                      // what a parameter with gaps is updated in
+};
+
+// The one equal to `value` in `known`, which gets it if there is none.
+template <class T>
+const T* interned(std::deque<T>& known, const T& value) {
+  for (auto it = known.rbegin(); it != known.rend(); ++it) {
+    if (*it == value) return &*it;
+  }
+  return &known.emplace_back(value);
+}
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+class Plan {
+ public:
+  // device: the one whose parameters it serves. on_host: whether this side may read and write what lies there.
+  Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, at::Device device, bool on_host);
+  virtual ~Plan();
+  at::Device device() const { return device_; }
+  virtual std::string name() const = 0;
+
+  enum Outcome { kDone, kRebuild, kStateMissing, kDoneWithEdits };
+
+  // Reads and checks everything; changes nothing. kDone means: ready to apply.
+  virtual Outcome check(const py::list& param_groups, const py::dict& state);
+  // Whether the last check found something to update.
+  bool pending() const;
+  // Does what check found. scale: the gradients are divided by it. found_inf: if not zero, nothing happens but that the
+  // step is counted as skipped. counts: another plan updated something, so this is an update even if there is nothing
+  // to do here.
+  virtual Outcome apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) = 0;
+  Outcome step(const py::list& param_groups, const py::dict& state, const OptionalTensor& scale,
+               const OptionalTensor& found_inf);
+  // Counts a step as skipped, since found_inf says so; nothing else happens. kRebuild: not even that.
+  virtual Outcome skip(const py::list& param_groups, const at::Tensor& found_inf) = 0;
+  // Telemetry: each further update is a row of this ring (core/telemetry.h) on the plan's device; none: no more.
+  virtual void record_to(const OptionalTensor& ring);
+  bool zero_grad(const py::list& param_groups, bool set_to_none);
+
+  // Groups and indices of parameters that have a gradient but no state; of those that another backend takes.
+  std::vector<std::pair<int, int>> missing() const { return missing_; }
+  std::vector<std::pair<int, int>> foreign() const;
+  // Takes in state that was made for these since.
+  void adopt(const std::vector<std::pair<int, int>>& which);
+  // Counts that the state cannot tell, to be carried to the next plan and into checkpoints: those that float32 cannot
+  // hold, and the zero of a momentum buffer that is still to be filled.
+  virtual std::vector<std::pair<at::Tensor, int64_t>> exact_counts() const;
+  void adopt_counts(const std::vector<std::pair<at::Tensor, int64_t>>& counts);
+
+  // Puts a program into a slot of a group, in place of what was there; `shown` stands in the group and shows its value.
+  // True: the group needs another rule now, which a captured graph cannot get; nothing was put anywhere then that it
+  // reads, and the plan is out of date.
+  virtual bool set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown);
+  // Moves a clock on and shows the values of the programs at the present clocks. The second: by what a tensor on the
+  // device holds when the device comes to it; a negative number moves nothing, and check_counts throws later.
+  virtual void advance(int unit, int64_t amount) = 0;
+  virtual void advance_by(int unit, const at::Tensor& amount) { advance(unit, amount.item<int64_t>()); }
+  virtual void check_counts() {}
+
+  // Waits until no other thread is amid an update, which lets go of the interpreter.
+  void await_update() {
+    while (updating_) {
+      py::gil_scoped_release release;
+      const std::lock_guard<std::mutex> until_done(update_);
+    }
+  }
+
+  // Shows Python's garbage collector each reference held here, once: a model may hold its optimizer. Nothing is let go
+  // on its behalf, since such a circle leads through the optimizer's dictionary, which it can clear.
+  int traverse(visitproc visit, void* arg) const {
+    Py_VISIT(param_groups_.ptr());
+    Py_VISIT(state_.get().ptr());
+    for (const Group& group : groups_) {
+      if (const int stop = group.traverse(visit, arg)) return stop;
+    }
+    for (const Entry& entry : entries_) {
+      Py_VISIT(entry.object.ptr());
+      Py_VISIT(entry.state_dict.get().ptr());
+    }
+    return 0;
+  }
+
+ protected:
+  struct Work;  // what one step updates
+
+  void add(Entry entry, PyObject* param);
+  void read_state(Entry& entry, PyObject* state);
+  bool state_unchanged(Entry& entry);
+  bool has_state(const Entry& entry, int wanted) const;
+  bool same_structure(const py::list& param_groups);
+  bool same_state(const py::dict& state);
+  void remember_state();
+  virtual void check_horizons() = 0;
+  bool collect(Work& work);
+  bool is_count(const at::Tensor& step) const;
+  std::vector<bool> sharing() const;
+  bool shares_anew() const;
+  bool forgotten(const Work& work) const;
+  bool inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work);
+  void inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work);
+  void bump_versions(Work& work);
+  void finish(Work& work);
+  Outcome outcome();
+  Rule rule_of(const Group& group) const;
+  int states_of(Rule rule) const;
+
+  bool adam_;
+  at::Device device_;
+  bool on_host_;
+  py::list param_groups_;
+  WatchedDict state_;
+  std::vector<std::pair<PyObject*, PyObject*>> state_items_;  // as last seen, to be compared and nothing else
+  std::vector<PyObject*> group_objects_;
+  std::vector<Group> groups_;
+  std::vector<Entry> entries_;
+  std::vector<Beside> beside_;  // of each entry
+  std::vector<Found> found_;
+  std::deque<Kind> kinds_;      // deques: what points into them stays valid
+  std::deque<Layout> layouts_;
+  at::Tensor clocks_;  // kClocks numbers
+  at::Tensor ring_;    // telemetry; undefined: off
+  std::vector<std::pair<int, int>> missing_;
+  std::shared_ptr<Work> work_;
+  bool updating_ = false;  // read and written by who has the interpreter
+  std::mutex update_;      // held while it is let go
+};
+
+}  // namespace fs

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// What plans write into a ring of telemetry (core/telemetry.h).
+#include "core/telemetry.h"
+
+#include "plan/cpu_plan.h"
+#include "plan/cuda_part.h"
+#include "plan/work.h"
+
+namespace fs {
+
+void Plan::record_to(const OptionalTensor& ring) {
+  if (ring) {
+    TORCH_CHECK(ring->device() == device_ && ring->scalar_type() == at::kDouble && ring->is_contiguous() &&
+                    ring->dim() == 2 && ring->size(0) > 1 &&
+                    ring->size(1) == row_width(static_cast<int64_t>(groups_.size())),
+                "A ring for ", groups_.size(), " groups must be float64 on ", device_, " with rows of ",
+                row_width(static_cast<int64_t>(groups_.size())), " numbers.");
+  }
+  ring_ = ring.value_or(at::Tensor());
+}
+
+void CpuPlan::record(bool skipped) {
+  auto* ring = static_cast<double*>(ring_.mutable_data_ptr());
+  double* const row = next_row(ring, ring_.size(0) - 1, ring_.size(1));
+  double* at = row + kRowHead;
+  for (const Group& group : groups_) {
+    double slots[kMaxSlots] = {};
+    group.read(slots);
+    at = std::copy(std::begin(slots), std::end(slots), at);
+  }
+  finish_row(ring, row, clock_[kUpdates], skipped);
+}
+
+Plan::Outcome CpuPlan::skip(const py::list& param_groups, const at::Tensor&) {
+  if (ring_.defined()) {
+    if (!same_structure(param_groups)) return kRebuild;
+    record(true);
+  }
+  ++clock_[kSkipped];
+  return kDone;
+}
+
+void CudaPlan::record_to(const OptionalTensor& ring) {
+  if (captured_ && ring_.defined()) kept_.push_back(ring_);
+  Plan::record_to(ring);
+}
+
+void CudaPlan::record(const Part& part) {
+  check_cuda(runtime_.record(index(), stream(), part.launch, static_cast<double*>(ring_.mutable_data_ptr()),
+                             ring_.size(0) - 1));
+}
+
+// Another plan has looked at found_inf, and the step is not going to be launched.
+Plan::Outcome CudaPlan::skip(const py::list& param_groups, const at::Tensor& found_inf) {
+  auto* clocks = static_cast<int64_t*>(clocks_.mutable_data_ptr());
+  if (ring_.defined()) {
+    const Outcome found = same_structure(param_groups) ? prepare_tables(false) : kRebuild;
+    if (found != kDone) return found;
+    if (edits_.size() > fs_cuda::kMaxEdits) flush_numbers(false);
+    const at::Tensor here = found_inf.to(device_, at::kFloat, /*non_blocking=*/true);
+    address(*idle_, std::nullopt, here, true);
+    record(*idle_);
+  }
+  check_cuda(runtime_.advance(index(), stream(), clocks + kSkipped, 1, nullptr, nullptr));
+  return kDone;
+}
+
+}  // namespace fs

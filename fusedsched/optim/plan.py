@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which plans serve the parameters of an optimizer: one for each device that has kernels, the reference for the rest.
+
+What a plan is: `csrc/plan/plan.h`. All have the same methods, in C++ and in Python: `check` reads and checks everything
+and changes nothing, `apply` does what was found, `step` is both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fusedsched import _native
+from fusedsched.optim.reference_plan import ReferencePlan, ReferenceUpdates
+from fusedsched.optim.scheduled import scheduled_slots
+from fusedsched.optim.spec import Slot
+from fusedsched.optim.state import tidy_states
+from fusedsched.runtime import backends
+from fusedsched.runtime.clocks import NAMES, UNITS
+from fusedsched.schedules import Schedule
+
+if TYPE_CHECKING:
+    from fusedsched.optim.optimizer import FusedOptimizer
+
+DONE, REBUILD, STATE_MISSING, DONE_WITH_EDITS = range(4)  # Plan::Outcome
+
+
+def build_plan(optimizer: FusedOptimizer) -> Any:
+    """The plan for the parameters as they are now. Raises RuntimeError if a named backend cannot take one of them."""
+    chosen = optimizer._backend
+    if chosen == "reference" or optimizer.defaults["differentiable"]:
+        return ReferencePlan(optimizer)
+    plans = []
+    for device in dict.fromkeys(p.device for group in optimizer.param_groups for p in group["params"]):
+        name = backends.for_device(chosen, device)
+        if name is not None:
+            tidy_states(optimizer, device)
+            plans.append(_MAKERS[name](optimizer, device))
+    unserved = [set(plan.foreign()) for plan in plans]
+    left = sorted(set.intersection(*unserved)) if plans else _everything(optimizer)
+    if left and chosen != "auto":
+        raise RuntimeError(_refusal(optimizer, chosen, *left[0]))
+    if left:
+        _native.module_or_warn()  # only now: a GPU with Triton does without the extension
+    if not plans:
+        return ReferencePlan(optimizer)
+    optimizer._clocks.keep([plan.device for plan in plans])
+    _install_schedules(optimizer, plans)
+    return plans[0] if len(plans) == 1 and not left else PlanGroup(optimizer, plans, left)
+
+
+def _everything(optimizer: FusedOptimizer) -> list[tuple[int, int]]:
+    return [(g, i) for g, group in enumerate(optimizer.param_groups) for i in range(len(group["params"]))]
+
+
+def _refusal(optimizer: FusedOptimizer, chosen: str, g: int, i: int) -> str:
+    p = optimizer.param_groups[g]["params"][i]
+    where = "the CPU" if chosen == "cpu" else "a GPU"
+    return (
+        f'backend="{chosen}" cannot update parameter {i} of group {g} (shape {tuple(p.shape)}, {p.dtype}, {p.layout}, '
+        f'on {p.device}): it takes strided floating point tensors on {where}. Use backend="auto".'
+    )
+
+
+def _install_schedules(optimizer: FusedOptimizer, plans: list[Any]) -> None:
+    for index, group, slot, schedule in scheduled_slots(optimizer.param_groups, optimizer._slots):
+        install_schedule(optimizer, plans, index, group, slot, schedule)
+
+
+def install_schedule(
+    optimizer: FusedOptimizer, plans: list[Any], index: int, group: dict[str, Any], slot: Slot, schedule: Schedule
+) -> bool:
+    """Puts a schedule into the plans. True: a captured graph cannot get it, and the plans are out of date."""
+    device = _device_of(group, plans)
+    optimizer._shown.reserve(device, len(optimizer._groups()) * len(optimizer._slots))
+    tensor = optimizer._shown.install(group, slot, device)
+    program, unit = schedule.program.table.tolist(), UNITS.index(schedule.unit)
+    refused = [plan.set_program(index, slot.name, program, unit, tensor) for plan in plans]  # every plan gets it
+    return any(refused)
+
+
+def _device_of(group: dict[str, Any], plans: list[Any]) -> torch.device:
+    """Where the value of a schedule is shown: beside the parameters, if a kernel there writes it."""
+    served = [plan.device for plan in plans]
+    devices = [p.device for p in group["params"] if p.device in served]
+    return devices[0] if devices else torch.device("cpu")
+
+
+def _cpu_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
+    clocks = optimizer._clocks.on(device)
+    return _native.module().CpuPlan(optimizer._adam, optimizer.param_groups, optimizer.state, clocks)
+
+
+def _cuda_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
+    clocks = optimizer._clocks.on(device)
+    flags = torch.zeros(len(NAMES), dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
+    stream_of = torch._C._cuda_getCurrentRawStream if device.type == "cuda" else _no_stream
+    return _native.module().CudaPlan(optimizer._adam, optimizer.param_groups, optimizer.state, clocks, flags, stream_of)
+
+
+def _no_stream(index: int) -> int:
+    return 0
+
+
+def _triton_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
+    from fusedsched.optim.triton_plan import TritonPlan
+
+    clocks = optimizer._clocks.on(device)
+    return TritonPlan(optimizer._adam, optimizer.param_groups, optimizer.state, clocks, optimizer._slots)
+
+
+_MAKERS = {"cpu": _cpu_plan, "cuda": _cuda_plan, "triton": _triton_plan}
+
+
+def recorder_of(plan: Any) -> Any:
+    """The one of several plans that keeps telemetry: on a device if any is, so that nothing there is waited for."""
+    return plan if not isinstance(plan, PlanGroup) else plan.recorder
+
+
+def plans_of(plan: Any) -> list[Any]:
+    """The plans with kernels in what `build_plan` made."""
+    return plan.plans if isinstance(plan, PlanGroup) else [] if isinstance(plan, ReferencePlan) else [plan]
+
+
+def every_plan(plan: Any) -> list[Any]:
+    """The same, or the reference's where it is alone. None: not built yet."""
+    return [] if plan is None else plans_of(plan) or [plan]
+
+
+class PlanGroup:
+    """Several plans, and the reference for parameters that none of them takes, as one. All check before any applies."""
+
+    def __init__(self, optimizer: FusedOptimizer, plans: list[Any], left: list[tuple[int, int]]) -> None:
+        self.plans = plans
+        self.recorder = min(plans, key=lambda plan: plan.device.type == "cpu")
+        self._updates = ReferenceUpdates(optimizer, left) if left else None
+        self._waiting: Any = None  # the plan that lacks state
+        self.name = "+".join([*dict.fromkeys(plan.name for plan in plans), *(["reference"] if left else [])])
+
+    def step(self, param_groups: Any, state: Any, scale: Tensor | None, found_inf: Tensor | None) -> int:
+        if found_inf is not None and (self._updates is not None or found_inf.device.type == "cpu"):
+            # The reference has to wait for the device anyway, to know.
+            if float(found_inf) != 0.0:
+                return self.skip(param_groups, found_inf)
+            found_inf = None
+        outcome = self.check(param_groups, state)
+        return self.apply(scale, found_inf) if outcome == DONE else outcome
+
+    def check(self, param_groups: Any, state: Any) -> int:
+        for plan in self.plans:
+            outcome = plan.check(param_groups, state)
+            if outcome != DONE:
+                self._waiting = plan
+                return outcome
+        self._eager_pending = self._updates is not None and self._updates.check()
+        return DONE
+
+    def apply(self, scale: Tensor | None, found_inf: Tensor | None) -> int:
+        counts = self._eager_pending or any(plan.pending() for plan in self.plans)
+        if self._eager_pending:
+            self._updates.run(scale)
+        return max(plan.apply(scale, found_inf, counts) for plan in self.plans)
+
+    def skip(self, param_groups: Any, found_inf: Tensor) -> int:
+        others = [plan for plan in self.plans if plan is not self.recorder]
+        for plan in (self.recorder, *others):  # the first may be out of date, and then nothing is counted yet
+            outcome = plan.skip(param_groups, found_inf)
+            if outcome != DONE:
+                return outcome
+        return DONE
+
+    def missing(self) -> list[tuple[int, int]]:
+        return self._waiting.missing()
+
+    def adopt(self, which: list[tuple[int, int]]) -> None:
+        self._waiting.adopt(which)
+
+    def zero_grad(self, param_groups: Any, set_to_none: bool) -> bool:
+        return self.plans[0].zero_grad(param_groups, set_to_none)  # a plan resets those of others too
+
+    def advance(self, unit: int, amount: int) -> None:
+        for plan in self.plans:
+            plan.advance(unit, amount)
+
+    def exact_counts(self) -> list[tuple[Tensor, int]]:
+        own = [] if self._updates is None else self._updates.exact_counts()
+        return own + [pair for plan in self.plans for pair in plan.exact_counts()]
+
+    def adopt_counts(self, counts: list[tuple[Tensor, int]]) -> None:
+        for plan in [*self.plans, *([] if self._updates is None else [self._updates])]:
+            plan.adopt_counts(counts)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Native schedules in the groups of an optimizer.
+
+`group["schedules"]` maps a slot's name to its expression. The slot itself holds a 0-dim float64 tensor with the value
+for the next update, so that whoever reads a group sees a number. Writing to that slot is an edit: constant from there
+on, with one warning, until `set_schedule`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fusedsched.optim.spec import Slot
+from fusedsched.runtime.clocks import number, unwatched
+from fusedsched.schedules import Schedule
+
+if TYPE_CHECKING:
+    from fusedsched.optim.optimizer import FusedOptimizer
+
+
+def check_schedule(slot: Slot, schedule: Schedule) -> None:
+    """Raises ValueError if the schedule leaves the range that a number in this slot may have."""
+    if not slot.schedulable:
+        raise ValueError(f"{slot.name} cannot be scheduled. Give it a number.")
+    schedule.check(slot.name)
+    if slot.name in ("beta1", "beta2") and schedule.program.bounds()[1] >= 1.0:
+        raise ValueError(
+            f"Invalid {slot.name}: the schedule reaches {schedule.program.bounds()[1]:g}. It must stay below 1."
+        )
+
+
+def take_schedules(group: dict[str, Any], slots: tuple[Slot, ...], largest: bool = False) -> dict[str, Schedule]:
+    """Puts the first value (or the largest) where a schedule stands in `group`, and returns the schedules."""
+    taken = {}
+    for slot in slots:
+        if slot.key not in group or (slot.item is not None and not isinstance(group[slot.key], (tuple, list))):
+            continue
+        value = slot.read(group)
+        if isinstance(value, Schedule):
+            check_schedule(slot, value)
+            taken[slot.name] = value
+            slot.write(group, value.program.bounds()[1] if largest else float(value(0)))
+    return taken
+
+
+class Shown:
+    """The tensors that show scheduled values, by group and slot.
+
+    Those of a device lie in one room with a place for each slot, whether it has a schedule or not: compiled steps are
+    told of the room, and need not be told anew when a number becomes a schedule.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[int, str], Tensor] = {}
+        self._versions: dict[tuple[int, str], int] = {}  # of those installed: nobody but users raises them
+        self._rooms: dict[torch.device, list[Tensor]] = {}
+        self._left: dict[torch.device, list[Tensor]] = {}  # places that nobody has yet
+        self._warned: set[str] = set()
+
+    def reserve(self, device: torch.device | str, places: int) -> None:
+        """Sees to it that a device has so many, together with those in use."""
+        device = torch.device(device)
+        rooms, left = self._rooms.setdefault(device, []), self._left.setdefault(device, [])
+        missing = places - sum(map(len, rooms))
+        if missing > 0:
+            with unwatched():
+                room = torch.zeros(missing, dtype=torch.float64, device=device)
+                rooms.append(room)
+                numbers = [torch.empty(0, dtype=torch.float64, device=device) for _ in range(missing)]
+                # Not views to autograd: each has a version counter of its own.
+                left += [number.set_(room.untyped_storage(), i, (), ()) for i, number in enumerate(numbers)]
+
+    def rooms(self) -> list[Tensor]:
+        return [room for rooms in self._rooms.values() for room in rooms]
+
+    def owns(self, number: Any) -> bool:
+        storages = {room.untyped_storage()._cdata for room in self.rooms()}
+        return isinstance(number, Tensor) and number.untyped_storage()._cdata in storages
+
+    def install(self, group: dict[str, Any], slot: Slot, device: torch.device | str = "cpu") -> Tensor:
+        """The tensor of a slot. It is put into the group unless an edit of the user stands there."""
+        key = (id(group), slot.name)
+        if key not in self._tensors:
+            device = torch.device(device)
+            if not self._left.get(device):
+                self.reserve(device, 1 + sum(map(len, self._rooms.get(device, []))))
+            self._tensors[key] = self._left[device].pop(0)
+        if key not in self._versions:
+            self._versions[key] = self._tensors[key]._version
+            slot.write(group, self._tensors[key])
+        return self._tensors[key]
+
+    def replaced(self, group: dict[str, Any], slot: Slot) -> bool:
+        number, own = slot.read(group), self._tensors.get((id(group), slot.name))
+        return number is not own if own is not None else not self.owns(number)  # None: the group is a copy of one
+
+    def written_to(self, group: dict[str, Any], slot: Slot) -> bool:
+        """Whether a user wrote to the slot, or in place to its tensor. Does not wait for the device."""
+        return self.replaced(group, slot) or slot.read(group)._version != self._versions.get((id(group), slot.name))
+
+    def forget(self, group: dict[str, Any], name: str) -> None:
+        """The next `install` puts the tensor into the group, whatever stands there."""
+        self._versions.pop((id(group), name), None)
+
+    def warn(self, name: str, stacklevel: int) -> None:
+        """Once for each name. `stacklevel`: as for a warning of the caller."""
+        if name not in self._warned:
+            self._warned.add(name)
+            warnings.warn(
+                f"The scheduled '{name}' of a param group was written to: it stays at the written value from here on. "
+                "Use set_schedule() to put a schedule back.",
+                UserWarning,
+                stacklevel=stacklevel + 1,
+            )
+
+
+def scheduled_slots(
+    groups: list[dict[str, Any]], slots: tuple[Slot, ...]
+) -> Iterator[tuple[int, dict[str, Any], Slot, Schedule]]:
+    """All schedules of all groups: (index of the group, group, slot, schedule)."""
+    for index, group in enumerate(groups):
+        schedules = group.get("schedules")
+        for slot in slots if schedules else ():
+            if slot.name in schedules:
+                yield index, group, slot, schedules[slot.name]
+
+
+def value_at(schedule: Schedule, clock: int) -> float:
+    """The value to show at `clock`; past the last defined step, the last one."""
+    program = schedule.program
+    last = program.horizon if program.horizon >= 0.0 else math.inf
+    return program.evaluate(min(clock, last))
+
+
+def settle_edits(optimizer: FusedOptimizer, fresh: Collection[tuple[int, str]] = ()) -> None:
+    """Drops the schedules that an edit has replaced, so that what is saved is what runs, and a new plan does not take
+    them up again. The present plan has seen the edit, or will; it goes on as it is, and captured graphs with it.
+
+    `fresh`: schedules that were put there and not shown yet, by index of the group and name.
+    """
+    for index, group, slot, schedule in list(scheduled_slots(optimizer._groups(), optimizer._slots)):
+        if (index, slot.name) not in fresh and _edited(optimizer, group, slot, schedule):
+            group["schedules"] = {k: v for k, v in group["schedules"].items() if k != slot.name}
+            optimizer._shown.forget(group, slot.name)
+            optimizer._shown.warn(slot.name, stacklevel=4)
+
+
+def _edited(optimizer: FusedOptimizer, group: dict[str, Any], slot: Slot, schedule: Schedule) -> bool:
+    if optimizer._shown.replaced(group, slot):
+        return True
+    expected = value_at(schedule, optimizer._clocks.unit(schedule.unit))
+    return not math.isclose(number(slot.read(group)), expected, rel_tol=1e-12)  # evaluators differ by some ulp
+
+
+def warn_of_edits(optimizer: FusedOptimizer) -> None:
+    for _, group, slot, _ in scheduled_slots(optimizer._groups(), optimizer._slots):
+        if optimizer._shown.written_to(group, slot):
+            optimizer._shown.warn(slot.name, stacklevel=4)
+
+
+def check_horizon(slot: Slot, schedule: Schedule, clock: int) -> None:
+    if 0.0 <= schedule.program.horizon < clock:
+        raise RuntimeError(
+            f"The schedule of '{slot.name}' ends at step {schedule.program.horizon:.0f} and past_end=\"error\" was "
+            'asked for. Give it more steps, or past_end="hold".'
+        )

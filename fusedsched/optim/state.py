@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The per-parameter state: made when a parameter first has a gradient, with torch's keys, dtypes and strides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fusedsched.optim.placement import zeros_for
+
+if TYPE_CHECKING:
+    from fusedsched.optim.optimizer import FusedOptimizer
+
+
+def init_states(optimizer: FusedOptimizer, which: list[tuple[int, int]]) -> None:
+    """Makes the state of many parameters of one device for its kernels. Their steps are views of one buffer."""
+    groups = [optimizer.param_groups[g] for g, _ in which]
+    params = [group["params"][i] for group, (_, i) in zip(groups, which, strict=True)]
+    missing = [
+        [name for name in optimizer._state_names(group) if (optimizer.state.get(p) or {}).get(name) is None]
+        for group, p in zip(groups, params, strict=True)
+    ]
+    zeros = zeros_for(params, [len(names) for names in missing])
+    steps = torch.zeros(len(which), dtype=torch.float32, device=params[0].device).unbind()
+    for p, names, tensors, step in zip(params, missing, zeros, steps, strict=True):
+        if optimizer._adam:
+            _init_step(optimizer.state[p], step)
+        if names:
+            optimizer.state[p].update(zip(names, tensors, strict=True))
+
+
+def init_state(optimizer: FusedOptimizer, group: dict[str, Any], p: Tensor) -> None:
+    """Makes what the reference rules need. SGD's rule stores the first gradient itself."""
+    if not optimizer._adam:
+        return
+    state = optimizer.state[p]
+    _init_step(state, torch.tensor(0.0, dtype=torch.float32, device="cpu"))  # not zeros: fake ones have no value
+    for name in optimizer._state_names(group):
+        if name not in state:
+            state[name] = torch.zeros_like(p, memory_format=torch.preserve_format, requires_grad=False)
+
+
+def _init_step(state: dict[str, Any], step: Tensor) -> None:
+    if not isinstance(state.get("step"), Tensor):
+        state["step"] = step.fill_(float(state.get("step") or 0.0))
+
+
+def tidy_states(optimizer: FusedOptimizer, device: torch.device) -> None:
+    """Brings state that somebody else wrote into the form that a device's kernels read: the step as a 0-dim float32
+    tensor beside the parameter, the moments strided like it. Values do not change."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            state = optimizer.state.get(p)
+            if not state or p.device != device or p.layout != torch.strided or _intercepted(p):
+                continue
+            step = state.get("step")
+            if step is not None and not _is_plain_step(step, device):
+                state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
+            for name in optimizer._state_names(group):
+                moment = state.get(name)
+                if isinstance(moment, Tensor) and moment.shape == p.shape:
+                    like = torch.empty_like(p, device="meta")
+                    if moment.stride() != like.stride() and moment.layout == torch.strided:
+                        state[name] = torch.empty_like(p, dtype=moment.dtype).copy_(moment)
+
+
+def _intercepted(p: Tensor) -> bool:
+    return type(p).__torch_dispatch__ is not Tensor.__torch_dispatch__
+
+
+def _is_plain_step(step: Any, device: torch.device) -> bool:
+    return isinstance(step, Tensor) and step.dtype == torch.float32 and step.device == device and step.numel() == 1
