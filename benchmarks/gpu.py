@@ -32,7 +32,7 @@ Found = dict[str, list[dict[str, Any]]]
 
 def reason(backends: Sequence[str]) -> str | None:
     """Why nothing can be measured on a GPU here; None where it can."""
-    from fusedsched.runtime import backends as here
+    from fusedsched.runtime.backends import backends as here
 
     missing = {name: why for name, why in here().items() if name in backends and why is not None}
     for name, why in missing.items():

@@ -13,7 +13,7 @@ import torch
 
 import fusedsched
 from fusedsched import _native, reference
-from fusedsched.runtime import backends
+from fusedsched.runtime.backends import backends
 from fusedsched.verify.layouts import (
     COMPLEX_DTYPES as COMPLEX_DTYPES,
     DTYPES as DTYPES,

@@ -9,7 +9,7 @@ from tolerances import close
 
 import fusedsched
 from fusedsched import schedules as S
-from fusedsched.runtime import backends
+from fusedsched.runtime.backends import backends
 from fusedsched.verify.table import cases
 from fusedsched.verify.updates import run, unjudged
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from cases_rates import F32, LRS, SCHEDULERS, values
 
-from fusedsched.runtime import backends
+from fusedsched.runtime.backends import backends
 
 pytestmark = [
     pytest.mark.gpu,

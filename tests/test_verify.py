@@ -13,7 +13,7 @@ import torch
 from cases import BACKENDS, REFERENCE_CLASSES, maker
 
 from fusedsched import _native
-from fusedsched.runtime import backends
+from fusedsched.runtime.backends import backends
 from fusedsched.verify import (
     check,
     command,

@@ -8,7 +8,7 @@ from cases import BACKENDS
 from test_capture import emulated
 from verify_mutants import MUTANTS
 
-from fusedsched.runtime import backends
+from fusedsched.runtime.backends import backends
 from fusedsched.verify import agreement, command, replaying
 from fusedsched.verify.check import Level, carry_out
 
