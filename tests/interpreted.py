@@ -15,10 +15,10 @@ try:
     pytest.importorskip("triton", reason="Triton is not installed")
     from fusedsched.triton_kernels import (
         maths as maths,
-        plateau as plateau,
-        rates as rates,
+        metric as metric,
         rules as rules,
         schedule as schedule,
+        scheduled_targets as scheduled_targets,
         step as step,
         telemetry as telemetry,
         tuning as tuning,

@@ -7,7 +7,7 @@ import test_plateau
 import torch
 from cases import maker
 from cases_plateau import MODES
-from interpreted import interpreter, plateau  # noqa: F401
+from interpreted import interpreter, metric  # noqa: F401
 
 from fusedsched.lr_scheduler import boards, observing
 
@@ -34,8 +34,8 @@ def test_laws_of_the_other_backends(law):
 def test_columns_are_those_of_the_board():
     names = [*boards.Asked._fields, *boards.Known._fields]
     for name, column in zip(names, [*range(10), *range(boards.ASKED, boards.ASKED + boards.KNOWN)], strict=True):
-        assert getattr(plateau, name.upper()).value == column, name
-    assert (plateau.WATCH_WIDTH.value, plateau.RATE_WIDTH.value) == (boards.WATCH_WIDTH, boards.RATE_WIDTH)
+        assert getattr(metric, name.upper()).value == column, name
+    assert (metric.WATCH_WIDTH.value, metric.RATE_WIDTH.value) == (boards.WATCH_WIDTH, boards.RATE_WIDTH)
 
 
 def test_the_law_can_fail(monkeypatch):

@@ -14,7 +14,7 @@ import tempfile
 
 import torch
 import triton
-from fusedsched.triton_kernels import plateau, rates, rules, step, telemetry, tuning
+from fusedsched.triton_kernels import metric, rules, scheduled_targets, step, telemetry, tuning
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -110,13 +110,13 @@ def everything(arch, every_rule):
     for adam in (True, False):
         found[f"prepare/{'Adam' if adam else 'SGD'}"] = facts(prepare(arch, adam, amp=True))
     watch = {"board": "*fp64", "metric": "*fp64", "n": "i32"}
-    found["observe"] = facts(compiled(plateau.observe_kernel, dict(BLOCK=tuning.WATCH_BLOCK), arch, 1, watch))
+    found["observe"] = facts(compiled(metric.observe_kernel, dict(BLOCK=tuning.WATCH_BLOCK), arch, 1, watch))
     found["advance"] = facts(compiled(step.advance_kernel, {}, arch, 1))
     found["advance by"] = facts(compiled(step.advance_by_kernel, {}, arch, 1))
     constants = {"CHECKED": True, "BLOCK": tuning.PREPARE_BLOCK}
     found["record"] = facts(compiled(telemetry.record_kernel, constants, arch, tuning.PREPARE_WARPS))
     for conditional in (True, False):
-        kernel = compiled(rates.rates_kernel, {"CONDITIONAL": conditional}, arch, 1)
+        kernel = compiled(scheduled_targets.rates_kernel, {"CONDITIONAL": conditional}, arch, 1)
         found[f"rates/{'conditional' if conditional else 'plain'}"] = facts(kernel)
     found["mutant: few registers"] = facts(update(arch, MOST, "float32", maxnreg=32))
     return found

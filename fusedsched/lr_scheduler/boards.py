@@ -206,10 +206,10 @@ class Triton:
 
     @staticmethod
     def observe(board: Board, metric: Tensor) -> None:
-        from ..triton_kernels import plateau, tuning
+        from ..triton_kernels import metric as metric_kernels, tuning
 
         with torch.cuda.device(board.device) if board.device.type == "cuda" else nullcontext():
-            plateau.observe_kernel[(1,)](
+            metric_kernels.observe_kernel[(1,)](
                 board.tensor, metric, board.n_rates, BLOCK=tuning.WATCH_BLOCK, num_warps=1, enable_fp_fusion=False
             )
 

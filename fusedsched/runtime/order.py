@@ -74,7 +74,7 @@ def _sentence(patched: bool) -> str:
     return str(found[0].message)
 
 
-_PACKAGES = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.optim.__file__) + os.sep)
+_PACKAGES = (os.path.dirname(os.path.dirname(__file__)) + os.sep, os.path.dirname(torch.optim.__file__) + os.sep)
 
 
 def _levels() -> int:
