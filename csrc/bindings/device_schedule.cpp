@@ -19,11 +19,11 @@ class Rates {
       : runtime_(fs::cuda_runtime()), table_(std::move(table)), clock_(std::move(clock)),
         updates_(std::move(updates)), past_horizon_(std::move(past_horizon)), stream_of_(std::move(stream_of)) {
     TORCH_CHECK(runtime_ != nullptr, "fusedsched was built without CUDA.");
-    args_.rates = static_cast<fs_cuda::Rate*>(table_.mutable_data_ptr());
-    args_.clock = clock_.mutable_data_ptr<int64_t>();
+    args_.rates = static_cast<fs_cuda::Rate*>(fs::unwrap(table_));
+    args_.clock = fs::unwrap<int64_t>(clock_);
     args_.seen = args_.clock + 1;
-    args_.updates = updates_ ? updates_->const_data_ptr<int64_t>() : nullptr;
-    args_.past_horizon = past_horizon_.mutable_data_ptr<int32_t>();
+    args_.updates = updates_ ? fs::unwrap<const int64_t>(*updates_) : nullptr;
+    args_.past_horizon = fs::unwrap<int32_t>(past_horizon_);
     args_.n_rates = static_cast<int32_t>(table_.size(0));
   }
 

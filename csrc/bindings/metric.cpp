@@ -17,16 +17,17 @@ const fs_cuda::Runtime& runtime() {
   return *found;
 }
 
-void observe(const at::Tensor& board, const at::Tensor& metric, uint64_t stream) {
+void observe(const at::Tensor& board, const at::Tensor& given, uint64_t stream) {
+  const at::Tensor metric = fs::native(given);
   TORCH_CHECK_TYPE(fs::is_native(metric, board.device()) && metric.numel() == 1,
                    "the metric must be a floating point tensor with one element on ", board.device());
-  fs::check_cuda(runtime().observe(index_of(board), stream, board.mutable_data_ptr<double>(), metric.const_data_ptr(),
+  fs::check_cuda(runtime().observe(index_of(board), stream, fs::unwrap<double>(board), fs::unwrap<const void>(metric),
                                    *fs::dtype_of(metric.scalar_type())));
 }
 
 void write_now(const at::Tensor& target, const at::Tensor& host) {
   TORCH_CHECK(target.nbytes() == host.nbytes() && target.is_contiguous() && host.is_contiguous());
-  fs::check_cuda(runtime().write(index_of(target), target.mutable_data_ptr(), host.const_data_ptr(), host.nbytes()));
+  fs::check_cuda(runtime().write(index_of(target), fs::unwrap(target), fs::unwrap<const void>(host), host.nbytes()));
 }
 
 bool capturing(uint64_t stream) {

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "plan/tensors.h"
+
 namespace fs::cells {
 
 namespace py = pybind11;
@@ -35,8 +37,10 @@ inline bool is_tensor(PyObject* object) { return object != nullptr && THPVariabl
 
 // Waits for the device, if the tensor is on one.
 inline double read(const at::Tensor& t) {
-  if (t.device().is_cpu() && t.scalar_type() == at::kFloat) return *t.const_data_ptr<float>();
-  if (t.device().is_cpu() && t.scalar_type() == at::kDouble) return *t.const_data_ptr<double>();
+  if (is_native(t, at::kCPU)) {
+    if (t.scalar_type() == at::kFloat) return *unwrap<const float>(t);
+    if (t.scalar_type() == at::kDouble) return *unwrap<const double>(t);
+  }
   return t.item<double>();
 }
 
@@ -57,11 +61,11 @@ inline std::optional<double> number(PyObject* object) {
 
 inline void write(const at::Tensor& t, double value) {
   // Two dispatches of fill_ cost more than everything else in a step; a plain tensor on the CPU can do without.
-  const bool plain = t.device().is_cpu() && t.numel() == 1 && !t.is_inference() && !t.requires_grad();
+  const bool plain = is_native(t, at::kCPU) && t.numel() == 1 && !t.is_inference() && !t.requires_grad();
   if (plain && t.scalar_type() == at::kFloat) {
-    *t.mutable_data_ptr<float>() = static_cast<float>(value);
+    *unwrap<float>(t) = static_cast<float>(value);
   } else if (plain && t.scalar_type() == at::kDouble) {
-    *t.mutable_data_ptr<double>() = value;
+    *unwrap<double>(t) = value;
   } else {
     t.fill_(value);
     return;

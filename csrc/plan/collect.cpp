@@ -48,7 +48,7 @@ bool as_seen(const Entry& entry, const at::TensorImpl& param, const at::TensorIm
   }
   if (entry.shown_step == nullptr) return true;
   const at::TensorImpl& step = *entry.step.unsafeGetTensorImpl();
-  return kind.step.holds(step) && first_element(step) == entry.shown_step;
+  return kind.step.holds(step) && unwrap(step) == entry.shown_step;
 }
 
 // Writes only what differs, and says whether it did.
@@ -61,10 +61,10 @@ bool set(T& place, U value) {
 
 // Whether another array than the gradient has moved: gradients may, at each step.
 bool read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
-  set(entry.span.grad, first_element(grad));
-  bool moved = !entry.gathered && set(entry.span.param, first_element(param));
+  set(entry.span.grad, unwrap(grad));
+  bool moved = !entry.gathered && set(entry.span.param, unwrap(param));
   for (int k = 0; k < states; ++k) {
-    moved |= set(entry.span.state[k], first_element(*entry.state[k].unsafeGetTensorImpl()));
+    moved |= set(entry.span.state[k], unwrap(entry.state[k]));
   }
   return moved;
 }
@@ -125,11 +125,13 @@ void Plan::inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work) {
   TORCH_CHECK(grad.sizes() == entry.param().sizes(), "The gradient of ", where(entry), " has shape ", grad.sizes(),
               ". It must have the shape of its parameter.");
   const auto dtype = dtype_of(grad.scalar_type());
-  TORCH_CHECK(dtype && grad.is_complex() == entry.param().is_complex() && grad.has_storage(), "The gradient of ",
-              where(entry), " is of dtype ", grad.scalar_type(), ". Cast it to the dtype of its parameter.");
+  TORCH_CHECK(dtype && grad.is_complex() == entry.param().is_complex(), "The gradient of ", where(entry),
+              " is of dtype ", grad.scalar_type(), ". Cast it to the dtype of its parameter.");
   entry.span.grad_dtype = *dtype;
-  if (entry.layout->matches(*grad.unsafeGetTensorImpl()) && !grad.is_conj() && !grad.is_neg()) return;
-  // Strided otherwise than its parameter: walked side by side they would pair the wrong elements.
+  const at::TensorImpl& impl = *grad.unsafeGetTensorImpl();
+  if (is_native(impl) && entry.layout->matches(impl) && !grad.is_conj() && !grad.is_neg()) return;
+  // Strided otherwise than its parameter, walked side by side they would pair the wrong elements. One that is not native
+  // is read by its own copy_, which may wait, and raises where it does not mix with plain tensors.
   at::NoGradGuard no_grad;
   at::Tensor copy = at::empty_strided(entry.layout->sizes, entry.layout->strides, grad.options());
   copy.copy_(grad);
@@ -159,7 +161,7 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   for (int k = 0; k < states; ++k) {
     const at::Tensor& state = entry.state[k];
     const auto state_dtype = dtype_of(state.scalar_type());
-    if (!state_dtype || state.device() != device_) return false;
+    if (!state_dtype || !is_native(state, device_)) return false;
     if (!entry.layout->same_order(*state.unsafeGetTensorImpl())) return false;
     span.state_dtype[k] = *state_dtype;
     kind.state[k].note(*state.unsafeGetTensorImpl());
@@ -167,7 +169,7 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   if (entry.step.defined()) {
     if (!is_count(entry.step)) return false;
     kind.step.note(*entry.step.unsafeGetTensorImpl());
-    work.moved |= set(entry.shown_step, static_cast<float*>(first_element(*entry.step.unsafeGetTensorImpl())));
+    work.moved |= set(entry.shown_step, static_cast<float*>(unwrap(entry.step)));
   }
   kind.param.note(param);
   kind.grad.note(*grad.unsafeGetTensorImpl());
@@ -175,9 +177,9 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   kind.kernel = on_host_ ? fs_cpu::kernels().kernel[rule][kind.loop] : nullptr;
   entry.kind = interned(kinds_, kind);
   work.moved |= entry.kind != before || rule != rule_before;
-  work.moved |= read_addresses(entry, param, *grad.unsafeGetTensorImpl(), states);
   const bool copied = work.copies.size() > copies;
-  if (copied) span.grad = work.copies.back().second.data_ptr();
+  const at::Tensor& gradient = copied ? work.copies.back().second : grad;
+  work.moved |= read_addresses(entry, param, *gradient.unsafeGetTensorImpl(), states);
   if (entry.gathered) {
     at::NoGradGuard no_grad;
     at::Tensor& dense = found_[entry.at].dense;  // kept, since a captured graph goes on writing to it
@@ -185,7 +187,7 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
       dense = at::empty_strided(entry.layout->sizes, entry.layout->strides, entry.param().options());
     }
     dense.copy_(entry.param());
-    span.param = dense.data_ptr();
+    span.param = unwrap(dense);
     work.gathered.push_back(&entry);
   }
   entry.by_copy = copied || entry.gathered;

@@ -14,7 +14,7 @@ namespace fs {
 
 CpuPlan::CpuPlan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks)
     : Plan(adam, std::move(param_groups), std::move(state), std::move(clocks), at::kCPU, true),
-      clock_(clocks_.mutable_data_ptr<int64_t>()) {}
+      clock_(unwrap<int64_t>(clocks_)) {}
 
 Plan::Outcome CpuPlan::apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
   if (found_inf && found_inf->item<double>() != 0.0) return skip(param_groups_, *found_inf);

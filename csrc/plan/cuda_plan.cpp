@@ -50,7 +50,7 @@ bool CudaPlan::capturing() const {
 }
 
 void CudaPlan::check_counts() {
-  auto* flags = flags_.mutable_data_ptr<int32_t>();
+  auto* flags = unwrap<int32_t>(flags_);
   for (const auto& [unit, name] : {std::pair{kSamples, "samples"}, std::pair{kTokens, "tokens"}}) {
     const bool negative = std::exchange(flags[unit], 0) != 0;  // said once: the clock has held, and goes on
     TORCH_CHECK_VALUE(!negative, "advance() got a negative number of ", name, " in a tensor on ", device_,
@@ -60,10 +60,10 @@ void CudaPlan::check_counts() {
 
 void CudaPlan::check_horizons() {
   check_counts();
-  if (*flags_.const_data_ptr<int32_t>() == 0) return;
+  if (*unwrap<const int32_t>(flags_) == 0) return;
   const at::Tensor clocks = clocks_.cpu();
   for (const Group& group : groups_) {
-    if (group.has_programs()) group.check_horizons(clocks.const_data_ptr<int64_t>());
+    if (group.has_programs()) group.check_horizons(unwrap<const int64_t>(clocks));
   }
   TORCH_CHECK(followed_.empty(), "A scheduler inside a captured graph was stepped past its last step.");
 }
@@ -96,7 +96,7 @@ void CudaPlan::separate_gradients() {
     const at::Tensor& grad = entry->param().grad();
     at::Tensor copy = at::empty_strided(entry->layout->sizes, entry->layout->strides, grad.options());
     copy.copy_(grad);
-    entry->span.grad = copy.data_ptr();
+    entry->span.grad = unwrap(copy);
     work_->copies.emplace_back(entry, std::move(copy));
   }
 }
@@ -118,14 +118,14 @@ void CudaPlan::address_gradients() {
 
 void CudaPlan::address(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last) {
   fs_cuda::Launch& args = part.launch;
-  args.arrays = part.arrays.defined() ? static_cast<const fs_cuda::Array*>(part.arrays.const_data_ptr()) : nullptr;
-  args.groups = static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr());
-  args.values = static_cast<double*>(numbers_.mutable_data_ptr());
-  args.clocks = static_cast<int64_t*>(clocks_.mutable_data_ptr());
-  args.ticket = static_cast<uint32_t*>(ticket_.mutable_data_ptr());
-  args.past_horizon = flags_.mutable_data_ptr<int32_t>();
-  args.grad_scale = scale ? scale->const_data_ptr<float>() : nullptr;
-  args.found_inf = found_inf ? found_inf->const_data_ptr<float>() : nullptr;
+  args.arrays = part.arrays.defined() ? static_cast<const fs_cuda::Array*>(unwrap<const void>(part.arrays)) : nullptr;
+  args.groups = static_cast<fs_cuda::Group*>(unwrap(groups_table_));
+  args.values = static_cast<double*>(unwrap(numbers_));
+  args.clocks = static_cast<int64_t*>(unwrap(clocks_));
+  args.ticket = static_cast<uint32_t*>(unwrap(ticket_));
+  args.past_horizon = unwrap<int32_t>(flags_);
+  args.grad_scale = scale ? unwrap<const float>(*scale) : nullptr;
+  args.found_inf = found_inf ? unwrap<const float>(*found_inf) : nullptr;
   args.n_arrays = static_cast<int32_t>(part.members.size());
   args.n_groups = static_cast<int32_t>(groups_.size());
   args.n_edits = static_cast<int32_t>(edits_.size());
@@ -136,7 +136,7 @@ void CudaPlan::address(Part& part, const OptionalTensor& scale, const OptionalTe
 Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
   if (!pending() && !counts) return outcome();
   const auto here = [this](const OptionalTensor& t) {
-    return t ? OptionalTensor(t->to(device_, at::kFloat, /*non_blocking=*/true)) : std::nullopt;
+    return t ? OptionalTensor(native(t->to(device_, at::kFloat, /*non_blocking=*/true))) : std::nullopt;
   };
   const OptionalTensor scale_here = here(scale), found_inf_here = here(found_inf);
   const bool in_capture = capturing();
@@ -166,7 +166,7 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
 
 void CudaPlan::advance(int unit, int64_t amount) {
   if (!groups_table_.defined()) prepare_tables(false);
-  auto* clocks = static_cast<int64_t*>(clocks_.mutable_data_ptr());
+  auto* clocks = static_cast<int64_t*>(unwrap(clocks_));
   if (amount != 0) {
     captured_ |= capturing();
     check_cuda(runtime_.advance(index(), stream(), clocks + unit, amount, nullptr, nullptr));
@@ -177,17 +177,17 @@ void CudaPlan::advance(int unit, int64_t amount) {
 void CudaPlan::advance_by(int unit, const at::Tensor& amount) {
   if (!groups_table_.defined()) prepare_tables(false);
   captured_ |= capturing();
-  const at::Tensor number = amount.scalar_type() == at::kInt ? amount : amount.to(at::kLong);
-  check_cuda(runtime_.advance_by(index(), stream(), static_cast<int64_t*>(clocks_.mutable_data_ptr()) + unit,
-                                 number.const_data_ptr(), number.scalar_type() == at::kLong,
-                                 flags_.mutable_data_ptr<int32_t>() + unit));
+  const at::Tensor number = native(amount.scalar_type() == at::kInt ? amount : amount.to(at::kLong));
+  check_cuda(runtime_.advance_by(index(), stream(), static_cast<int64_t*>(unwrap(clocks_)) + unit,
+                                 unwrap<const void>(number), number.scalar_type() == at::kLong,
+                                 unwrap<int32_t>(flags_) + unit));
   show();
 }
 
 void CudaPlan::show() {
   if (std::none_of(groups_.begin(), groups_.end(), [](const Group& group) { return group.has_programs(); })) return;
-  check_cuda(runtime_.show(index(), stream(), static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr()),
-                           static_cast<int>(groups_.size()), flags_.mutable_data_ptr<int32_t>()));
+  check_cuda(runtime_.show(index(), stream(), static_cast<fs_cuda::Group*>(unwrap(groups_table_)),
+                           static_cast<int>(groups_.size()), unwrap<int32_t>(flags_)));
 }
 
 bool CudaPlan::set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) {
@@ -198,7 +198,7 @@ bool CudaPlan::set_program(int group, const std::string& name, std::vector<doubl
   const size_t slot = slot_named(groups_[group], name);
   followed_.erase(static_cast<int64_t>(group * kMaxSlots + slot));
   rewrite(group, slot);
-  *flags_.mutable_data_ptr<int32_t>() = 0;  // those that have ended say so again
+  *unwrap<int32_t>(flags_) = 0;  // those that have ended say so again
   show();
   return false;
 }
@@ -207,7 +207,7 @@ std::vector<std::pair<at::Tensor, int64_t>> CudaPlan::exact_counts() const {
   std::vector<std::pair<at::Tensor, int64_t>> out;
   if (!counts_.defined()) return out;
   const at::Tensor counts = counts_.cpu();
-  const auto* count = static_cast<const int64_t*>(counts.const_data_ptr());
+  const auto* count = static_cast<const int64_t*>(unwrap<const void>(counts));
   for (const Entry& e : entries_) {
     const int64_t n = count[e.at];
     if (adam_ ? n > (int64_t{1} << 24) : n == 0 && e.states > 0) out.emplace_back(e.param(), n);
@@ -221,32 +221,32 @@ void CudaPlan::follow(int group, const std::string& name, const at::Tensor& prog
   if (!groups_table_.defined()) prepare_tables(false);
   fs_cuda::Slot& out = slots_.at(group).slots[slot];
   out = {};
-  out.program = program.const_data_ptr<double>();
-  out.clock = clock.const_data_ptr<int64_t>();
+  out.program = unwrap<const double>(program);
+  out.clock = unwrap<const int64_t>(clock);
   out.written = std::numeric_limits<double>::quiet_NaN();
   out.held = held;
   out.held_until = until;
   followed_[static_cast<int64_t>(at)] = {program, clock};
   kinds_of_slots_[at] = kFollowing;
   if (!capturing()) return send_slot(group, slot);
-  auto* table = static_cast<fs_cuda::Group*>(groups_table_.mutable_data_ptr());
+  auto* table = static_cast<fs_cuda::Group*>(unwrap(groups_table_));
   check_cuda(runtime_.write(index(), &table[group].slots[slot], &out, sizeof out));
 }
 
 at::Tensor CudaPlan::write(const at::Tensor& host, const OptionalTensor& there) {
   if (!capturing()) {
-    at::Tensor fresh = upload(host.const_data_ptr(), host.nbytes()).view(host.scalar_type()).view(host.sizes());
+    at::Tensor fresh = upload(unwrap<const void>(host), host.nbytes()).view(host.scalar_type()).view(host.sizes());
     return there ? there->copy_(fresh, /*non_blocking=*/true) : fresh;
   }
   const at::Tensor target = there ? *there : beside_graphs(device_, host.sizes(), host.scalar_type());
-  check_cuda(runtime_.write(index(), target.mutable_data_ptr(), host.const_data_ptr(), host.nbytes()));
+  check_cuda(runtime_.write(index(), unwrap(target), unwrap<const void>(host), host.nbytes()));
   return target;
 }
 
 void CudaPlan::tick(const at::Tensor& clock, const OptionalTensor& seen) {
-  const int64_t* updates = seen ? static_cast<const int64_t*>(clocks_.const_data_ptr()) + kUpdates : nullptr;
-  check_cuda(runtime_.advance(index(), stream(), clock.mutable_data_ptr<int64_t>(), 1, updates,
-                              seen ? seen->mutable_data_ptr<int64_t>() : nullptr));
+  const int64_t* updates = seen ? static_cast<const int64_t*>(unwrap<const void>(clocks_)) + kUpdates : nullptr;
+  check_cuda(runtime_.advance(index(), stream(), unwrap<int64_t>(clock), 1, updates,
+                              seen ? unwrap<int64_t>(*seen) : nullptr));
 }
 
 bool CudaPlan::sync_hparams(const py::list& param_groups) {

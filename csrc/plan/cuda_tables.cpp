@@ -16,7 +16,7 @@ using fs_cuda::kMaxBlocks, fs_cuda::kMaxEdits, fs_cuda::kMaxGrads, fs_cuda::kTil
 at::Tensor CudaPlan::upload(const void* data, size_t bytes) {
   const auto options = at::TensorOptions().dtype(at::kByte).pinned_memory(device_.is_cuda());
   at::Tensor host = at::empty({static_cast<int64_t>(bytes)}, options);
-  std::memcpy(host.mutable_data_ptr(), data, bytes);
+  std::memcpy(unwrap(host), data, bytes);
   return host.to(device_, /*non_blocking=*/true);
 }
 
@@ -40,8 +40,8 @@ fs_cuda::Slot CudaPlan::slot_of(size_t group, size_t slot) {
     const Program& program = *from.program;
     at::Tensor& table = programs_[group * kMaxSlots + slot];
     table = upload(program.table.data(), program.table.size() * sizeof(double));
-    out.program = static_cast<const double*>(table.const_data_ptr());
-    out.clock = static_cast<const int64_t*>(clocks_.const_data_ptr()) + program.unit;
+    out.program = static_cast<const double*>(unwrap<const void>(table));
+    out.clock = static_cast<const int64_t*>(unwrap<const void>(clocks_)) + program.unit;
     out.shown = program.here ? program.place : nullptr;
   }
   return out;
@@ -136,7 +136,7 @@ bool CudaPlan::read_numbers(bool accept) {
 void CudaPlan::flush_numbers(bool now) {
   const size_t bytes = known_.size() * sizeof(double);
   if (now) {
-    check_cuda(runtime_.write(index(), numbers_.mutable_data_ptr(), known_.data(), bytes));
+    check_cuda(runtime_.write(index(), unwrap(numbers_), known_.data(), bytes));
   } else {
     const at::Tensor fresh = upload(known_.data(), bytes);
     numbers_.copy_(fresh, /*non_blocking=*/true);  // in its place: captured graphs hold the address
@@ -157,7 +157,7 @@ void CudaPlan::count_entries() {
 
 void CudaPlan::build_parts() {
   if (!counts_.defined()) count_entries();
-  auto* counts = static_cast<int64_t*>(counts_.mutable_data_ptr());
+  auto* counts = static_cast<int64_t*>(unwrap(counts_));
   std::map<std::pair<int, int>, std::vector<Entry*>> sorted;
   for (Entry& e : entries_) {
     if (e.kind != nullptr) sorted[{e.span.rule, e.kind->loop}].push_back(&e);

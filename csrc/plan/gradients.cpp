@@ -22,12 +22,12 @@ bool Plan::zero_grad(const py::list& param_groups, bool set_to_none) {
       grad.set_requires_grad(false);
     }
     at::TensorImpl& values = *grad.unsafeGetTensorImpl();
-    const bool plain = grad.is_cpu() && grad.layout() == at::kStrided && !values.is_python_dispatch() &&
-                       !values.is_inference() && grad.is_non_overlapping_and_dense();
+    const bool plain = grad.is_cpu() && is_native(values) && !values.is_inference() &&
+                       grad.is_non_overlapping_and_dense();
     if (plain && values.numel() <= kUnit * kGrain) {  // a dispatch costs more than these bytes; more go to all threads
-      std::memset(first_element(values), 0, values.numel() * values.dtype().itemsize());
+      std::memset(unwrap(values), 0, values.numel() * values.dtype().itemsize());
       values.bump_version();
-    } else if (grad.is_cpu() || grad.layout() != at::kStrided) {
+    } else if (grad.is_cpu() || !is_native(values)) {
       at::NoGradGuard no_grad;
       grad.zero_();
     } else {

@@ -55,12 +55,24 @@ double number(const Slot& slot, PyObject* object) {
 }
 
 double number(const at::Tensor& tensor) {
-  if (tensor.device().is_cpu() && tensor.scalar_type() == at::kDouble) return *tensor.const_data_ptr<double>();
-  if (tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat) return *tensor.const_data_ptr<float>();
+  if (is_native(tensor, at::kCPU)) {
+    if (tensor.scalar_type() == at::kDouble) return *unwrap<const double>(tensor);
+    if (tensor.scalar_type() == at::kFloat) return *unwrap<const float>(tensor);
+  }
   return tensor.item().toDouble();
 }
 
 }  // namespace
+
+bool holds_native_tensors(PyObject* state) {
+  if (state == nullptr || !PyDict_Check(state)) return true;
+  PyObject *key, *value;
+  Py_ssize_t at = 0;
+  while (PyDict_Next(state, &at, &key, &value)) {
+    if (THPVariable_Check(value) && !is_native(*THPVariable_Unpack(value).unsafeGetTensorImpl())) return false;
+  }
+  return true;
+}
 
 Group::Group(py::dict dict, bool adam, std::optional<at::Device> device) : device_(device) {
   dict_.watch(std::move(dict));
@@ -112,7 +124,7 @@ void Group::read_items() {
       TORCH_CHECK_VALUE(slot.tensor.numel() == 1, "Tensor ", slot.name, " must be 1-element, got ",
                         slot.tensor.numel(), " elements.");
       has_tensors_ = true;
-      slot.on_device = device_ && slot.tensor.device() == *device_ && dtype_of(slot.tensor.scalar_type());
+      slot.on_device = device_ && is_native(slot.tensor, *device_);
       if (slot.on_device) slot.value = std::numeric_limits<double>::quiet_NaN();
     } else {
       slot.tensor.reset();
@@ -123,9 +135,10 @@ void Group::read_items() {
 }
 
 bool Program::locate() {
-  const bool number = shown.scalar_type() == at::kDouble && shown.numel() == 1 && is_backed(shown);
+  const bool number = is_native(*shown.unsafeGetTensorImpl()) && shown.scalar_type() == at::kDouble &&
+                      shown.numel() == 1 && is_backed(shown);
   edited |= !number;  // somebody has made something else of it
-  double* now = number ? static_cast<double*>(first_element(*shown.unsafeGetTensorImpl())) : place;
+  double* now = number ? static_cast<double*>(unwrap(shown)) : place;
   return std::exchange(place, now) != now;
 }
 
@@ -151,7 +164,7 @@ void Group::read_values() {
   for (Slot& slot : slots_) {
     if (slot.program) read_scheduled(slot);
     if (slot.on_device) {
-      const void* now = slot.tensor.const_data_ptr();
+      const void* now = unwrap<const void>(slot.tensor);
       changed_ |= std::exchange(slot.address, now) != now;
     }
     if (!slot.tensor.defined() || slot.on_device || (slot.scheduled() && !slot.program->here)) continue;

@@ -49,6 +49,10 @@ class WatchedDict {
   uint64_t seen_ = 0;
 };
 
+// Whether each tensor in the state of a parameter has an address; where one has none, torch's operations update the
+// parameter. Null: it has no state.
+bool holds_native_tensors(PyObject* state);
+
 // A native schedule of one hyperparameter. Its group holds a 0-dim float64 tensor with the value for the next update.
 struct Program {
   std::vector<double> table;

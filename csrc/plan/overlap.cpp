@@ -19,7 +19,7 @@ struct Extent {
 Extent extent_of(const at::Tensor& p, size_t at) {
   int64_t last = 0;
   for (int64_t d = 0; d < p.dim(); ++d) last += (p.size(d) - 1) * p.stride(d);
-  const auto begin = reinterpret_cast<uintptr_t>(p.const_data_ptr());
+  const auto begin = reinterpret_cast<uintptr_t>(unwrap<const void>(p));
   return {begin, begin + static_cast<uintptr_t>((last + 1) * static_cast<int64_t>(p.itemsize())), at};
 }
 

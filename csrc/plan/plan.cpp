@@ -89,7 +89,8 @@ void Plan::add(Entry entry, PyObject* object) {
   beside_.emplace_back();
   found_.emplace_back();
   const at::Tensor& p = entry.param();
-  entry.foreign = !is_native(p, device_);
+  PyObject* state = PyDict_GetItemWithError(state_.get().ptr(), object);
+  entry.foreign = !is_native(p, device_) || !holds_native_tensors(state);
   if (!entry.foreign) {
     entry.gathered = has_gaps(p);
     TORCH_CHECK(!entry.gathered || at::has_internal_overlap(p) != at::MemOverlap::Yes,
@@ -103,7 +104,6 @@ void Plan::add(Entry entry, PyObject* object) {
     layout.numel = like.numel();
     layout.contiguous = like.is_contiguous();
     entry.layout = interned(layouts_, layout);
-    PyObject* state = PyDict_GetItemWithError(state_.get().ptr(), object);
     if (state != nullptr && PyDict_Check(state)) read_state(entry, state);
     if (PyErr_Occurred()) throw py::error_already_set();
   }
@@ -138,7 +138,7 @@ void Plan::read_state(Entry& entry, PyObject* state) {
                 " must be a float32 tensor with one element on ", device_, ".");
     found.state[kMaxStates] = object;
     entry.step = step;
-    entry.shown_step = static_cast<float*>(first_element(*step.unsafeGetTensorImpl()));
+    entry.shown_step = static_cast<float*>(unwrap(step));
     int64_t& count = beside_[entry.at].step;
     if (on_host_ && static_cast<float>(count) != *entry.shown_step) count = static_cast<int64_t>(*entry.shown_step);
   }
@@ -248,7 +248,7 @@ Plan::Outcome Plan::outcome() {
 
 bool Plan::set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) {
   groups_.at(group).set_program(name, std::move(table), unit, shown,
-                                on_host_ ? clocks_.const_data_ptr<int64_t>() : nullptr);
+                                on_host_ ? unwrap<const int64_t>(clocks_) : nullptr);
   return false;
 }
 

@@ -20,7 +20,7 @@ void Plan::record_to(const OptionalTensor& ring) {
 }
 
 void CpuPlan::record(bool skipped) {
-  auto* ring = static_cast<double*>(ring_.mutable_data_ptr());
+  auto* ring = static_cast<double*>(unwrap(ring_));
   double* const row = next_row(ring, ring_.size(0) - 1, ring_.size(1));
   double* at = row + kRowHead;
   for (const Group& group : groups_) {
@@ -46,18 +46,18 @@ void CudaPlan::record_to(const OptionalTensor& ring) {
 }
 
 void CudaPlan::record(const Part& part) {
-  check_cuda(runtime_.record(index(), stream(), part.launch, static_cast<double*>(ring_.mutable_data_ptr()),
+  check_cuda(runtime_.record(index(), stream(), part.launch, static_cast<double*>(unwrap(ring_)),
                              ring_.size(0) - 1));
 }
 
 // Another plan has looked at found_inf, and the step is not going to be launched.
 Plan::Outcome CudaPlan::skip(const py::list& param_groups, const at::Tensor& found_inf) {
-  auto* clocks = static_cast<int64_t*>(clocks_.mutable_data_ptr());
+  auto* clocks = static_cast<int64_t*>(unwrap(clocks_));
   if (ring_.defined()) {
     const Outcome found = same_structure(param_groups) ? prepare_tables(false) : kRebuild;
     if (found != kDone) return found;
     if (edits_.size() > fs_cuda::kMaxEdits) flush_numbers(false);
-    const at::Tensor here = found_inf.to(device_, at::kFloat, /*non_blocking=*/true);
+    const at::Tensor here = native(found_inf.to(device_, at::kFloat, /*non_blocking=*/true));
     address(*idle_, std::nullopt, here, true);
     record(*idle_);
   }

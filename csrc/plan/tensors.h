@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the border asks of a torch tensor.
+// What the plans ask of a torch tensor.
 #pragma once
 
 #include <c10/core/impl/COWDeleter.h>
 #include <torch/extension.h>
 
 #include <optional>
+#include <type_traits>
 
 #include "core/dtype.h"
 
@@ -22,13 +23,54 @@ inline std::optional<DType> dtype_of(at::ScalarType type) {
   }
 }
 
-// The first element: Tensor::mutable_data_ptr without the checks that the caller has made, one of which reads a further
-// line of memory. Storage that is copied when first written to is known by its deleter.
-inline void* first_element(const at::TensorImpl& impl) {
+// Whether the elements lie in memory that a kernel can address. Beside the key of a dense CPU or CUDA tensor, native ones
+// have at most the keys of autograd, autocast, conjugation and negation. Any other key means that the values are elsewhere:
+// wrapper subclasses, fake, functional, vmapped, nested and sparse tensors, lazy zeros.
+inline bool is_native(const at::TensorImpl& impl) {
+  constexpr uint64_t keys =
+      (c10::DispatchKeySet(c10::DispatchKey::CPU) | c10::DispatchKeySet(c10::DispatchKey::CUDA) |
+       c10::DispatchKeySet(c10::DispatchKey::AutogradFunctionality) |
+       c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView) | c10::DispatchKeySet(c10::DispatchKey::AutocastCPU) |
+       c10::DispatchKeySet(c10::DispatchKey::AutocastCUDA) | c10::DispatchKeySet(c10::DispatchKey::Conjugate) |
+       c10::DispatchKeySet(c10::DispatchKey::Negative))
+          .raw_repr();
+  return (impl.key_set().raw_repr() & ~keys) == 0;
+}
+
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_address(const at::TensorImpl& impl) {
+  TORCH_CHECK_TYPE(false, "A kernel needs the address of a tensor that has none: its dispatch keys are ",
+                   c10::toString(impl.key_set()), ".");
+}
+
+// The address of the first element: the only place where one is taken. Raises TypeError for a tensor that is not native.
+// T: void, or the element type, which is compared then; const: for reading.
+// Skips the other checks of Tensor::mutable_data_ptr, one of which reads a further line of memory. Storage that is copied
+// when first written to is known by its deleter.
+template <class T = void>
+T* unwrap(const at::TensorImpl& impl) {
+  if (C10_UNLIKELY(!is_native(impl))) refuse_address(impl);
+  if constexpr (!std::is_void_v<T>) {
+    TORCH_CHECK_TYPE(impl.dtype() == caffe2::TypeMeta::Make<std::remove_const_t<T>>(), "expected a tensor of dtype ",
+                     caffe2::TypeMeta::Make<std::remove_const_t<T>>().name(), ", not ", impl.dtype().name());
+  }
   c10::StorageImpl* storage = impl.unsafe_storage().unsafeGetStorageImpl();
   const c10::DataPtr& data = storage->_mutable_data_ptr_no_checks();
-  void* start = data.get_deleter() == c10::impl::cow::cow_deleter ? storage->mutable_data() : data.get();
-  return static_cast<char*>(start) + impl.storage_offset() * impl.dtype().itemsize();
+  const bool copies = !std::is_const_v<T> && data.get_deleter() == c10::impl::cow::cow_deleter;
+  void* start = copies ? storage->mutable_data() : data.get();
+  return static_cast<T*>(static_cast<void*>(static_cast<char*>(start) + impl.storage_offset() * impl.dtype().itemsize()));
+}
+
+template <class T = void>
+T* unwrap(const at::Tensor& tensor) {
+  return unwrap<T>(*tensor.unsafeGetTensorImpl());
+}
+
+// The tensor itself; of one that is not native, its values in new memory, read by its own copy_: one that has to wait
+// waits, one that does not mix with plain tensors raises.
+inline at::Tensor native(const at::Tensor& tensor) {
+  if (is_native(*tensor.unsafeGetTensorImpl())) return tensor;
+  at::NoGradGuard no_grad;
+  return at::empty(tensor.sizes(), tensor.options()).copy_(tensor);
 }
 
 // Whether its storage still holds the tensor: somebody may have shrunk it.
@@ -40,10 +82,9 @@ inline bool is_backed(const at::Tensor& tensor) {
 // Whether its elements cannot be walked in the order of memory: there are gaps, or a conjugate that nobody has computed.
 inline bool has_gaps(const at::Tensor& p) { return !p.is_non_overlapping_and_dense() || p.is_conj() || p.is_neg(); }
 
-// Plain strided memory on the device with a dtype of the kernels. Everything else is somebody else's.
+// Native memory on the device with a dtype of the kernels.
 inline bool is_native(const at::Tensor& p, at::Device device) {
-  return p.device() == device && p.layout() == at::kStrided && !p.unsafeGetTensorImpl()->is_python_dispatch() &&
-         p.has_storage() && dtype_of(p.scalar_type()).has_value();
+  return is_native(*p.unsafeGetTensorImpl()) && p.device() == device && dtype_of(p.scalar_type()).has_value();
 }
 
 }  // namespace fs

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedsched.runtime.addresses import unwrap
+
 from .. import _native, triton_kernels
 from ..schedules.evaluate import ROW_WIDTH, Shape, evaluate
 from .rows import row
@@ -129,7 +131,7 @@ class Board:
             self._places.append(0 if isinstance(rate, Tensor) else self._programs[i][0] + rate.place)
             target = rate if isinstance(rate, Tensor) else self.number(i)
             at = WATCH_WIDTH + i * RATE_WIDTH
-            integers[at], integers[at + 1] = target.data_ptr(), DTYPES.index(target.dtype)
+            integers[at], integers[at + 1] = unwrap(target), DTYPES.index(target.dtype)
         self.launcher.write(self.tensor, host)
 
     def program(self, i: int) -> Tensor:

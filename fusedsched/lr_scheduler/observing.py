@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fusedsched.runtime.addresses import native
 from fusedsched.runtime.compile_ops import ReentrancyGuard
 
 from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Turn, constant, launcher_for
@@ -103,7 +104,7 @@ class Observer(ReentrancyGuard):
         if self.capturing():
             _captured.extend(board for board in self._boards if board not in _captured)
         for board in self._boards:
-            board.observe(metric.to(board.device, non_blocking=True))
+            board.observe(native(metric.to(board.device, non_blocking=True)))
 
     def edited(self) -> bool:
         """Whether a rate or an option is another one than the device was told. Does not wait."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fusedsched.runtime.addresses import unwrap
+
 _LINE = 64  # bytes
 _PAGE = 4096
 _SMALL = 16 * 1024  # bytes
@@ -63,7 +65,7 @@ def _at_offset_of(p: Tensor) -> Tensor:
         return torch.zeros_like(p, memory_format=torch.preserve_format, requires_grad=False)
     size = p.element_size()
     room = torch.zeros(p.numel() + _PAGE // size, dtype=p.dtype, device="cpu")
-    return _view(room.untyped_storage(), (p.data_ptr() - room.data_ptr()) % _PAGE // size, p)
+    return _view(room.untyped_storage(), (unwrap(p) - unwrap(room)) % _PAGE // size, p)
 
 
 def _view(storage: torch.UntypedStorage, offset: int, p: Tensor) -> Tensor:

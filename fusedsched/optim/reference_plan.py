@@ -16,6 +16,7 @@ from torch import Tensor
 from fusedsched.optim.rows import write_row
 from fusedsched.optim.scheduled import check_horizon, scheduled_slots, value_at
 from fusedsched.optim.spec import Slot
+from fusedsched.runtime.addresses import is_native
 from fusedsched.runtime.clocks import number, unwatched
 from fusedsched.runtime.compile_ops import detached_alias
 
@@ -87,10 +88,12 @@ class ReferenceUpdates:
         self._optimizer = ref(optimizer)  # weak: the optimizer holds this object
         self.members = [(groups[g], g, i, groups[g]["params"][i]) for g, i in members]
         self._counts: dict[Tensor, int] = {}
+        self._read: dict[Tensor, Tensor] = {}  # by parameter: what a gradient that is not native holds
 
     def check(self) -> bool:
         """Whether there is anything to update. Raises before anything is changed."""
         optimizer, found, last = self._optimizer(), False, None
+        self._read.clear()
         for group, g, i, p in self.members:
             if p.grad is not None:
                 if g != last:
@@ -99,6 +102,10 @@ class ReferenceUpdates:
                 where = f"parameter {i} of group {g}"
                 check_gradient(p, f"{where} (shape {tuple(p.shape)}, {p.dtype} on {p.device})", optimizer._adam)
                 check_state(p, optimizer.state.get(p) or {}, optimizer._state_names(group), where)
+                if is_native(p) and not is_native(p.grad):  # its own copy_ reads it: this may wait, or raise
+                    self._read[p] = torch.empty_like(p, dtype=p.grad.dtype, requires_grad=False)
+                    with torch.no_grad():
+                        self._read[p].copy_(p.grad)
                 found = True
         return found
 
@@ -107,11 +114,19 @@ class ReferenceUpdates:
         optimizer = self._optimizer()
         if scale is not None:  # users find unscaled gradients after the step, as with torch's fused optimizers
             grads = {id(p.grad): p.grad for _, _, _, p in self.members if p.grad is not None}  # each once
-            torch._foreach_mul_(list(grads.values()), 1.0 / float(scale))
+            gain = 1.0 / float(scale)
+            native = [*filter(is_native, grads.values()), *self._read.values()]
+            if native:
+                torch._foreach_mul_(native, gain)
+            for grad in grads.values():
+                if not is_native(grad):
+                    grad.mul_(gain)  # alone: its class would be asked about the others too
         for group, _, _, p in self.members:
             if p.grad is not None:
                 optimizer._init_state(group, p)
-                optimizer._reference_update(group, p, p.grad, self._count(optimizer, p))
+                grad = self._read.get(p, p.grad)
+                optimizer._reference_update(group, p, grad, self._count(optimizer, p))
+        self._read.clear()
 
     def _count(self, optimizer: FusedOptimizer, p: Tensor) -> int:
         if not optimizer._adam:

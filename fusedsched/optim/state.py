@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fusedsched.optim.placement import zeros_for
+from fusedsched.runtime.addresses import is_native
 
 if TYPE_CHECKING:
     from fusedsched.optim.optimizer import FusedOptimizer
@@ -53,7 +54,7 @@ def tidy_states(optimizer: FusedOptimizer, device: torch.device) -> None:
     for group in optimizer.param_groups:
         for p in group["params"]:
             state = optimizer.state.get(p)
-            if not state or p.device != device or p.layout != torch.strided or _intercepted(p):
+            if not state or p.device != device or not is_native(p):
                 continue
             step = state.get("step")
             if step is not None and not _is_plain_step(step, device):
@@ -62,13 +63,15 @@ def tidy_states(optimizer: FusedOptimizer, device: torch.device) -> None:
                 moment = state.get(name)
                 if isinstance(moment, Tensor) and moment.shape == p.shape:
                     like = torch.empty_like(p, device="meta")
-                    if moment.stride() != like.stride() and moment.layout == torch.strided:
+                    if moment.stride() != like.stride() and is_native(moment):
                         state[name] = torch.empty_like(p, dtype=moment.dtype).copy_(moment)
 
 
-def _intercepted(p: Tensor) -> bool:
-    return type(p).__torch_dispatch__ is not Tensor.__torch_dispatch__
-
-
 def _is_plain_step(step: Any, device: torch.device) -> bool:
-    return isinstance(step, Tensor) and step.dtype == torch.float32 and step.device == device and step.numel() == 1
+    return (
+        isinstance(step, Tensor)
+        and step.dtype == torch.float32
+        and step.device == device
+        and step.numel() == 1
+        and is_native(step)
+    )

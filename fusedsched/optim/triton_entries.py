@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fusedsched.optim.reference_plan import refuse_sparse
+from fusedsched.runtime import addresses
 
 # How numbers are stored; complex ones are pairs.
 REAL = {
@@ -20,29 +21,23 @@ REAL = {
     torch.complex128: torch.float64,
     torch.complex32: torch.float16,
 }
-_PLAIN = Tensor.__torch_dispatch__
 _ALIGNED = 16  # bytes of the widest access
 
 
 def is_native(tensor: Tensor, device: torch.device) -> bool:
     """Whether kernels can read it: plain strided memory on the device with a dtype of theirs."""
-    return (
-        tensor.device == device
-        and tensor.layout == torch.strided
-        and type(tensor).__torch_dispatch__ is _PLAIN
-        and tensor.dtype in REAL
-    )
+    return tensor.device == device and tensor.dtype in REAL and addresses.is_native(tensor)
 
 
 class Entry:
     """A parameter, its layout and its state."""
 
-    __slots__ = ("p", "at", "group", "index", "foreign", "gathered", "sizes", "strides", "contiguous", "kept")
+    __slots__ = ("p", "at", "group", "index", "foreign", "kind", "gathered", "sizes", "strides", "contiguous", "kept")
     __slots__ += ("state", "states", "step")
 
     def __init__(self, p: Tensor, at: int, group: int, index: int, device: torch.device) -> None:
         self.p, self.at, self.group, self.index = p, at, group, index
-        self.foreign = not is_native(p, device)
+        self.foreign, self.kind = not is_native(p, device), type(p)  # swap_tensors changes the type of an object
         self.kept: dict[str, Any] | None = None  # the dictionary that its state was found in
         self.state: dict[str, Any] = {}
         self.states: tuple[Tensor, ...] | None = None
@@ -91,7 +86,7 @@ class Entry:
             step = state.get("step")
             if not isinstance(step, Tensor):
                 return
-            if step.device != device or step.dtype != torch.float32 or step.numel() != 1:
+            if not is_native(step, device) or step.dtype != torch.float32 or step.numel() != 1:
                 raise RuntimeError(
                     f"state['step'] of parameter {self.index} of group {self.group} must be a float32 tensor with one "
                     f"element on {device}."
@@ -129,9 +124,10 @@ class Entry:
             raise RuntimeError(
                 f"The gradient of {self.where()} is of dtype {grad.dtype}. Cast it to the dtype of its parameter."
             )
-        if self.matches(grad) and not grad.is_conj() and not grad.is_neg():
+        if self.matches(grad) and not grad.is_conj() and not grad.is_neg() and addresses.has_address(grad):
             return grad
-        # Strided otherwise than its parameter: walked side by side they would pair the wrong elements.
+        # Strided otherwise than its parameter, walked side by side they would pair the wrong elements. One that is not
+        # native is read by its own copy_, which may wait, and raises where it does not mix with plain tensors.
         return torch.empty_strided(self.sizes, self.strides, dtype=grad.dtype, device=grad.device).copy_(grad)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedsched.runtime.addresses import is_native, unwrap
+
 _VALUE, _FLOAT32, _FLOAT64 = range(3)  # triton_kernels/step.py: where a number is
 _KINDS = {torch.float32: _FLOAT32, torch.float64: _FLOAT64}
 
@@ -57,7 +59,7 @@ class GroupReader:
         if number is not None:
             self._copies[k] = number
         self._objects[k] = self.group[key] if item is None else self.group[key][item]
-        self.sources[k], self.on[name] = (_FLOAT64, self._copies[k].data_ptr()), True
+        self.sources[k], self.on[name] = (_FLOAT64, unwrap(self._copies[k])), True
 
     def object(self, name: str) -> Any:
         """What stands in a slot."""
@@ -69,7 +71,7 @@ class GroupReader:
     def _read_tensor(self, k: int, name: str, tensor: Tensor) -> None:
         if tensor.numel() != 1:
             raise ValueError(f"Tensor {name} must be 1-element, got {tensor.numel()} elements.")
-        if tensor.device != self._device:
+        if tensor.device != self._device or not is_native(tensor):
             self._take_number(k, name, float(tensor.detach()))
             return
         kind = _KINDS.get(tensor.dtype)
@@ -77,7 +79,7 @@ class GroupReader:
             kind = _FLOAT64
             tensor = self._copies.setdefault(k, tensor.new_empty((), dtype=torch.float64)).copy_(tensor.detach()[...])
         # Its value is the device's business: no kernel is chosen by it.
-        self.sources[k], self.on[name] = (kind, tensor.data_ptr()), True
+        self.sources[k], self.on[name] = (kind, unwrap(tensor)), True
 
 
 def _number(name: str, value: Any) -> float:

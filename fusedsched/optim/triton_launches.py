@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedsched.runtime.addresses import native, unwrap
 from fusedsched.triton_kernels import rules, step, tuning
 
 Key = tuple[int, tuple[torch.dtype, ...], bool]  # (rule, types, aligned): what a kernel is compiled for
@@ -236,7 +237,7 @@ class Programs:
         i = self.slots.index(slot)
         self.shown[i], self.horizons[i] = shown, table[2]
         self._tables[i] = self._memory.values(table)
-        row = [self._tables[i].data_ptr(), unit, shown.data_ptr()]
+        row = [unwrap(self._tables[i]), unit, unwrap(shown)]
         self._table[1 + i].copy_(self._memory.table(row))
         self._table[0, 0] = len(self.shown)
         self._written[i].copy_(shown)  # nothing has been edited yet
@@ -256,8 +257,8 @@ class Programs:
     def advance_by(self, unit: int, amount: Tensor) -> None:
         with launching(self._memory.device):
             step.advance_by_kernel[(1,)](
-                *self.arguments(), self._clocks, self.past_horizon, unit, amount, self.negative[unit:], num_warps=1,
-                enable_fp_fusion=False,
+                *self.arguments(), self._clocks, self.past_horizon, unit, native(amount), self.negative[unit:],
+                num_warps=1, enable_fp_fusion=False,
             )  # fmt: skip
 
 

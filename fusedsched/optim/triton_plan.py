@@ -17,6 +17,7 @@ from fusedsched.optim.triton_groups import GroupReader
 from fusedsched.optim.triton_launches import Job, Launches, Memory, Prepared, Programs, Table, launching
 from fusedsched.optim.triton_scheduled import Scheduled
 from fusedsched.optim.triton_telemetry import Recording
+from fusedsched.runtime.addresses import holds_native_tensors, native, unwrap
 from fusedsched.triton_kernels import rules, step, tuning
 
 _DONE, _REBUILD, _STATE_MISSING, _DONE_WITH_EDITS = range(4)  # Plan::Outcome
@@ -59,7 +60,7 @@ class TritonPlan(Recording, Scheduled):
             group.read()
         for e in self._entries:
             # A parameter that is listed twice is updated twice, one after the other: not by two programs at once.
-            e.foreign |= listed[id(e.p)] > 1
+            e.foreign |= listed[id(e.p)] > 1 or not holds_native_tensors(state.get(e.p))
             if not e.foreign:
                 e.read_state(state.get(e.p), self._names(e.group), adam)
             started.append(int(not adam and bool(e.states)))
@@ -117,7 +118,7 @@ class TritonPlan(Recording, Scheduled):
             if e.group != last:
                 last, rule = e.group, self._rule(e.group)
                 names = self._names(last)
-            if e.p.device != self.device or (not e.gathered and not e.matches(e.p)):
+            if e.p.device != self.device or type(e.p) is not e.kind or not (e.gathered or e.matches(e.p)):
                 return False
             grad = e.dense_gradient(self._adam)
             held = self._state.get(e.p)
@@ -142,10 +143,10 @@ class TritonPlan(Recording, Scheduled):
             param = torch.empty_strided(e.sizes, e.strides, dtype=param.dtype, device=self.device).copy_(e.p)
             self._gathered.append((e.p, param))
         numel = param.numel() * (2 if param.is_complex() else 1)
-        addresses = (param.data_ptr(), *(s.data_ptr() for s in states))
-        key = (rule, types_of(param, grad, states), aligned((*addresses, grad.data_ptr())))
+        addresses = (unwrap(param), *(unwrap(s) for s in states))
+        key = (rule, types_of(param, grad, states), aligned((*addresses, unwrap(grad))))
         self._jobs.append(Job(e.at, key, addresses[0], addresses[1:], numel))
-        self._grads.append(grad.data_ptr())
+        self._grads.append(unwrap(grad))
         self._holders.append(e)
 
     def pending(self) -> bool:
@@ -161,7 +162,7 @@ class TritonPlan(Recording, Scheduled):
         return _DONE_WITH_EDITS if self._take_edited() else _DONE
 
     def _flag(self, number: Tensor | None) -> Tensor | None:
-        return None if number is None else number.to(self.device, torch.float32, non_blocking=True)
+        return None if number is None else native(number.to(self.device, torch.float32, non_blocking=True))
 
     def _run(self, scale: Tensor | None, found_inf: Tensor | None) -> None:
         if self.capturing():
@@ -190,9 +191,9 @@ class TritonPlan(Recording, Scheduled):
             if self._grads[i] in seen and self._jobs[i].numel:
                 own = e.p.grad.clone(memory_format=torch.preserve_format)
                 self._gathered.append((own, own))  # lives until the launch
-                self._grads[i] = own.data_ptr()
+                self._grads[i] = unwrap(own)
                 job = self._jobs[i]
-                self._jobs[i] = job._replace(key=(*job.key[:2], aligned((job.param, *job.states, own.data_ptr()))))
+                self._jobs[i] = job._replace(key=(*job.key[:2], aligned((job.param, *job.states, unwrap(own)))))
             seen.add(self._grads[i])
 
     def _prepare(self, scale: Tensor | None, found_inf: Tensor | None) -> None:
@@ -210,7 +211,7 @@ class TritonPlan(Recording, Scheduled):
         )  # fmt: skip
 
     def _write_tables(self) -> None:
-        steps = [0 if e.step is None else e.step.data_ptr() for e in self._entries] or [0]
+        steps = [0 if e.step is None else unwrap(e.step) for e in self._entries] or [0]
         self._sources.write([number for group in self._groups for pair in group.sources for number in pair] or [0])
         self._values.write([value for group in self._groups for value in group.values] or [0.0])
         self._steps.write([n for e, at in zip(self._entries, steps, strict=False) for n in (e.group, at)] or [0])

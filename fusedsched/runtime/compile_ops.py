@@ -13,6 +13,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from fusedsched.runtime.addresses import is_native, unwrap
+
 OBJECTS: WeakValueDictionary[str, Any] = WeakValueDictionary()  # optimizers and schedulers
 _NUMBERS = count()
 
@@ -104,4 +106,4 @@ def in_place_of(own: list[Tensor], handed: list[Tensor]) -> Iterator[None]:
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
-    return a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
+    return is_native(a) and is_native(b) and unwrap(a) == unwrap(b) and a.stride() == b.stride()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fusedsched import _native
+from fusedsched.runtime.addresses import is_native, unwrap
 from fusedsched.runtime.backends import for_device
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # fs::DType
@@ -85,8 +86,7 @@ def writable(number: Any, device: torch.device) -> bool:
         and number.device == device
         and number.dtype in DTYPES
         and number.numel() == 1
-        and number.layout == torch.strided
-        and type(number).__torch_dispatch__ is Tensor.__torch_dispatch__
+        and is_native(number)
     )
 
 
@@ -114,7 +114,7 @@ def merged(targets: list[Target]) -> list[Target] | None:
     """
     found: dict[int, Target] = {}
     for target in targets:
-        begin = target.tensor.data_ptr()
+        begin = unwrap(target.tensor)
         if begin in found:
             if target.tensor.dtype != found[begin].tensor.dtype or target[1:] != found[begin][1:]:
                 return None
@@ -169,13 +169,13 @@ class Rates:
                     numbers.extend(words)
         device = self.place.device
         self._numbers = torch.tensor(numbers, dtype=torch.float64, device="cpu").to(device)
-        first = self._numbers.data_ptr()
+        first = unwrap(self._numbers)
         rows = torch.zeros((len(targets), WIDTH), dtype=torch.int64, device="cpu")
         for row, target in zip(rows, targets, strict=True):
             pieces = array("d", [x for piece in target.pieces for x in (*piece, 0.0, 0.0)])
             places = [first + 8 * at[words.tobytes()] for words in (target.program, pieces)]
             row[:_WRITTEN] = torch.tensor(
-                [places[0], target.tensor.data_ptr(), places[1], DTYPES.index(target.tensor.dtype)]
+                [places[0], unwrap(target.tensor), places[1], DTYPES.index(target.tensor.dtype)]
             )
             numbers_of_row = [0.0, target.gain, 0.0, target.until]
             row.view(torch.float64)[_WRITTEN:] = torch.tensor(numbers_of_row, dtype=torch.float64)
@@ -212,9 +212,9 @@ class Rates:
 
     def written(self) -> list[Tensor]:
         """Copies of what the last launch wrote to the rates of the groups. Does not wait."""
-        places = {target.tensor.data_ptr(): i for i, target in enumerate(self._kept)}
+        places = {unwrap(target.tensor): i for i, target in enumerate(self._kept)}
         numbers = self.table.view(torch.float64)[:, _WRITTEN].clone()
-        return [numbers[places[t.data_ptr()]].to(t.dtype, copy=True).reshape(t.shape) for t in self._rates]
+        return [numbers[places[unwrap(t)]].to(t.dtype, copy=True).reshape(t.shape) for t in self._rates]
 
     def keep_for_graph(self) -> None:
         """A graph was captured that reads these tables."""
