@@ -30,13 +30,18 @@ PLAN = [
     "cuda_runtime",
     "telemetry",
 ]
-BINDINGS = ["bindings", "host_driver", "device_schedule", "metric", "threads"]
-SOURCES = [*(f"plan/{name}" for name in PLAN), *(f"bindings/{name}" for name in BINDINGS)]
+BINDINGS = ["bridge", "bindings", "host_driver", "device_schedule", "metric", "threads"]
+SOURCES = [*(f"bindings/{name}" for name in BINDINGS), *(f"plan/{name}" for name in PLAN)]  # the longest first
 
 # (object, source, flags): one source makes several objects, one for each instruction set, under different names.
 # cpu/dispatch.cpp picks among them at run time. Contraction to fma is off wherever a schedule is evaluated, since all
 # evaluators promise the same digits.
-UNITS = [(name.replace("/", "_"), f"csrc/{name}.cpp", "$torch -ffp-contract=off") for name in SOURCES]
+# bindings.cpp is pybind11's templates: -O3 makes them larger, not faster, and a compiler that collects its garbage late
+# takes 0.7 GB for them.
+FLAGS = {"bindings/bindings": " -O2 --param ggc-min-expand=30 --param ggc-min-heapsize=250000"}
+UNITS = [
+    (name.replace("/", "_"), f"csrc/{name}.cpp", f"$torch -ffp-contract=off{FLAGS.get(name, '')}") for name in SOURCES
+]
 UNITS += [("dispatch", "csrc/cpu/dispatch.cpp", "-ffp-contract=off")]
 if platform.machine().lower() in ("x86_64", "amd64"):
     UNITS += [
@@ -86,7 +91,7 @@ def build_file(cxx, nvcc, archs, output):
 
     includes = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
     abi = int(torch.compiled_with_cxx11_abi())
-    torch_flags = f"-DTORCH_EXTENSION_NAME=_C -DTORCH_API_INCLUDE_EXTENSION_H -D_GLIBCXX_USE_CXX11_ABI={abi}"
+    torch_flags = f"-DTORCH_EXTENSION_NAME=_C -D_GLIBCXX_USE_CXX11_ABI={abi}"
     libraries = f"-L'{cpp_extension.library_paths()[0]}' -lc10 -ltorch_cpu -ltorch_python '{openmp_library()}'"
     units = [("compile", *unit) for unit in UNITS]
     if nvcc:

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The module fusedsched._C: names for Python, nothing else.
-#include <torch/extension.h>
-
+#include "bindings/casters.h"
 #include "core/schedule.h"
 #include "cpu/kernels.h"
 #include "plan/cpu_plan.h"
@@ -41,7 +40,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   using fs::OptionalTensor, fs::Plan;
   py::register_local_exception_translator([](std::exception_ptr p) {
     try {
-      if (p) std::rethrow_exception(p);
+      if (p) fs::restore_python_error(p);
     } catch (const c10::ValueError& e) {
       PyErr_SetString(PyExc_ValueError, e.what_without_backtrace());
     } catch (const c10::TypeError& e) {

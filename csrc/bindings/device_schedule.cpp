@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/device_schedule.h"
 
-#include <torch/extension.h>
-
 #include <string>
 #include <utility>
 
+#include "bindings/casters.h"
 #include "plan/cuda_part.h"
+#include "plan/tensors.h"
 
 namespace {
 

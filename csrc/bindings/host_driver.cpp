@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/host_driver.h"
 
-#include <pybind11/stl.h>
-
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "bindings/casters.h"
 #include "bindings/watched_value.h"
 #include "core/schedule.h"
 
@@ -31,7 +30,7 @@ struct Target {
   py::object object;
   int64_t version;
 
-  const at::Tensor& tensor() const { return THPVariable_Unpack(object.ptr()); }
+  const at::Tensor& tensor() const { return fs::tensor_of(object.ptr()); }
   int64_t present() const { return tensor().is_inference() ? 0 : tensor()._version(); }
 };
 
@@ -165,10 +164,10 @@ class Track {
   py::object write_rate(PyObject* group, Group& seen) {
     const double value = values_[seen.rate];
     if (seen.lr.tensor()) {
-      const at::Tensor& t = THPVariable_Unpack(seen.lr.object());
+      const at::Tensor& t = fs::tensor_of(seen.lr.object());
       fs::cells::write(t, value);
       seen.lr.wrote(value);
-      return py::reinterpret_steal<py::object>(THPVariable_Wrap(t.clone()));
+      return py::reinterpret_steal<py::object>(fs::wrap(t.clone()));
     }
     py::object rate = py::float_(value);
     set(group, lr_, rate.ptr());

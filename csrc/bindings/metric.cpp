@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/metric.h"
 
-#include <torch/extension.h>
-
+#include "bindings/casters.h"
 #include "core/metric.h"
 #include "plan/cuda_part.h"
 #include "plan/tensors.h"

@@ -2,14 +2,12 @@
 // Numbers that stand in Python dictionaries and lists, where users may write: read, written, and watched.
 #pragma once
 
-#include <pybind11/pybind11.h>
-#include <torch/csrc/autograd/python_variable.h>
-
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "bindings/bridge.h"
 #include "plan/tensors.h"
 
 namespace fs::cells {
@@ -33,7 +31,7 @@ inline void set(PyObject* dict, const py::object& key, PyObject* value) {
   if (PyDict_SetItem(dict, key.ptr(), value) != 0) throw py::error_already_set();
 }
 
-inline bool is_tensor(PyObject* object) { return object != nullptr && THPVariable_Check(object); }
+inline bool is_tensor(PyObject* object) { return object != nullptr && fs::is_tensor(object); }
 
 // Waits for the device, if the tensor is on one.
 inline double read(const at::Tensor& t) {
@@ -47,7 +45,7 @@ inline double read(const at::Tensor& t) {
 inline std::optional<double> number(PyObject* object) {
   if (PyFloat_Check(object)) return PyFloat_AS_DOUBLE(object);
   if (is_tensor(object)) {
-    const at::Tensor& t = THPVariable_Unpack(object);
+    const at::Tensor& t = tensor_of(object);
     if (t.numel() == 1) return read(t);
     return std::nullopt;
   }
@@ -81,8 +79,8 @@ class Cell {
   bool matches(PyObject* now) {
     if (now == object_.ptr() && !tensor_) return true;
     if (now == nullptr || !object_) return false;
-    if (now == object_.ptr() && !THPVariable_Unpack(now).device().is_cpu()) {
-      return THPVariable_Unpack(now)._version() == version_;  // the value would have to be waited for
+    if (now == object_.ptr() && !tensor_of(now).device().is_cpu()) {
+      return tensor_of(now)._version() == version_;  // the value would have to be waited for
     }
     const std::optional<double> value = number(now);
     if (!value || !value_ || *value != *value_) return false;
@@ -99,7 +97,7 @@ class Cell {
 
   // After a write of our own: the value is what the tensor's dtype made of it.
   void wrote(double value) {
-    const at::Tensor& t = THPVariable_Unpack(object_.ptr());
+    const at::Tensor& t = tensor_of(object_.ptr());
     value_ = t.device().is_cpu() ? read(t) : value;
     look_at_version();
   }
@@ -114,7 +112,7 @@ class Cell {
 
  private:
   void look_at_version() {
-    const at::Tensor& t = THPVariable_Unpack(object_.ptr());
+    const at::Tensor& t = tensor_of(object_.ptr());
     version_ = t.is_inference() ? 0 : t._version();
   }
 

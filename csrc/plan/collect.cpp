@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The first pass of a step: reads every pointer and checks everything, changes nothing.
-#include <ATen/ExpandUtils.h>
-#include <torch/csrc/autograd/variable.h>
-
 #include <sstream>
 
 #include "plan/work.h"
@@ -28,13 +25,6 @@ int loop_of(const fs_cpu::Span& span, int states) {
   }
   if (same) return static_cast<int>(span.param_dtype);
   return wide ? kMixedFloat64 : kMixedFloat32;
-}
-
-// The gradient's slot, without the virtual call; parameters that never saw autograd have none.
-const at::Tensor& gradient_of(const at::TensorImpl& impl) {
-  static const at::Tensor none;
-  const auto* meta = static_cast<const torch::autograd::AutogradMeta*>(impl.autograd_meta());
-  return meta == nullptr ? none : meta->grad_;
 }
 
 // Whether all that inspect() found the last time still holds; then only addresses have to be read.
@@ -74,7 +64,7 @@ bool is_laid_out(const Entry& entry) {
   const at::Tensor& p = entry.param();
   if (entry.gathered != has_gaps(p)) return false;
   if (!entry.gathered) return entry.layout->matches(*p.unsafeGetTensorImpl());
-  return entry.layout->is(p.sizes(), at::infer_dense_strides(p.sizes(), p.strides()));
+  return entry.layout->is(p.sizes(), dense_strides(p));
 }
 
 template <class T>
@@ -133,7 +123,7 @@ void Plan::inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work) {
   // Strided otherwise than its parameter, walked side by side they would pair the wrong elements. One that is not native
   // is read by its own copy_, which may wait, and raises where it does not mix with plain tensors.
   at::NoGradGuard no_grad;
-  at::Tensor copy = at::empty_strided(entry.layout->sizes, entry.layout->strides, grad.options());
+  at::Tensor copy = entry.param().new_empty_strided(entry.layout->sizes, entry.layout->strides, grad.options());
   copy.copy_(grad);
   work.copies.emplace_back(&entry, std::move(copy));
 }
@@ -184,7 +174,7 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
     at::NoGradGuard no_grad;
     at::Tensor& dense = found_[entry.at].dense;  // kept, since a captured graph goes on writing to it
     if (!dense.defined()) {
-      dense = at::empty_strided(entry.layout->sizes, entry.layout->strides, entry.param().options());
+      dense = entry.param().new_empty_strided(entry.layout->sizes, entry.layout->strides);
     }
     dense.copy_(entry.param());
     span.param = unwrap(dense);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plan/cuda_plan.h"
 
+#include <pybind11/cast.h>
+
 #include <algorithm>
 #include <limits>
 #include <unordered_set>
@@ -36,7 +38,7 @@ CudaPlan::CudaPlan(bool adam, py::list param_groups, py::dict state, at::Tensor 
       runtime_(present_runtime()),
       stream_of_(std::move(stream_of)),
       flags_(std::move(flags)),
-      ticket_(at::zeros({1}, clocks.options().dtype(at::kInt))),
+      ticket_(clocks.new_zeros({1}, at::kInt)),
       idle_(std::make_unique<Part>()) {}
 
 CudaPlan::~CudaPlan() = default;
@@ -94,7 +96,7 @@ void CudaPlan::separate_gradients() {
   for (Entry* entry : work_->entries) {
     if (entry->span.numel == 0 || seen.insert(entry->span.grad).second) continue;
     const at::Tensor& grad = entry->param().grad();
-    at::Tensor copy = at::empty_strided(entry->layout->sizes, entry->layout->strides, grad.options());
+    at::Tensor copy = entry->param().new_empty_strided(entry->layout->sizes, entry->layout->strides, grad.options());
     copy.copy_(grad);
     entry->span.grad = unwrap(copy);
     work_->copies.emplace_back(entry, std::move(copy));

@@ -25,8 +25,7 @@ at::Tensor beside_graphs(at::Device device, at::IntArrayRef sizes, at::ScalarTyp
   void* memory = nullptr;
   const uint64_t bytes = c10::multiply_integers(sizes) * c10::elementSize(type);
   check_cuda(cuda_runtime()->allocate(device.has_index() ? device.index() : 0, bytes, &memory));
-  const auto options = at::TensorOptions().dtype(type).device(device);
-  return at::for_blob(memory, sizes).options(options).target_device(device).make_tensor();
+  return tensor_over(memory, sizes, type, device);
 }
 
 void emulate_cuda(const std::string& library) {

@@ -14,8 +14,8 @@ using fs_cuda::kMaxBlocks, fs_cuda::kMaxEdits, fs_cuda::kMaxGrads, fs_cuda::kTil
 
 // From memory that the device can read while this thread goes on; torch keeps that memory until it has.
 at::Tensor CudaPlan::upload(const void* data, size_t bytes) {
-  const auto options = at::TensorOptions().dtype(at::kByte).pinned_memory(device_.is_cuda());
-  at::Tensor host = at::empty({static_cast<int64_t>(bytes)}, options);
+  const auto options = at::TensorOptions(at::kCPU).dtype(at::kByte).pinned_memory(device_.is_cuda());
+  at::Tensor host = clocks_.new_empty({static_cast<int64_t>(bytes)}, options);
   std::memcpy(unwrap(host), data, bytes);
   return host.to(device_, /*non_blocking=*/true);
 }

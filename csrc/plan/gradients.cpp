@@ -35,7 +35,7 @@ bool Plan::zero_grad(const py::list& param_groups, bool set_to_none) {
     }
   }
   at::NoGradGuard no_grad;
-  if (!far.empty()) at::_foreach_zero_(far);
+  if (!far.empty()) zero_all(far);
   return true;
 }
 

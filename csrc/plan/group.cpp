@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plan/group.h"
 
-#include <torch/csrc/autograd/python_variable.h>
-
 #include <limits>
 
 #include "core/schedule.h"
@@ -36,7 +34,7 @@ constexpr SlotName kSGDSlots[] = {{"lr", "lr", -1},           {"momentum", "mome
 // Whether nobody can change the number inside; of a tensor, that is looked at anyway.
 bool is_constant(PyObject* object) {
   return PyFloat_Check(object) || PyLong_Check(object) || object == Py_None ||
-         THPVariable_Check(object);
+         is_tensor(object);
 }
 
 double number(const Slot& slot, PyObject* object) {
@@ -69,7 +67,7 @@ bool holds_native_tensors(PyObject* state) {
   PyObject *key, *value;
   Py_ssize_t at = 0;
   while (PyDict_Next(state, &at, &key, &value)) {
-    if (THPVariable_Check(value) && !is_native(*THPVariable_Unpack(value).unsafeGetTensorImpl())) return false;
+    if (is_tensor(value) && !is_native(*tensor_of(value).unsafeGetTensorImpl())) return false;
   }
   return true;
 }
@@ -119,8 +117,8 @@ void Group::read_items() {
     slot.object = py::reinterpret_borrow<py::object>(object);
     slot.on_device = false;
     changed_ = true;
-    if (THPVariable_Check(slot.object.ptr())) {
-      slot.tensor = THPVariable_Unpack(slot.object.ptr());
+    if (is_tensor(slot.object.ptr())) {
+      slot.tensor = tensor_of(slot.object.ptr());
       TORCH_CHECK_VALUE(slot.tensor.numel() == 1, "Tensor ", slot.name, " must be 1-element, got ",
                         slot.tensor.numel(), " elements.");
       has_tensors_ = true;

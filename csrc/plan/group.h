@@ -2,13 +2,13 @@
 // What the plan knows of a param group: its hyperparameters, read from the dictionary that the user edits.
 #pragma once
 
-#include <torch/extension.h>
 
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "bindings/bridge.h"
 #include "core/rules.h"
 
 namespace fs {

@@ -2,7 +2,6 @@
 #include "plan/plan.h"
 
 #include <ATen/MemoryOverlap.h>
-#include <torch/csrc/autograd/python_variable.h>
 
 #include <unordered_map>
 
@@ -97,7 +96,7 @@ void Plan::add(Entry entry, PyObject* object) {
                 "unsupported operation: more than one element of the written-to tensor refers to a single memory "
                 "location. Parameter ", entry.index, " of group ", entry.group, " with shape ", p.sizes(),
                 " is expanded; clone() it before it becomes a parameter.");
-    const at::Tensor like = entry.gathered ? at::empty_like(p) : p;
+    const at::Tensor like = entry.gathered ? p.new_empty_strided(p.sizes(), dense_strides(p)) : p;
     Layout layout;
     layout.sizes.assign(like.sizes().begin(), like.sizes().end());
     layout.strides.assign(like.strides().begin(), like.strides().end());
@@ -120,11 +119,11 @@ void Plan::read_state(Entry& entry, PyObject* state) {
   const int wanted = states_of(rule_of(groups_[entry.group]));
   for (int k = 0; k < wanted; ++k) {
     PyObject* object = PyDict_GetItemWithError(state, state_key(adam_, k));
-    if (object == nullptr || !THPVariable_Check(object)) return;
-    entry.state[k] = THPVariable_Unpack(object);
+    if (object == nullptr || !is_tensor(object)) return;
+    entry.state[k] = tensor_of(object);
     found.state[k] = object;
     TORCH_CHECK(is_native(entry.state[k], device_) && entry.layout->matches(*entry.state[k].unsafeGetTensorImpl()),
-                "state['", py::str(py::handle(state_key(adam_, k))).cast<std::string>(), "'] of parameter ",
+                "state['", std::string(py::str(py::handle(state_key(adam_, k)))), "'] of parameter ",
                 entry.index, " of group ", entry.group, " has shape ", entry.state[k].sizes(), ", strides ",
                 entry.state[k].strides(), " and dtype ", entry.state[k].scalar_type(), " on ",
                 entry.state[k].device(), "; the parameter has shape ", entry.param().sizes(), " on ",
@@ -132,8 +131,8 @@ void Plan::read_state(Entry& entry, PyObject* state) {
   }
   if (adam_) {
     PyObject* object = PyDict_GetItemWithError(state, step_key());
-    if (object == nullptr || !THPVariable_Check(object)) return;
-    const at::Tensor& step = THPVariable_Unpack(object);
+    if (object == nullptr || !is_tensor(object)) return;
+    const at::Tensor& step = tensor_of(object);
     TORCH_CHECK(is_count(step), "state['step'] of parameter ", entry.index, " of group ", entry.group,
                 " must be a float32 tensor with one element on ", device_, ".");
     found.state[kMaxStates] = object;
@@ -165,14 +164,14 @@ bool Plan::state_unchanged(Entry& entry) {
 bool Plan::has_state(const Entry& entry, int wanted) const {
   PyObject* dict = PyDict_GetItemWithError(state_.get().ptr(), entry.object.ptr());
   if (dict == nullptr || !PyDict_Check(dict)) return false;
-  const auto is_tensor = [dict](PyObject* key) {
+  const auto has_tensor = [dict](PyObject* key) {
     PyObject* object = PyDict_GetItemWithError(dict, key);
-    return object != nullptr && THPVariable_Check(object);
+    return object != nullptr && is_tensor(object);
   };
   for (int k = 0; k < wanted; ++k) {
-    if (!is_tensor(state_key(adam_, k))) return false;
+    if (!has_tensor(state_key(adam_, k))) return false;
   }
-  return !adam_ || is_tensor(step_key());
+  return !adam_ || has_tensor(step_key());
 }
 
 Rule Plan::rule_of(const Group& group) const {

@@ -5,8 +5,7 @@
 #pragma once
 
 #include <c10/util/SmallVector.h>
-#include <torch/csrc/autograd/python_variable.h>
-#include <torch/extension.h>
+#include <pybind11/gil.h>
 
 #include <deque>
 #include <memory>
@@ -95,7 +94,7 @@ struct Entry {
   bool gathered = false;           // has gaps or a lazy conjugate: updated in a dense copy
   bool by_copy = false;            // it, or its last gradient, went through a copy: look at everything again
 
-  const at::Tensor& param() const { return THPVariable_Unpack(object.ptr()); }
+  const at::Tensor& param() const { return tensor_of(object.ptr()); }
 };
 
 struct Beside {

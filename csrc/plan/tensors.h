@@ -3,11 +3,12 @@
 #pragma once
 
 #include <c10/core/impl/COWDeleter.h>
-#include <torch/extension.h>
 
+#include <bit>
 #include <optional>
 #include <type_traits>
 
+#include "bindings/bridge.h"
 #include "core/dtype.h"
 
 namespace fs {
@@ -27,13 +28,12 @@ inline std::optional<DType> dtype_of(at::ScalarType type) {
 // have at most the keys of autograd, autocast, conjugation and negation. Any other key means that the values are elsewhere:
 // wrapper subclasses, fake, functional, vmapped, nested and sparse tensors, lazy zeros.
 inline bool is_native(const at::TensorImpl& impl) {
-  constexpr uint64_t keys =
-      (c10::DispatchKeySet(c10::DispatchKey::CPU) | c10::DispatchKeySet(c10::DispatchKey::CUDA) |
-       c10::DispatchKeySet(c10::DispatchKey::AutogradFunctionality) |
-       c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView) | c10::DispatchKeySet(c10::DispatchKey::AutocastCPU) |
-       c10::DispatchKeySet(c10::DispatchKey::AutocastCUDA) | c10::DispatchKeySet(c10::DispatchKey::Conjugate) |
-       c10::DispatchKeySet(c10::DispatchKey::Negative))
-          .raw_repr();
+  constexpr auto keys = std::bit_cast<uint64_t>(
+      c10::DispatchKeySet(c10::DispatchKey::CPU) | c10::DispatchKeySet(c10::DispatchKey::CUDA) |
+      c10::DispatchKeySet(c10::DispatchKey::AutogradFunctionality) |
+      c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView) | c10::DispatchKeySet(c10::DispatchKey::AutocastCPU) |
+      c10::DispatchKeySet(c10::DispatchKey::AutocastCUDA) | c10::DispatchKeySet(c10::DispatchKey::Conjugate) |
+      c10::DispatchKeySet(c10::DispatchKey::Negative));
   return (impl.key_set().raw_repr() & ~keys) == 0;
 }
 
@@ -68,9 +68,7 @@ T* unwrap(const at::Tensor& tensor) {
 // The tensor itself; of one that is not native, its values in new memory, read by its own copy_: one that has to wait
 // waits, one that does not mix with plain tensors raises.
 inline at::Tensor native(const at::Tensor& tensor) {
-  if (is_native(*tensor.unsafeGetTensorImpl())) return tensor;
-  at::NoGradGuard no_grad;
-  return at::empty(tensor.sizes(), tensor.options()).copy_(tensor);
+  return is_native(*tensor.unsafeGetTensorImpl()) ? tensor : native_copy(tensor);
 }
 
 // Whether its storage still holds the tensor: somebody may have shrunk it.

@@ -2,8 +2,6 @@
 // What one step does: spans for the kernels, their scalars, and the copies that have to live until it is done.
 #pragma once
 
-#include <torch/extension.h>
-
 #include <vector>
 
 #include "plan/plan.h"

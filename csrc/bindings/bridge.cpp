@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bindings/bridge.h"
+
+#include <ATen/ExpandUtils.h>
+#include <ATen/ops/_foreach_zero.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <torch/csrc/Device.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+namespace fs {
+
+namespace {
+
+// Both by torch's own expressions, on memory of zeros: what they read of it are flags, not pointers.
+ptrdiff_t tensor_offset() {
+  alignas(THPVariable) static char object[sizeof(THPVariable)];
+  return reinterpret_cast<const char*>(&THPVariable_Unpack(reinterpret_cast<PyObject*>(object))) - object;
+}
+
+ptrdiff_t gradient_offset() {
+  using torch::autograd::AutogradMeta;
+  alignas(AutogradMeta) static char memory[sizeof(AutogradMeta)];
+  auto* base = reinterpret_cast<c10::AutogradMetaInterface*>(memory);
+  return reinterpret_cast<const char*>(&static_cast<AutogradMeta*>(base)->grad_) - memory;
+}
+
+}  // namespace
+
+const ptrdiff_t kTensorOffset = tensor_offset(), kGradientOffset = gradient_offset();
+
+bool is_tensor(PyObject* object) { return THPVariable_Check(object); }
+PyObject* wrap(const at::Tensor& tensor) { return THPVariable_Wrap(tensor); }
+
+bool is_device(PyObject* object) { return THPDevice_Check(object); }
+at::Device device_of(PyObject* object) { return reinterpret_cast<THPDevice*>(object)->device; }
+PyObject* wrap(at::Device device) { return THPDevice_New(device); }
+
+void restore_python_error(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (python_error& raised) {
+    raised.restore();
+  }
+}
+
+std::vector<int64_t> dense_strides(const at::Tensor& tensor) {
+  return at::infer_dense_strides(tensor.sizes(), tensor.strides());
+}
+
+at::Tensor native_copy(const at::Tensor& tensor) {
+  at::NoGradGuard no_grad;
+  return at::empty(tensor.sizes(), tensor.options()).copy_(tensor);
+}
+
+at::Tensor tensor_over(void* memory, at::IntArrayRef sizes, at::ScalarType type, at::Device device) {
+  return at::for_blob(memory, sizes).options(at::device(device).dtype(type)).target_device(device).make_tensor();
+}
+
+void zero_all(const std::vector<at::Tensor>& tensors) { at::_foreach_zero_(tensors); }
+
+}  // namespace fs

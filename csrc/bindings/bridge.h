@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// What Python's tensor objects are in C++, and those few operations whose headers are wide. bridge.cpp alone includes
+// torch/csrc: that costs a compiler 10 seconds and 0.9 GB, so no other file may (a test reads the includes).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <pybind11/pytypes.h>
+
+#include <cstddef>
+#include <exception>
+#include <vector>
+
+namespace py = pybind11;
+
+namespace fs {
+
+// Where the at::Tensor lies in a Python tensor object, and the gradient in the autograd metadata of a tensor: as
+// bridge.cpp finds them in torch's own headers when the extension is loaded.
+extern const ptrdiff_t kTensorOffset, kGradientOffset;
+
+// Whether the object is a tensor or of a subclass. Throws what its class raises.
+bool is_tensor(PyObject* object);
+
+// The tensor of an object for which is_tensor holds.
+inline const at::Tensor& tensor_of(PyObject* object) {
+  return *reinterpret_cast<const at::Tensor*>(reinterpret_cast<const char*>(object) + kTensorOffset);
+}
+
+// A Python object for the tensor: a new reference.
+PyObject* wrap(const at::Tensor& tensor);
+
+// The gradient's place, without the virtual call; parameters that never saw autograd have none.
+inline const at::Tensor& gradient_of(const at::TensorImpl& impl) {
+  static const at::Tensor none;
+  const auto* meta = reinterpret_cast<const char*>(impl.autograd_meta());
+  return meta == nullptr ? none : *reinterpret_cast<const at::Tensor*>(meta + kGradientOffset);
+}
+
+bool is_device(PyObject* object);
+at::Device device_of(PyObject* object);
+PyObject* wrap(at::Device device);
+
+// Sets Python's error where the exception is one that Python code raised under a torch operation; throws it otherwise.
+void restore_python_error(const std::exception_ptr& error);
+
+// What torch::empty_like() would have as strides.
+std::vector<int64_t> dense_strides(const at::Tensor& tensor);
+// New memory with what the tensor's own copy_ gives.
+at::Tensor native_copy(const at::Tensor& tensor);
+// A tensor over memory that it does not own.
+at::Tensor tensor_over(void* memory, at::IntArrayRef sizes, at::ScalarType type, at::Device device);
+void zero_all(const std::vector<at::Tensor>& tensors);
+
+}  // namespace fs
