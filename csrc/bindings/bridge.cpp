@@ -31,6 +31,10 @@ ptrdiff_t gradient_offset() {
 const ptrdiff_t kTensorOffset = tensor_offset(), kGradientOffset = gradient_offset();
 
 bool is_tensor(PyObject* object) { return THPVariable_Check(object); }
+
+// Defined where pybind11.h is included, so that what the other files use of error_already_set has its definitions.
+void throw_python_error() { throw py::error_already_set(); }
+
 PyObject* wrap(const at::Tensor& tensor) { return THPVariable_Wrap(tensor); }
 
 bool is_device(PyObject* object) { return THPDevice_Check(object); }

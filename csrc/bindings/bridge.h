@@ -27,6 +27,21 @@ inline const at::Tensor& tensor_of(PyObject* object) {
   return *reinterpret_cast<const at::Tensor*>(reinterpret_cast<const char*>(object) + kTensorOffset);
 }
 
+// Lets other threads run Python as long as it lives. pybind11's own needs pybind11.h, which has its definitions.
+class ReleasedInterpreter {
+ public:
+  ReleasedInterpreter() : state_(PyEval_SaveThread()) {}
+  ~ReleasedInterpreter() { PyEval_RestoreThread(state_); }
+  ReleasedInterpreter(const ReleasedInterpreter&) = delete;
+  ReleasedInterpreter& operator=(const ReleasedInterpreter&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+// Throws what Python has raised.
+[[noreturn]] void throw_python_error();
+
 // A Python object for the tensor: a new reference.
 PyObject* wrap(const at::Tensor& tensor);
 

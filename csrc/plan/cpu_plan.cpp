@@ -19,6 +19,7 @@ CpuPlan::CpuPlan(bool adam, py::list param_groups, py::dict state, at::Tensor cl
 Plan::Outcome CpuPlan::apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
   if (found_inf && found_inf->item<double>() != 0.0) return skip(param_groups_, *found_inf);
   const double gain = scale ? 1.0 / scale->item<double>() : 1.0;
+  if (scale) check_writable(*work_);
   const bool is_update = counts || !work_->entries.empty();
   if (is_update && ring_.defined()) record(false);
   read_counts(*work_);
@@ -144,7 +145,7 @@ void CpuPlan::run(Work& work) {
   }
   updating_ = true;
   {
-    py::gil_scoped_release release;
+    const ReleasedInterpreter released;
     const std::lock_guard<std::mutex> update(update_);
     at::parallel_for(0, units, kGrain, part);
   }

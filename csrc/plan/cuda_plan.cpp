@@ -144,7 +144,10 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
   const bool in_capture = capturing();
   if (in_capture) note_capture();
   if (!edits_.empty() && (in_capture || edits_.size() > fs_cuda::kMaxEdits)) flush_numbers(in_capture);
-  if (scale) separate_gradients();
+  if (scale) {
+    check_writable(*work_);
+    separate_gradients();
+  }
   address_gradients();
   std::vector<Part*> chosen;
   for (auto& part : parts_) {

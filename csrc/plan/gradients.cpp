@@ -39,5 +39,13 @@ bool Plan::zero_grad(const py::list& param_groups, bool set_to_none) {
   return true;
 }
 
+// Gradients that are not native are unscaled by their own copy_. Called before an update, since it may raise.
+void Plan::check_writable(const Work& work) const {
+  at::NoGradGuard no_grad;
+  for (const auto& [entry, copy] : work.copies) {
+    at::Tensor& grad = entry->param().mutable_grad();
+    if (!is_native(*grad.unsafeGetTensorImpl())) grad.copy_(copy);
+  }
+}
 
 }  // namespace fs

@@ -40,7 +40,7 @@ bool is_constant(PyObject* object) {
 double number(const Slot& slot, PyObject* object) {
   if (slot.flag) {
     const int truth = PyObject_IsTrue(object);
-    if (truth < 0) throw py::error_already_set();
+    if (truth < 0) throw_python_error();
     return truth;
   }
   const double value = PyFloat_AsDouble(object);

@@ -104,7 +104,7 @@ void Plan::add(Entry entry, PyObject* object) {
     layout.contiguous = like.is_contiguous();
     entry.layout = interned(layouts_, layout);
     if (state != nullptr && PyDict_Check(state)) read_state(entry, state);
-    if (PyErr_Occurred()) throw py::error_already_set();
+    if (PyErr_Occurred()) throw_python_error();
   }
   entries_.push_back(std::move(entry));
 }

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <c10/util/SmallVector.h>
-#include <pybind11/gil.h>
 
 #include <deque>
 #include <memory>
@@ -168,7 +167,7 @@ class Plan {
   // Waits until no other thread is amid an update, which lets go of the interpreter.
   void await_update() {
     while (updating_) {
-      py::gil_scoped_release release;
+      const ReleasedInterpreter released;
       const std::lock_guard<std::mutex> until_done(update_);
     }
   }
@@ -206,6 +205,7 @@ class Plan {
   bool forgotten(const Work& work) const;
   bool inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work);
   void inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work);
+  void check_writable(const Work& work) const;
   void bump_versions(Work& work);
   void finish(Work& work);
   Outcome outcome();
