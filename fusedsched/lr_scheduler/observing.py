@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fusedsched.runtime.addresses import native
+from fusedsched.runtime.addresses import is_native
 from fusedsched.runtime.compile_ops import ReentrancyGuard
 
 from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Turn, constant, launcher_for
@@ -55,7 +55,8 @@ class Observer(ReentrancyGuard):
         return True
 
     def serves(self, scheduler: Any, metric: Tensor) -> bool:
-        return self._scheduler() is scheduler and any(metric.device == device for device, _ in self._sites)
+        there = any(metric.device == device for device, _ in self._sites)
+        return there and self._scheduler() is scheduler and is_native(metric)
 
     def see(self, updates: int) -> None:
         """Nothing: behind a gate the host decides."""
@@ -104,7 +105,7 @@ class Observer(ReentrancyGuard):
         if self.capturing():
             _captured.extend(board for board in self._boards if board not in _captured)
         for board in self._boards:
-            board.observe(native(metric.to(board.device, non_blocking=True)))
+            board.observe(metric.to(board.device, non_blocking=True))
 
     def edited(self) -> bool:
         """Whether a rate or an option is another one than the device was told. Does not wait."""
@@ -237,6 +238,8 @@ def sites_for(optimizer: Any, metric: Tensor) -> Sites | str:
     device, plans = metric.device, plans_of(optimizer)
     rates = [group["lr"] for group in groups_of(optimizer)]
     tensors = [lr for lr in rates if isinstance(lr, Tensor)]
+    if not is_native(metric):
+        return f"the metric is a {type(metric).__name__}, which a kernel cannot read. Give it a plain tensor."
     if plans and device not in plans:
         where = ", ".join(map(str, plans))
         if device.type != "cpu":
@@ -245,7 +248,7 @@ def sites_for(optimizer: Any, metric: Tensor) -> Sites | str:
     if not plans and len(tensors) < len(rates):
         kind = type(optimizer).__name__
         return f"the lr of a param group is a float, which {kind} reads on the host. Make it a tensor."
-    if any(lr.device != device or lr.dtype not in DTYPES or lr.numel() != 1 for lr in tensors):
+    if any(lr.device != device or lr.dtype not in DTYPES or lr.numel() != 1 or not is_native(lr) for lr in tensors):
         return f"the lr of a param group is a tensor, but no floating point tensor of one element on {device}."
     if plans and (not tensors or len(plans) == 1):
         return [(d, LAUNCHERS[plan.name]) for d, plan in plans.items()]

@@ -60,7 +60,8 @@ def _refusal(optimizer: FusedOptimizer, chosen: str, g: int, i: int) -> str:
     where = "the CPU" if chosen == "cpu" else "a GPU"
     return (
         f'backend="{chosen}" cannot update parameter {i} of group {g} (shape {tuple(p.shape)}, {p.dtype}, {p.layout}, '
-        f'on {p.device}): it takes strided floating point tensors on {where}. Use backend="auto".'
+        f"on {p.device}): it takes strided floating point tensors on {where}, whose state "
+        'is native too. Use backend="auto".'
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from fusedsched.optim.rows import write_row
 from fusedsched.optim.scheduled import check_horizon, scheduled_slots, value_at
 from fusedsched.optim.spec import Slot
-from fusedsched.runtime.addresses import is_native
+from fusedsched.runtime.addresses import is_native, native
 from fusedsched.runtime.clocks import number, unwatched
 from fusedsched.runtime.compile_ops import detached_alias
 
@@ -73,6 +73,8 @@ def check_scalars(group: dict[str, Any], slots: tuple[Slot, ...]) -> None:
         if isinstance(value, Tensor):
             if value.numel() != 1:
                 raise ValueError(f"Tensor {slot.name} must be 1-element, got {value.numel()} elements.")
+            if not is_native(value):
+                float(value)  # raises where it has no value
         elif not isinstance(value, Real):
             raise TypeError(
                 f"param_groups[...]['{slot.key}'] is {value}, which is not a number. Set it to a float, an int or a "
@@ -102,12 +104,19 @@ class ReferenceUpdates:
                 where = f"parameter {i} of group {g}"
                 check_gradient(p, f"{where} (shape {tuple(p.shape)}, {p.dtype} on {p.device})", optimizer._adam)
                 check_state(p, optimizer.state.get(p) or {}, optimizer._state_names(group), where)
-                if is_native(p) and not is_native(p.grad):  # its own copy_ reads it: this may wait, or raise
-                    self._read[p] = torch.empty_like(p, dtype=p.grad.dtype, requires_grad=False)
-                    with torch.no_grad():
-                        self._read[p].copy_(p.grad)
+                if is_native(p):
+                    self._check_native(p, optimizer.state.get(p) or {})
                 found = True
         return found
+
+    @torch.no_grad()
+    def _check_native(self, p: Tensor, state: dict[str, Any]) -> None:
+        """Reads and writes what is not native beside this parameter, by its own `copy_`: it may wait, or raise."""
+        if not is_native(p.grad):
+            self._read[p] = torch.empty_like(p, dtype=p.grad.dtype, requires_grad=False).copy_(p.grad)
+        for name, value in state.items():
+            if isinstance(value, Tensor) and not is_native(value):
+                value.fill_(float(value)) if name == "step" else value.copy_(native(value))
 
     @torch.no_grad()
     def run(self, scale: Tensor | None) -> None:

@@ -169,6 +169,8 @@ class TritonPlan(Recording, Scheduled):
             self._memory.keep_for_graph(self)
         if scale is not None:
             self._separate_gradients()
+            for grad, dense in self._copies:
+                grad.copy_(dense)  # now, since one that cannot be written raises
         self._launches.update(self._jobs, self._grads)
         self._prepare(scale, found_inf)
         self._launches.run(
