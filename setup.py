@@ -135,7 +135,8 @@ class NinjaBuild(build_ext):
             import torch
         except ImportError:
             raise SystemExit("fusedsched: install torch first, then: pip install --no-build-isolation .") from None
-        cxx, nvcc, target = compiler(), toolchain.find(), Path(self.get_ext_fullpath(ext.name))
+        nvcc = toolchain.wanted(torch.version.cuda)
+        cxx, target = compiler(), Path(self.get_ext_fullpath(ext.name))
         version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
         folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch-{torch.__version__}"
         for made in (folder, target.parent):

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the built CUDA kernels take, read off their objects: the table csrc/cuda/resources.txt.
+"""What the CUDA kernels take, read off their objects: the table csrc/cuda/resources.txt.
 
-python tests/cuda_report.py     writes it anew, from the objects of this interpreter's last build
+python tests/cuda_report.py         writes it anew, for all processors of toolchain.ARCHS
+python tests/cuda_report.py 9.0     compiles the kernels for one, as `make test` does; the table stays
+
+The kernels need no torch: they are compiled beside the extension, whether that has CUDA or not.
 """
 
-import json
+import hashlib
+import os
 import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "csrc" / "cuda"))  # where the build looks for it too
@@ -20,7 +23,9 @@ sys.path.insert(0, str(ROOT / "csrc" / "cuda"))  # where the build looks for it 
 import toolchain  # noqa: E402
 
 TABLE = ROOT / "csrc" / "cuda" / "resources.txt"
-OBJECTS = ROOT / "build" / f"{sys.implementation.cache_tag}-torch-{torch.__version__}"
+KINDS = (".h", ".cu", ".cuh")
+SOURCES = [p for f in ("core", "cuda") for p in sorted((ROOT / "csrc" / f).iterdir()) if p.suffix in KINDS]
+ONE = ["9.0"]  # what `make test` compiles for; `make check-cuda` sets FUSEDSCHED_CHECK_ARCHS
 LOOPS = ("float32", "float64", "bfloat16", "float16", "mixed float32", "mixed float64")
 
 
@@ -64,7 +69,7 @@ def rule_of(function, known):
     return known[(mangled[1], *re.findall(r"(?:Lb|MomentumE)(\d)E", mangled[2]))]
 
 
-def kernels(tool, folder=OBJECTS):
+def kernels(tool, folder):
     """All `Kernel`s of the objects in a folder."""
     known, found = rules(), []
     for path in [folder / f"{name}.o" for name, _, _ in toolchain.UNITS if (folder / f"{name}.o").exists()]:
@@ -83,7 +88,7 @@ def kernels(tool, folder=OBJECTS):
     return found
 
 
-def wide_accesses(tool, loop, arch, folder=OBJECTS):
+def wide_accesses(tool, loop, arch, folder):
     """(loads, stores) of 16 bytes in each kernel of a loop, by the rule's name; and the instructions that spill."""
     path = folder / f"cuda_step_{loop}.o"
     text = subprocess.run([tool, "-sass", "-arch", arch, str(path)], capture_output=True, text=True, check=True).stdout
@@ -119,13 +124,40 @@ def columns(text):
     return cells
 
 
-def built_with(package=ROOT / "fusedsched"):
-    """CUDA's version in the last build, None without."""
-    path = package / "_build_info.json"
-    return json.loads(path.read_text()).get("nvcc") if path.exists() else None
+def chosen_archs():
+    """What the laws are checked for: FUSEDSCHED_CHECK_ARCHS, e.g. "8.0 9.0", or one processor."""
+    return os.environ.get("FUSEDSCHED_CHECK_ARCHS", "").split() or ONE
+
+
+def build(nvcc, archs):
+    """The folder with the objects of all kernels; compiled if there are none of these sources and options."""
+    options = toolchain.flags(nvcc, archs).split()
+    text = repr((options, toolchain.said(nvcc, "--version"))).encode() + b"".join(p.read_bytes() for p in SOURCES)
+    folder = ROOT / "build" / "cuda" / hashlib.sha256(text).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def compiled(unit):
+        name, source, extra = unit
+        output, partial = folder / f"{name}.o", folder / f"{name}.{os.getpid()}.o"
+        if not output.exists():
+            command = [nvcc, *options, *extra.split(), f"-I{ROOT / 'csrc'}", "-c", str(ROOT / source), "-o", partial]
+            subprocess.run(command, check=True)
+            partial.rename(output)
+
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
+        list(pool.map(compiled, toolchain.UNITS))
+    return folder
+
+
+def main(archs):
+    nvcc = toolchain.find()
+    if nvcc is None:
+        print("no nvcc: the CUDA kernels are not compiled")
+        return
+    folder = build(nvcc, archs or toolchain.ARCHS.split())
+    if not archs:
+        TABLE.write_text(table(kernels(cuobjdump(), folder), toolchain.version(nvcc)))
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else OBJECTS
-    version = sys.argv[2] if len(sys.argv) > 2 else built_with()
-    TABLE.write_text(table(kernels(cuobjdump(), folder), version))
+    main(sys.argv[1:])

@@ -44,13 +44,48 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     monkeypatch.delenv("FUSEDSCHED_CUDA", raising=False)
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    smi = tmp_path / "bin" / "nvidia-smi"  # of a machine without a GPU
+    smi.write_text("#!/bin/sh\nexit 1\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     return tmp_path
 
 
-def test_nvcc_is_found_unless_it_is_declined(toolchain, home, monkeypatch):
-    assert toolchain.find() == str(home / "bin" / "nvcc")
-    monkeypatch.setenv("FUSEDSCHED_CUDA", "0")
-    assert toolchain.find() is None
+@pytest.mark.parametrize("torch_cuda", [None, "13.0"])
+@pytest.mark.parametrize("asked", [None, "", "0", "1"])
+def test_cuda_is_compiled_where_torch_is_a_cuda_build_or_where_it_is_asked_for(
+    toolchain, home, monkeypatch, torch_cuda, asked
+):
+    if asked is not None:
+        monkeypatch.setenv("FUSEDSCHED_CUDA", asked)
+    compiled = asked == "1" or (asked != "0" and torch_cuda is not None)
+    assert toolchain.wanted(torch_cuda) == (str(home / "bin" / "nvcc") if compiled else None)
+
+
+def test_without_nvcc_only_a_build_that_asks_for_cuda_fails(toolchain, monkeypatch):
+    monkeypatch.setattr(toolchain, "find", lambda: None)
+    monkeypatch.delenv("FUSEDSCHED_CUDA", raising=False)
+    assert toolchain.wanted("13.0") is None
+    monkeypatch.setenv("FUSEDSCHED_CUDA", "1")
+    with pytest.raises(SystemExit, match="FUSEDSCHED_CUDA=1 needs nvcc"):
+        toolchain.wanted("13.0")
+
+
+def test_another_word_than_one_or_zero_is_refused(toolchain, monkeypatch):
+    monkeypatch.setenv("FUSEDSCHED_CUDA", "yes")
+    with pytest.raises(SystemExit, match="FUSEDSCHED_CUDA is 'yes'"):
+        toolchain.wanted(None)
+
+
+@pytest.mark.parametrize(
+    "listed, expected",
+    [("9.0\n9.0\n8.0\n", ["8.0", "9.0"]), ("10.3\n", None), ("No devices were found\n", None)],
+    ids=["those that are here", "unknown to nvcc", "none"],
+)
+def test_the_gpus_of_the_machine_are_compiled_for(toolchain, home, monkeypatch, listed, expected):
+    smi = home / "bin" / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\nprintf '{listed}'\n")
+    assert toolchain.archs(toolchain.find()) == (expected or ["8.0", "8.6", "8.9", "9.0+PTX"])
 
 
 @pytest.mark.parametrize(
@@ -104,7 +139,7 @@ def test_an_nvcc_that_fails_is_an_error_that_says_how_to_do_without(home, tmp_pa
     broken.write_text('#!/bin/sh\n[ "$1" = --version ] && echo broken 1.0\n[ "$1" = --version ]\n')
     broken.chmod(0o755)
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    env = {**os.environ, "CXX": str(broken)}
+    env = {**os.environ, "CXX": str(broken), "FUSEDSCHED_CUDA": "1"}
     done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0 and "FUSEDSCHED_CUDA=0 builds without CUDA" in done.stderr
     assert not (tree / "fusedsched" / "_build_info.json").exists()

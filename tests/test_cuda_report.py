@@ -1,24 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built CUDA kernels use no memory of their own, load 16 bytes at a time, and take the registers that
+"""The compiled CUDA kernels use no memory of their own, load 16 bytes at a time, and take the registers that
 csrc/cuda/resources.txt says: a change of it is to be seen in review."""
 
+import ctypes
 import difflib
 import shutil
 import subprocess
 
 import cuda_report
 import pytest
+from cuda_report import toolchain
 
 TOOL = cuda_report.cuobjdump()
+NVCC = toolchain.find()
 
 
 @pytest.fixture(scope="module")
-def found():
-    if cuda_report.built_with() is None or not list(cuda_report.OBJECTS.glob("cuda_step_?.o")):
-        pytest.skip("the kernels were not built: no nvcc was found, or FUSEDSCHED_CUDA=0")
+def objects():
+    if NVCC is None:
+        pytest.skip("no nvcc")
+    return cuda_report.build(NVCC, cuda_report.chosen_archs())
+
+
+@pytest.fixture(scope="module")
+def found(objects):
     if TOOL is None:
         pytest.skip("no cuobjdump, neither beside nvcc nor in triton's wheel")
-    return cuda_report.kernels(TOOL)
+    return cuda_report.kernels(TOOL, objects)
+
+
+NAME = """
+#include "cuda/launch.h"
+extern "C" __attribute__((visibility("default"))) const char* name() { return fs_cuda_runtime()->name; }
+"""
+
+
+def test_the_objects_link_and_load_without_a_gpu(objects, tmp_path):
+    """As setup.py links them: with the static runtime, so that no library of CUDA has to be there."""
+    made = " ".join(f"'{objects / name}.o'" for name, _, _ in toolchain.UNITS)
+    (tmp_path / "name.cpp").write_text(NAME)
+    command = f"g++ -std=c++20 -shared -fPIC -I'{cuda_report.ROOT / 'csrc'}' name.cpp {made}"
+    subprocess.run(f"{command} {toolchain.link_flags(NVCC)} -o name.so", cwd=tmp_path, shell=True, check=True)
+    name = ctypes.CDLL(str(tmp_path / "name.so")).name
+    name.restype = ctypes.c_char_p
+    assert name() == b"cuda"
 
 
 def test_no_kernel_has_memory_of_its_own(found):
@@ -27,12 +52,12 @@ def test_no_kernel_has_memory_of_its_own(found):
 
 
 @pytest.mark.parametrize("loop", range(len(cuda_report.LOOPS)), ids=cuda_report.LOOPS)
-def test_vectors_are_loaded_and_stored_whole(found, loop):
+def test_vectors_are_loaded_and_stored_whole(objects, found, loop):
     """Of every loop, on the newest processor that was built for: parameter, gradient and each state are loaded 16 bytes
     at a time, and all but the gradient stored so. (The gradient too where it is unscaled.)"""
     archs = {k.arch for k in found}
     arch = "sm_90" if "sm_90" in archs else max(archs, key=lambda a: int(a[3:].rstrip("af")))
-    accesses = cuda_report.wide_accesses(TOOL, loop, arch)
+    accesses = cuda_report.wide_accesses(TOOL, loop, arch, objects)
     assert set(accesses) == set(cuda_report.rules().values())
     for rule, (loads, stores, spills) in accesses.items():
         states = 2 + rule.endswith("Amsgrad") if rule.startswith("Adam") else rule.startswith(("SGDMom", "SGDNes"))
@@ -43,7 +68,7 @@ def test_vectors_are_loaded_and_stored_whole(found, loop):
 
 def test_registers_are_those_of_the_table(found):
     committed = cuda_report.TABLE.read_text()
-    nvcc = cuda_report.built_with()
+    nvcc = toolchain.version(NVCC)
     if f"CUDA {nvcc}." not in committed:
         pytest.skip(f"the table was written with another nvcc than {nvcc}")
     ours = cuda_report.columns(cuda_report.table(found, nvcc))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For setup.py: where nvcc is, which processors it compiles for, and what is linked. GPU or not."""
+"""For setup.py: whether CUDA is compiled, where nvcc is, for which processors, and what is linked."""
 
 import os
 import re
@@ -24,10 +24,23 @@ FLAGS = "-std=c++20 -O3 --fmad=false -DNDEBUG -Xfatbin -compress-all -Xcompiler 
 FAILED = " If it was nvcc: TORCH_CUDA_ARCH_LIST names the processors, FUSEDSCHED_CUDA=0 builds without CUDA."
 
 
+def wanted(torch_cuda):
+    """Path of the nvcc that compiles the kernels; None: they are left out.
+
+    `torch_cuda`: torch.version.cuda. They are compiled where torch is a CUDA build and nvcc is found, always with
+    FUSEDSCHED_CUDA=1, never with FUSEDSCHED_CUDA=0.
+    """
+    asked = os.environ.get("FUSEDSCHED_CUDA", "")
+    if asked not in ("", "0", "1"):
+        raise SystemExit(f"fusedsched: FUSEDSCHED_CUDA is {asked!r}. Set it to 1 or 0, or leave it out.")
+    nvcc = find() if asked == "1" or (asked == "" and torch_cuda) else None
+    if asked == "1" and nvcc is None:
+        raise SystemExit("fusedsched: FUSEDSCHED_CUDA=1 needs nvcc: in $CUDA_HOME/bin, on PATH or in /usr/local/cuda.")
+    return nvcc
+
+
 def find():
-    """Path of nvcc; None where there is none or FUSEDSCHED_CUDA=0."""
-    if os.environ.get("FUSEDSCHED_CUDA") == "0":
-        return None
+    """Path of nvcc, None where there is none."""
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     folders = [*(str(Path(home, "bin")) for home in homes), os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
     return shutil.which("nvcc", path=os.pathsep.join(folders))
@@ -53,7 +66,7 @@ def defines(nvcc):
 
 
 def archs(nvcc):
-    """What to compile for, e.g. ["8.0", "9.0+PTX"]; ["native"] for the GPUs of this machine."""
+    """What to compile for, e.g. ["8.0", "9.0+PTX"]: TORCH_CUDA_ARCH_LIST, else the GPUs of this machine, else ARCHS."""
     wanted = re.split(r"[;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip("; ,"))
     if wanted != [""]:
         for arch in wanted:
@@ -62,8 +75,20 @@ def archs(nvcc):
                 raise SystemExit(f"fusedsched: TORCH_CUDA_ARCH_LIST has {arch!r}. {example}")
         return wanted
     known = said(nvcc, "--list-gpu-arch").split()
+    here = gpus()
+    if here and all(f"compute_{arch.replace('.', '')}" in known for arch in here):
+        return here
     found = [arch for arch in ARCHS.split() if f"compute_{arch.replace('.', '')}" in known]
     return [*found[:-1], f"{found[-1]}+PTX"] if found else ["native"]
+
+
+def gpus():
+    """The compute capabilities of the GPUs of this machine, as the driver's nvidia-smi lists them."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    if shutil.which(command[0]) is None:
+        return []
+    done = subprocess.run(command, capture_output=True, text=True)
+    return sorted(set(re.findall(r"^\d+\.\d$", done.stdout, re.MULTILINE))) if done.returncode == 0 else []
 
 
 def flags(nvcc, wanted):

@@ -27,7 +27,8 @@ def _cuda_reason() -> str | None:
         return _native.reason()
     runtime = module.cuda_runtime()
     if runtime is None:
-        return "fusedsched was built without CUDA: nvcc was not found, or FUSEDSCHED_CUDA=0 was set. Build it with nvcc"
+        why = "torch is a CPU build, nvcc was not found, or FUSEDSCHED_CUDA=0 was set"
+        return f"fusedsched was built without CUDA: {why}. Build it with nvcc and FUSEDSCHED_CUDA=1"
     if runtime == "cuda" and not torch.cuda.is_available():
         return "torch finds no GPU"
     return None
