@@ -9,6 +9,8 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+PICTURE_KINDS = ("png", "svg")
+
 
 def near_names(name: str, known: Iterable[str]) -> str:
     """A sentence with the known names that are like an unknown one; with all of them where none is.
@@ -70,8 +72,6 @@ def picture_file(text: str) -> Path:
     Traceback (most recent call last):
     argparse.ArgumentTypeError: 'lr.gif' must end in .png or .svg
     """
-    from fusedsched.plotting import figure
-
-    if Path(text).suffix[1:].lower() not in figure.KINDS:
+    if Path(text).suffix[1:].lower() not in PICTURE_KINDS:
         raise ArgumentTypeError(f"{text!r} must end in .png or .svg")
     return Path(text)

@@ -9,7 +9,6 @@ from typing import Any
 
 from .curves import Panel
 
-KINDS = ("png", "svg")
 _COLOURS = ("#1d3557", "#e07a1f", "#2a9d8f", "#9b2f5e", "#6c757d", "#b08900")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..command_line import PICTURE_KINDS
 from ..files import check_writable, write_whole
 from ..schedules.expression import Schedule
 from . import figure, terminal
@@ -61,7 +62,7 @@ class Picture:
 def check_target(path: Path) -> str:
     """The kind of file that a path asks for; raises as `Picture.save` does, before anything is computed."""
     kind = path.suffix[1:].lower()
-    if kind not in figure.KINDS:
+    if kind not in PICTURE_KINDS:
         raise ValueError(f"Invalid file name: {str(path)!r}. It must end in .png or .svg.")
     figure.require()
     check_writable(path)
