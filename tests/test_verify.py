@@ -23,7 +23,6 @@ from fusedsched.verify import (
     machine,
     size,
     table,
-    troubles,
     updates,
 )
 from fusedsched.verify.check import DEFAULT, FULL, QUICK
@@ -69,17 +68,10 @@ def test_ids_are_unique_and_each_level_has_what_the_one_below_has(ids):
     assert set(ids["quick"]) <= set(ids["default"]) <= set(ids["full"])
 
 
-def test_every_trouble_is_shown_or_has_a_reason():
-    numbers = {name.split("-")[0] for name in troubles.TROUBLES} | set(troubles._NOT_SHOWN)
-    assert numbers == {f"m{i}" for i in range(1, 20)}
-
-
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "cpu"])
-@pytest.mark.parametrize("kind", ("edge", "skip", "scaler", "trouble", "agree"))
+@pytest.mark.parametrize("kind", ("edge", "skip", "scaler", "agree"))
 def test_every_backend_passes_what_the_quick_run_below_shows_for_the_cpu(kind, backend):
-    compiled = ("m1-", "m3-", "m16-")
     todo = [c for c in command.checks(QUICK) if c.backend == backend and c.id.startswith(kind)]
-    todo = [c for c in todo if not c.id.removeprefix("trouble/").startswith(compiled)]
     assert todo or kind == "agree"
     for result in map(check.carry_out, todo):
         assert result.verdict.passed, (result.check.id, result.verdict)
@@ -109,7 +101,6 @@ def test_the_report_has_what_a_bug_needs(quick):
     assert report["trusted"] and report["whole"] and report["level"] == "quick"
     assert report["machine"]["torch"] == torch.__version__ and report["machine"]["backends"].keys() == backends().keys()
     assert all(set(row) >= {"id", "passed", "what", "error", "allowed", "seconds"} for row in report["checks"])
-    assert all(row["torch"] for row in report["checks"] if row["id"].startswith("trouble/"))
     assert any("GPU" in row["why"] or "cuda" in row["why"] for row in report["not_verified"]) or "cuda" in BACKENDS
 
 
@@ -119,7 +110,6 @@ def test_the_report_has_what_a_bug_needs(quick):
         f"AdamW/float32/cosine/{BACKENDS[0]}",
         f"random-3/bfloat16/drawn/{BACKENDS[0]}",
         f"random-12345/float32/drawn/{BACKENDS[0]}",  # which no level has
-        "trouble/m9-scheduler-loaded-alone",
         f"edge/threads/{BACKENDS[0]}",
         "schedules/one_cycle/formula",
         f"resume/SGD-momentum/float64/all/{BACKENDS[0]}",  # of another level
@@ -162,7 +152,7 @@ def test_a_backend_alone(capsys):
 
 BAD = {
     "near": (["--case", "AdamV/float32/fixed/reference"], r"case: 'AdamV/.*Near it are: .*AdamW/float32/fixed/ref"),
-    "beginning": (["--case", "trouble/m9"], "Near it are: trouble/m9-scheduler-loaded-alone"),
+    "beginning": (["--case", "lr_scheduler/Sequ"], "Near it are: "),
     "far": (["--case", "?"], "An id is like AdamW/float32/cosine/cpu"),
     "backend": (["--backend", "gpu"], "--backend gpu: there is no such backend. Here are .*reference"),
     "other backend": (["--backend", "reference", "--case", "schedules/step/formula"], "does not run on"),

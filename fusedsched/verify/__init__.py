@@ -3,5 +3,5 @@
 
 A check is a row (`check.Check`). Each kind of check has a module with `checks(level)`, and `left_out(level)` where a
 machine may lack what it needs: `updates`, `evaluators`, `agreement`, `edges`, `skipping`, `resuming`, `compiling`,
-`replaying`, `troubles`. `command` runs them, `report` and `attachment` tell.
+`replaying`. `command` runs them, `report` and `attachment` tell.
 """

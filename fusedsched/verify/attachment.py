@@ -10,7 +10,6 @@ from typing import Any
 from fusedsched import info
 from fusedsched.verify import report
 from fusedsched.verify.check import Level, Result
-from fusedsched.verify.troubles import TROUBLES
 
 
 def _number(value: float) -> float | str:
@@ -25,8 +24,6 @@ def _row(result: Result, level: Level) -> dict[str, Any]:
         row["command"] = report.command(check, level)
     if trace:
         row["trace"] = trace
-    if check.table == "trouble":
-        row["torch"] = TROUBLES[check.id.split("/")[1]].torch
     return row
 
 

@@ -26,12 +26,11 @@ from fusedsched.verify import (
     resuming,
     size,
     skipping,
-    troubles,
     updates,
 )
 from fusedsched.verify.check import DEFAULT, FULL, LEVELS, QUICK, Check, Level, carry_out
 
-KINDS = (formulas, evaluators, updates, agreement, edges, size, skipping, resuming, compiling, replaying, troubles)
+KINDS = (formulas, evaluators, updates, agreement, edges, size, skipping, resuming, compiling, replaying)
 _NEAR = 5  # names to list for one that is unknown
 EXAMPLES = """\
 examples:
@@ -39,7 +38,6 @@ examples:
   python -m fusedsched verify --full --json report.json              all there is, and a report for a bug
   python -m fusedsched verify --backend cpu                          what runs on one backend
   python -m fusedsched verify --case AdamW/float32/cosine/cpu        one check again
-  python -m fusedsched verify --case trouble/m9-scheduler-loaded-alone
 
 Exit codes: 0 trusted, 1 not, 2 the command line was not understood.
 """
