@@ -59,7 +59,7 @@ def measure(cases: Sequence[Case], settings: Settings, save: output.Save = outpu
     results: dict[str, Any] = {"machine": machine.facts(), "settings": asdict(settings), "device": "cpu"}
     results.update(rows=[], races=[], contestants=[], skipped=[], starting={})
     begin, expected = time.perf_counter(), [STARTING, *(seconds_for(case, settings) for case in cases)]
-    with progress(sum(expected), lines=0) as show:
+    with progress(sum(expected)) as show:
         show(0.0, "importing, in fresh processes")
         if settings.judged:
             results["starting"] = starting.measure(3 if settings.thorough else 1)

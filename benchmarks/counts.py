@@ -175,7 +175,7 @@ def measure(names: Sequence[str], steps: int, save: output.Save = output.ignore)
     results: dict[str, Any] = {"machine": machine.facts(), "counts": [], "rows": []}
     results["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     todo = pairs(names)
-    with progress(len(todo), lines=0) as show:
+    with progress(len(todo)) as show:
         for done, (contestant, scheduler) in enumerate(todo):
             show(done, f"{contestant}, {scheduler}")
             results["counts"].append(record(contestant, scheduler, steps))

@@ -160,7 +160,9 @@ def host_seconds(case: Case, names: list[str], settings: Settings) -> dict[str, 
     return {name: result.seconds(name) for name in sides}
 
 
-def portraits(case: Case, sides: dict[str, Side], result: Result, host: dict[str, float]) -> Iterator[dict[str, Any]]:
+def portraits(
+    case: Case, sides: dict[str, Side], result: Result, host: dict[str, float], device: str = "cpu"
+) -> Iterator[dict[str, Any]]:
     """One record for each contestant of a case: what it took, all in all."""
     for name, side in sides.items():
         low, seconds, high = result.range(name)
@@ -174,12 +176,12 @@ def portraits(case: Case, sides: dict[str, Side], result: Result, host: dict[str
             "optimizer": case.optimizer,
             "backend_asked": case.backend,
             "backend": getattr(side.optimizer, "backend", "-") if name.startswith(OURS) else "-",
-            "device": "cpu",
+            "device": device,
             "name": name,
             "seconds": seconds,
             "quartiles": [low, high],
             "share_of_copy": share,
-            "host_seconds": seconds if case.host else host.get(name),
+            "host_seconds": host.get(name, seconds if case.host else None),
             **side.facts,
         }
 

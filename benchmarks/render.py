@@ -27,7 +27,7 @@ COLUMNS = (
 PORTRAIT = (
     ("step + schedule", "seconds", "duration"), ("of copy", "share_of_copy", "percent"),
     ("host", "host_seconds", "duration"), ("graph replay", "replay_seconds", "duration"),
-    ("cold", "cold_seconds", "duration"), ("kernels", "kernel_seconds", "duration"),
+    ("kernels", "kernel_seconds", "duration"),
     ("launches", "launches", "number"), ("waits", "syncs", "number"), ("construction", "construction", "duration"),
     ("first step", "first_step", "duration"), ("compiling", "compile_seconds", "duration"),
     ("peak memory", "peak_bytes", "size"), ("version", "version", "text"),
@@ -188,19 +188,13 @@ def left_out(skipped: Sequence[dict[str, str]]) -> str:
     return "Not measured:\n\n" + "\n".join(lines)
 
 
-def ceilings(found: dict[str, float]) -> str:
-    """What the memory of a GPU gives, in one sentence; bytes read and written both count."""
-    parts = [f"{name} {digits(rate / 1e9)} GB/s" for name, rate in found.items()]
-    return "Memory ceilings, bytes read and written: " + ", ".join(parts) + "."
-
-
 def heading(results: dict[str, Any]) -> str:
     """What the table was measured on, in one paragraph."""
     m, s = results["machine"], results["settings"]
     if results.get("device") == "cuda":
         return (
             f"fusedsched {m['fusedsched']} (commit {m['commit']}), torch {m['torch']}, Python {m['python']}; "
-            f"{m['gpu']}, {results['clocks']}; {m['processors']} processors; {m['date']}. "
+            f"{m['gpu']}; {m['processors']} processors; {m['date']}. "
             f"Medians over {s['rounds']} rounds."
         )
     copy = f", a plain copy at best {digits(results['best_copy'] / 1e9)} GB/s" if results.get("best_copy") else ""
@@ -236,7 +230,6 @@ def render(results: dict[str, Any], gates: bool = False, short: bool = False) ->
         parts += [table(rows, short), summary(rows)]
     if not gates and not short:
         parts += [portraits(results["contestants"])] if results.get("contestants") else []
-        parts += [ceilings(results["ceilings"])] if results.get("ceilings") else []
         parts += [starting(results["starting"])] if results.get("starting") else []
         parts += [left_out(results["skipped"])] if results.get("skipped") else []
     return "\n\n".join(parts)

@@ -17,6 +17,7 @@ from .cases import Case
 from .memory import Peak
 from .peers import COMPILED_TENSORS, OURS, PEERS, first_line, load
 
+HORIZON = 10_000_000  # steps of the schedule
 WARM_STEPS = 3  # zeros are faster than numbers, and state is made in the first step
 Timed = Callable[[int], float]
 
@@ -43,42 +44,61 @@ def grouped(params: Sequence[Tensor], count: int) -> list[dict[str, Any]]:
     return [{"params": params[i : i + size], "lr": 1e-4 * (1 + i % 7)} for i in range(0, len(params), size)]
 
 
-def build(case: Case, name: str) -> Side:
-    """The optimizer and CosineAnnealingLR after a few steps. The same seed for each library: the same numbers."""
+class _NoScheduler:
+    """Takes the place of a scheduler where the optimizer owns a native schedule."""
+
+    def step(self) -> None:
+        pass
+
+
+def build(case: Case, name: str, device: str = "cpu", native: bool = False) -> Side:
+    """The optimizer and CosineAnnealingLR after a few steps. The same seed for each library: the same numbers.
+
+    `native`: a native schedule of the optimizer instead.
+    """
     peer, module = PEERS[name], load(name)
     generator = torch.Generator().manual_seed(0)
     dtype = getattr(torch, case.dtype)
-    params = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in case.shapes]
-    grads = [torch.randn(shape, generator=generator).to(dtype) for shape in case.shapes]
+    params = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in case.shapes]
+    grads = [torch.randn(shape, generator=generator).to(device, dtype) for shape in case.shapes]
     grads = [None if i in case.idle else grad for i, grad in enumerate(grads)]
     groups = grouped(params, case.groups)
-    if peer.tensor_lr:
-        groups = [{**group, "lr": torch.tensor(group["lr"])} for group in groups]
+    if native:
+        groups = [{**group, "lr": fusedsched.schedules.cosine(group["lr"], 0.0, HORIZON)} for group in groups]
+    elif peer.tensor_lr:
+        groups = [{**group, "lr": torch.tensor(group["lr"], device=device)} for group in groups]
     begin = perf_counter()
     optimizer = peer.make(module, groups, case)
     facts = {"version": peer.version, "construction": perf_counter() - begin}
     schedulers = fusedsched.lr_scheduler if module is fusedsched else torch.optim.lr_scheduler
-    scheduler = schedulers.CosineAnnealingLR(optimizer, T_max=10_000_000)
+    scheduler = _NoScheduler() if native else schedulers.CosineAnnealingLR(optimizer, T_max=HORIZON)
     step = torch.compile(lambda: optimizer.step()) if peer.compiled else optimizer.step
     side = Side(params, grads, optimizer, scheduler, step, facts)
     side.give_gradients()
     with Peak() as peak:
         begin = perf_counter()
         step()
+        _wait(device)
         facts["first_step"] = perf_counter() - begin
-    facts["peak_bytes"] = peak.bytes
+    facts["peak_bytes"] = peak.bytes if device == "cpu" else None
     scheduler.step()
     begin = perf_counter()
     for _ in range(WARM_STEPS - 1):
         step()
         scheduler.step()
+    _wait(device)
     if peer.compiled:  # a second graph is compiled once there is state
         facts["compile_seconds"] = facts["first_step"] + perf_counter() - begin
     return side
 
 
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
 def assemble(
-    case: Case, names: Sequence[str], compiled_tensors: int = COMPILED_TENSORS
+    case: Case, names: Sequence[str], compiled_tensors: int = COMPILED_TENSORS, device: str = "cpu"
 ) -> tuple[dict[str, Side], dict[str, str]]:
     """All sides that can be built and agree with ours, and why the others cannot.
 
@@ -87,13 +107,13 @@ def assemble(
     sides: dict[str, Side] = {}
     skipped: dict[str, str] = {}
     for name in names:
-        reason = PEERS[name].reason(case, "cpu", compiled_tensors)
+        reason = PEERS[name].reason(case, torch.device(device).type, compiled_tensors)
         if reason is not None:
             skipped[name] = reason
             continue
         needed = PEERS[name].distribution in ("fusedsched", "torch") and not PEERS[name].compiled
         try:
-            side = build(case, name)
+            side = build(case, name, device)
             if PEERS[name].exact and sides:
                 check_agreement(case, {OURS: sides[OURS], name: side})
             sides[name] = side

@@ -52,9 +52,8 @@ ENDING = """\
   2    not understood, or it cannot be done here; the message says why
   130  interrupted
 
-All commands work with torch alone. More with these:
+All commands work with torch alone. For pictures:
   pip install 'fusedsched[plot]'   matplotlib, for pictures as PNG or SVG files
-  pip install 'fusedsched[demo]'   matplotlib, and rich for progress bars
 Output into a file or a pipe has no control characters; NO_COLOR and TERM=dumb are respected in a terminal.
 """
 

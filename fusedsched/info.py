@@ -19,7 +19,6 @@ OPENMP_NAMES = ("libgomp", "libiomp", "libomp")
 # Optional packages: (name, what for, how to get it).
 OPTIONAL = (
     ("matplotlib", "pictures as files", "pip install 'fusedsched[plot]'"),
-    ("rich", "progress bars", "pip install 'fusedsched[demo]'"),
     ("numpy", "verify's judgement of float64", "pip install numpy"),
     ("triton", "the Triton kernels", "comes with torch for GPUs; pip install triton"),
 )

@@ -22,10 +22,7 @@ from benchmarks import bench, cases, chart, lists, measure, output, peers, races
 
 needs_extension = pytest.mark.skipif(_native.module() is None, reason="there is no compiled extension")
 COMMITTED = [f for f in sorted((ROOT / "benchmarks" / "results").glob("*.json")) if not f.name.startswith("counts-")]
-DOCTESTS = (
-    "cases compare counts_table gpu_bytes gpu_clock gpu_memory gpu_sides launches lists markdown measure memory peers "
-    "render tallies".split()
-)
+DOCTESTS = "cases compare counts_table gpu launches lists markdown measure memory peers render tallies".split()
 
 
 @pytest.mark.parametrize("name", DOCTESTS)

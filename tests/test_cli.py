@@ -187,7 +187,7 @@ def test_a_disk_that_is_full_by_now_is_named(monkeypatch, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-OPTIONAL = ("matplotlib", "rich", "numpy", "triton")
+OPTIONAL = ("matplotlib", "numpy", "triton")
 WITHOUT = "import sys; sys.modules.update(dict.fromkeys({!r})); from fusedsched import cli; sys.exit(cli.main({!r}))"
 
 
@@ -232,7 +232,7 @@ def test_what_needs_a_package_says_which_extra_to_install_and_leaves_nothing(arg
 
 
 def test_letters_that_an_output_lacks_are_no_error(folder):
-    done = process("demo", "--quick", "--steps", "4", "--device", "cpu", PYTHONIOENCODING="ascii", without=("rich",))
+    done = process("demo", "--quick", "--steps", "4", "--device", "cpu", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
 
 

@@ -26,7 +26,7 @@ examples:
   python -m fusedsched demo --steps 300 --out run1
 
 exit codes: 0 trained; 1 the learning rates of the two runs differ; 2 not understood, or it cannot be done here.
-The picture needs matplotlib, the progress bar rich: pip install 'fusedsched[demo]'. The rest needs neither.
+The picture needs matplotlib: pip install 'fusedsched[plot]'.
 """
 
 
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"fusedsched {about['fusedsched']} ({about['backend']}) beside torch {about['torch']}, AdamW(fused=True)")
     print(f"on {about['device']}")
 
-    with progress(config.steps, lines=10, stream=sys.stdout) as show:
+    with progress(config.steps, after=0.0, stream=sys.stdout) as show:
         for step in train([ours, theirs], train_text, held_out, config, device):
             show(step, words(step, ours, theirs))
     tell(ours, theirs, config, args.out, about)

@@ -107,5 +107,5 @@ def _run(args: argparse.Namespace) -> Any:
 
     found = _arguments(args)
     steps = found.get("steps", 100)
-    with progress(steps if isinstance(steps, int) and steps > 0 else 1, lines=0) as show:
+    with progress(steps if isinstance(steps, int) and steps > 0 else 1) as show:
         return lr_range_test(**found, progress=lambda done: show(done, f"step {done}"))

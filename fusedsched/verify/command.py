@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     absent = left_out(level) if whole else []
     report.heading(todo, absent)
     began, results = time.monotonic(), []
-    with progress(len(todo), lines=0 if level is QUICK else 10) as show:
+    with progress(len(todo)) as show:
         for done, check in enumerate(todo):
             show(done, check.id)
             results.append(carry_out(check))
