@@ -21,12 +21,11 @@ import torch  # noqa: E402
 
 import fusedsched  # noqa: E402
 from fusedsched import _native  # noqa: E402
-from fusedsched.command_line import near_names, picture_file, whole  # noqa: E402
-from fusedsched.files import check_writable, make_folder, write_json, write_whole  # noqa: E402
-from fusedsched.plotting import figure  # noqa: E402
+from fusedsched.command_line import near_names, whole  # noqa: E402
+from fusedsched.files import check_writable, make_folder, write_json  # noqa: E402
 from fusedsched.progress import progress  # noqa: E402
 
-from . import chart, compare, counts, machine, output, plain_copy, render, starting  # noqa: E402
+from . import compare, counts, machine, output, plain_copy, render, starting  # noqa: E402
 from .cases import CASES, GPU_CASES, OPTIMIZERS, SIZES, Case, shrunk, variants  # noqa: E402
 from .measure import FULL, QUICK, SMOKE, Settings  # noqa: E402
 from .races import run_case  # noqa: E402
@@ -39,7 +38,7 @@ EXAMPLES = """\
 examples:
   python -m fusedsched bench --quick
   python -m fusedsched bench --case resnet50 --optimizer adamw --optimizer sgd --dtype bfloat16
-  python -m fusedsched bench --backend cuda --json gpu.json --chart gpu.png
+  python -m fusedsched bench --backend cuda --json gpu.json
   python -m fusedsched bench compare before.json after.json
   python -m fusedsched bench counts
 
@@ -127,7 +126,6 @@ def parser() -> argparse.ArgumentParser:
     add("--backend", action="append", choices=BACKENDS, help="of fusedsched; cuda and triton measure on the GPU")
     add("--compile-tensors", type=whole(0), metavar="N", help="compile lists of up to N tensors (default 30)")
     add("--json", type=Path, metavar="FILE", help="write the results there, every round of them")
-    add("--chart", type=picture_file, metavar="FILE", help="write a bar chart there, .png or .svg (needs matplotlib)")
     add("--strict", action="store_true", help="exit with 1 unless every gate was passed")
     return found
 
@@ -157,12 +155,10 @@ def refusal(args: argparse.Namespace, on_gpu: bool) -> str | None:
 
         if (reason := gpu.reason(args.backend)) is not None:
             return f"Nothing to measure: {reason}"
-    if args.chart is not None and not figure.available():
-        return "--chart needs matplotlib, which is not installed: pip install 'fusedsched[plot]'"
     try:
-        for path in filter(None, (args.json, args.chart)):
-            make_folder(path.parent)
-            check_writable(path)
+        if args.json is not None:
+            make_folder(args.json.parent)
+            check_writable(args.json)
     except OSError as error:
         return str(error)
     return None
@@ -193,11 +189,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = measure(cases, settings, save)
     print(render.render(results))
     failed = any(record["why"].startswith("FAILED") for record in results["skipped"])
-    if args.chart and chart.drawn(results):
-        write_whole(args.chart, chart.render(results, args.chart.suffix[1:].lower()))
-    elif args.chart:
-        print("error: no case could be measured, so there is no chart", file=sys.stderr)
-        return 1 if failed else 2
     if failed:
         return 1
     passed = all(row["verdict"] == "pass" for row in results["rows"] if row["gate"] is not None)

@@ -18,7 +18,7 @@ from fusedsched import _native, cli, files
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # in a source tree the benchmarks lie beside the package
 
-from benchmarks import bench, cases, chart, lists, measure, output, peers, races, render, sides  # noqa: E402
+from benchmarks import bench, cases, lists, measure, output, peers, races, render, sides  # noqa: E402
 
 needs_extension = pytest.mark.skipif(_native.module() is None, reason="there is no compiled extension")
 COMMITTED = [f for f in sorted((ROOT / "benchmarks" / "results").glob("*.json")) if not f.name.startswith("counts-")]
@@ -145,8 +145,7 @@ def test_a_list_that_does_not_fit_into_memory_is_not_begun(monkeypatch):
 
 @needs_extension
 def test_the_command_measures_and_writes(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    table, picture = tmp_path / "new" / "a.json", tmp_path / "a.svg"
+    table = tmp_path / "new" / "a.json"
     argv = [
         "bench",
         "--smoke",
@@ -159,7 +158,7 @@ def test_the_command_measures_and_writes(tmp_path, capsys):
         "--dtype",
         "float64",
     ]
-    assert cli.main([*argv, "--backend", "cpu", "--json", str(table), "--chart", str(picture)]) == 0
+    assert cli.main([*argv, "--backend", "cpu", "--json", str(table)]) == 0
     printed = capsys.readouterr()
     assert "Not measured:" in printed.out
     assert printed.err == "2 cases, about 10 seconds where nothing else runs\n"  # no terminal, no bar
@@ -167,8 +166,7 @@ def test_the_command_measures_and_writes(tmp_path, capsys):
     assert {row["case"] for row in results["rows"]} == {"resnet50-f64-sgd", "resnet50-f64"}
     assert {record["backend"] for record in results["contestants"] if record["name"] == races.OURS} == {"cpu"}
     assert all(record["construction"] > 0.0 and record["version"] for record in results["contestants"])
-    assert "torch fused" in picture.read_text()
-    assert sorted(tmp_path.iterdir()) == [picture, tmp_path / "new"]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "new"]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +176,6 @@ def test_the_command_measures_and_writes(tmp_path, capsys):
         (["--backend", "cuda", "--backend", "cpu"], "one kind at a time"),
         (["--dtype", "int8"], "invalid choice"),
         (["--compile-tensors", "-3"], "is not a whole number of 0 or more"),
-        (["--chart", "a.jpg"], "must end in .png or .svg"),
         (["compare", "a.json"], "required"),
     ),
 )
@@ -203,14 +200,6 @@ def test_refusals_come_before_minutes_of_measuring(argv, words, capsys, monkeypa
         pytest.skip("there is a GPU")
     assert bench.main(argv) == 2
     assert words in capsys.readouterr().err
-
-
-@needs_extension
-def test_without_a_measurement_there_is_no_chart(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
-    monkeypatch.setattr(races.memory, "available", lambda: 1)
-    assert bench.main(["--smoke", "--case", "one-50M", "--chart", str(tmp_path / "a.svg")]) == 2
-    assert "no case could be measured" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 def test_quick_leaves_out_the_slow():
@@ -252,10 +241,6 @@ def test_an_unfinished_file_leaves_the_old_one(tmp_path, monkeypatch):
 def test_committed_results_still_render(file):
     results = output.read_results(file)
     assert render.render(results).count("\n| ") > len(results["rows"])
-    pytest.importorskip("matplotlib")
-    picture = chart.render(results, "svg")
-    assert picture == chart.render(results, "svg") and b"fusedsched" in picture
-    assert chart.render(results, "png").startswith(b"\x89PNG")
 
 
 def test_there_are_committed_results():

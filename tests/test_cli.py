@@ -113,7 +113,6 @@ BAD = {
     "bench: negative": (["bench", "--compile-tensors", "-3"], 2, "is not a whole number of 0 or more"),
     "bench: a dtype": (["bench", "--dtype", "int8"], 2, "invalid choice: 'int8'"),
     "bench: not writable": (["bench", "--json", "/proc/a/b.json"], 2, "cannot be made a folder"),
-    "bench: a chart of another kind": (["bench", "--chart", "a.jpg"], 2, "must end in .png or .svg"),
     "bench compare: one file": (["bench", "compare", "a.json"], 2, "B.json"),
     "bench compare: no files": (["bench", "compare", "a.json", "b.json"], 2, "a.json: cannot be read"),
     "bench compare: not results": (["bench", "compare", "trials.py", "trials.py"], 2, "is not JSON"),
@@ -222,7 +221,7 @@ def test_commands_need_no_optional_package_and_send_no_control_characters_into_p
 
 @pytest.mark.parametrize(
     "argv",
-    [("plot", "0.1", "--out", "a.svg"), ("lr-find", "trials:trial", "--out", "a.svg"), ("bench", "--chart", "a.svg")],
+    [("plot", "0.1", "--out", "a.svg"), ("lr-find", "trials:trial", "--out", "a.svg")],
     ids=lambda argv: argv[0],
 )
 def test_what_needs_a_package_says_which_extra_to_install_and_leaves_nothing(argv, folder):
