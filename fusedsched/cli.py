@@ -82,7 +82,7 @@ def chosen(argv: Sequence[str]) -> tuple[str, list[str]]:
     if first in ("-h", "--help", "help"):
         print(usage(), end="")
         raise SystemExit(0)
-    if first == "--version":
+    if first in ("--version", "version"):
         print(f"fusedsched {fusedsched.__version__}")
         raise SystemExit(0)
     said = f"there is no command {first!r}. {near_names(first, COMMANDS)}" if first else "a command is missing."

@@ -19,8 +19,9 @@ def near_names(name: str, known: Iterable[str]) -> str:
     ('Near names: cosine.', 'There are: cosine, linear.')
     """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
-    near += [other for other in names if other not in near and name and (name in other or other in name)]
+    near = difflib.get_close_matches(name, names, n=4, cutoff=0.6)
+    if len(name) > 2:
+        near += [other for other in names if other not in near and (name in other or other in name)]
     return f"Near names: {', '.join(near)}." if near else f"There are: {', '.join(names)}."
 
 

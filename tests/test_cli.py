@@ -55,6 +55,7 @@ nothing = None
 BAD = {
     "nothing": ([], 2, "a command is missing"),
     "unknown": (["walk"], 2, "no command 'walk'. There are: info, verify, bench, plot, lr-find, demo."),
+    "unlike any": (["train"], 2, "There are: info, verify,"),
     "near": (["inf"], 2, "Near names: info."),
     "near, without a hyphen": (["lrfind"], 2, "Near names: lr-find."),
     "near, longer": (["benchmark"], 2, "Near names: bench."),

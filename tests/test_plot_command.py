@@ -23,6 +23,7 @@ def sgd(**options):
 
 schedule = S.linear(1.0, 0.0, steps=10)
 cosine = L.CosineAnnealingLR(sgd(), T_max=10)
+half_wave = L.CosineAnnealingLR(sgd(), T_max=50)
 ours = fs.lr_scheduler.StepLR(sgd(), 3)
 anything = L.LambdaLR(sgd(), lambda t: 1 / (1 + t))
 one_cycle = L.OneCycleLR(sgd(), 0.4, total_steps=50, base_momentum=0.5, max_momentum=0.9)
@@ -34,6 +35,9 @@ number = 3
 class Holder:
     schedule = S.linear(1.0, 0.5, steps=10)
 
+net = torch.nn.Linear(2, 1)
+def wants(n):
+    return schedule
 def make():
     return schedule
 def broken():
@@ -99,6 +103,13 @@ COMMANDS = {
     "momentum": (["plot", "drawn:one_cycle"], 0, "momentum: drawn:one_cycle"),
     "groups": (["plot", "drawn:two"], 0, "drawn:two, group 1"),
     "optimizer": (["plot", "drawn:native"], 0, "weight_decay: drawn:native"),
+    "a low point and no more": (["plot", "drawn:half_wave"], 0, " 50"),
+    "a model": (["plot", "drawn:net"], 2, "drawn:net is a Linear. Give a schedule"),
+    "a function with arguments": (["plot", "drawn:wants"], 2, "cannot be called without arguments: missing a required"),
+    "a file": (["plot", "drawn.py:schedule"], 2, "names a file. Name the module, without .py: drawn:schedule"),
+    "a file in a folder": (["plot", "./a/drawn.py:schedule"], 2, "without .py: a.drawn:schedule"),
+    "find: a file": (["lr-find", "drawn.py:trial"], 2, "without .py: drawn:trial"),
+    "find: a model": (["lr-find", "drawn:net"], 2, "gave a Linear. It must give (model, loader, loss_fn)"),
     "no steps": (["plot", "drawn:anything"], 2, "On the command line: --steps"),
     "no schedules": (["plot", "drawn:plain"], 2, "without native schedules"),
     "unknown name": (["plot", "warmup_cosin(1)"], 2, "Near names: warmup_cosine"),

@@ -44,6 +44,8 @@ class Panel:
 def _end(row: tuple[float, ...]) -> float:
     """The clock at which all of a row has been seen."""
     begin, shape, span, _, _, param, cycle, _ = row
+    if shape == Shape.COSINE and cycle == 2.0 * span:  # CosineAnnealingLR, which climbs again after its T_max
+        return begin + span
     if cycle > 0.0:
         return begin + _CYCLES * cycle
     if shape == Shape.CONSTANT:

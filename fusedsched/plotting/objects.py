@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from .parsing import parse
 Curves = dict[str, list[tuple[str, Schedule]]]  # by hyperparameter: (label, schedule)
 
 _MODULE_AND_OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_FILE_AND_OBJECT = re.compile(r"([\w./\\-]+)\.py:([A-Za-z_][\w.]*)")
 
 
 def is_reference(text: str) -> bool:
@@ -29,11 +32,25 @@ def is_reference(text: str) -> bool:
     return bool(_MODULE_AND_OBJECT.fullmatch(text.strip()))
 
 
+def check_no_file(text: str) -> None:
+    """Raises ValueError for `file.py:object`, with the text to write instead.
+
+    >>> check_no_file("jobs/train.py:scheduler")
+    Traceback (most recent call last):
+    ValueError: 'jobs/train.py:scheduler' names a file. Name the module, without .py: jobs.train:scheduler
+    """
+    found = _FILE_AND_OBJECT.fullmatch(text.strip())
+    if found:
+        module = re.sub(r"[/\\]+", ".", re.sub(r"^(\.[/\\])+", "", found[1]))
+        raise ValueError(f"{text!r} names a file. Name the module, without .py: {module}:{found[2]}")
+
+
 def load(text: str) -> Any:
-    """The object that `module:object` names; the module is looked for in the working directory too.
+    """The object that `module:object` names. The working directory is searched for the module too.
 
     Raises ValueError if there is no such module or object. Errors of the module itself come through.
     """
+    check_no_file(text)
     module_name, _, path = text.strip().partition(":")
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:  # the installed command does not look there, `python -m` does
@@ -51,6 +68,24 @@ def load(text: str) -> Any:
     return value
 
 
+def made(text: str) -> Any:
+    """The object that `module:object` names; what it returns if it is a function without arguments or a class.
+
+    Other objects that can be called, such as a model, are returned as they are. Raises ValueError as `load` does, and
+    for a function that needs arguments.
+    """
+    value = load(text)
+    if not (inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, partial)):
+        return value
+    try:
+        inspect.signature(value).bind()
+    except TypeError as error:
+        raise ValueError(f"{text} cannot be called without arguments: {error}.") from None
+    except ValueError:  # compiled functions may have no signature
+        pass
+    return value()
+
+
 def schedules_of(text: str, steps: int | None = None) -> Curves:
     """What is to be drawn for one argument: an expression, or `module:object`.
 
@@ -58,11 +93,10 @@ def schedules_of(text: str, steps: int | None = None) -> Curves:
     arguments that returns one of these. `steps`: how many updates to tabulate where a scheduler has no closed form.
     Raises ValueError, TypeError.
     """
+    check_no_file(text)
     if not is_reference(text):
         return {"lr": [(text.strip(), parse(text))]}
-    value = load(text)
-    if callable(value) and not isinstance(value, Schedule) and not hasattr(value, "param_groups"):
-        value = value()
+    value = made(text)
     if isinstance(value, (Schedule, int, float)):
         return {"lr": [(text, as_schedule(value))]}
     if hasattr(value, "optimizer") and callable(getattr(value, "step", None)):

@@ -53,9 +53,7 @@ def _arguments(args: argparse.Namespace) -> dict[str, Any]:
 
     Raises ValueError, TypeError for an object of another kind.
     """
-    value = objects.load(args.object)
-    if callable(value):
-        value = value()
+    value = objects.made(args.object)
     if isinstance(value, Mapping):
         found = dict(value)
     elif isinstance(value, (tuple, list)) and len(value) in (2, 3, 4):
@@ -75,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the test; exit code 1 if it shows no rate or the user's code fails, 2 if it cannot be made."""
     command = parser()
     args = command.parse_args(argv)
+    try:
+        objects.check_no_file(args.object)
+    except ValueError as error:
+        command.error(str(error))
     if not objects.is_reference(args.object):
         command.error(f"{args.object!r} is not of the form module:object, such as train:trial")
     if None not in (args.start, args.stop) and args.start >= args.stop:
