@@ -21,7 +21,7 @@ import torch  # noqa: E402
 
 import fusedsched  # noqa: E402
 from fusedsched import _native  # noqa: E402
-from fusedsched.command_line import near_names, whole  # noqa: E402
+from fusedsched.command_line import integer, near_names  # noqa: E402
 from fusedsched.files import check_writable, make_folder, write_json  # noqa: E402
 from fusedsched.progress import progress  # noqa: E402
 
@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     add("--optimizer", action="append", choices=OPTIMIZERS, help="instead of what the case has")
     add("--dtype", action="append", choices=SIZES, help="instead of what the case has")
     add("--backend", action="append", choices=BACKENDS, help="of fusedsched; cuda and triton measure on the GPU")
-    add("--compile-tensors", type=whole(0), metavar="N", help="compile lists of up to N tensors (default 30)")
+    add("--compile-tensors", type=integer(0), metavar="N", help="compile lists of up to N tensors (default 30)")
     add("--json", type=Path, metavar="FILE", help="write the results there, every round of them")
     add("--strict", action="store_true", help="exit with 1 unless every gate was passed")
     return found

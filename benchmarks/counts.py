@@ -16,7 +16,7 @@ import torch
 
 import fusedsched
 from fusedsched import lr_scheduler, schedules
-from fusedsched.command_line import near_names, whole
+from fusedsched.command_line import integer, near_names
 from fusedsched.files import check_writable, write_json
 from fusedsched.progress import progress
 
@@ -197,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} compiled steps instead of {STEPS:,}")
-    found.add_argument("--steps", type=whole(2), metavar="N", help="compiled steps")
+    found.add_argument("--steps", type=integer(2), metavar="N", help="compiled steps")
     found.add_argument("--scheduler", action="append", metavar="NAME", help="only this one; may be repeated")
     found.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     return found
