@@ -65,7 +65,7 @@ Found = dict[str, list[dict[str, Any]]]
 
 
 def reason(backends: Sequence[str]) -> str | None:
-    """Why nothing can be measured on a GPU here; None where it can."""
+    """Why nothing can be measured on a GPU here; None if it can."""
     from fusedsched.runtime.backends import backends as here
 
     missing = {name: why for name, why in here().items() if name in backends and why is not None}
@@ -82,10 +82,10 @@ def fitted(case: Case, free: int, contestants: int) -> Case | None:
     >>> len(small.shapes), small.title
     (291, 'Llama 3 8B, widths / 2, 291 tensors')
     """
-    room = contestants + 1  # some implementations need temporaries as large as their arrays
-    if case.footprint * room <= free:
+    copies = contestants + 1  # some implementations need temporaries as large as their arrays
+    if case.footprint * copies <= free:
         return case
-    most = free // room // (case.footprint // numel(case.shapes))
+    most = free // copies // (case.footprint // numel(case.shapes))
     if case.name.startswith("llama3-8b"):
         divisor, shapes = llama3_8b_within(most)
         title = f"Llama 3 8B, widths / {divisor}, 291 tensors"
@@ -195,7 +195,7 @@ def rows_of(case: Case, what: str, result: Result, settings: Settings) -> list[d
 
 
 def run_case(case: Case, settings: Settings) -> Found:
-    """`rows`, all rounds (`races`), a record of each contestant, and who did not run, and why.
+    """`rows`, all rounds (`races`), a record of each contestant, and why others are missing.
 
     Raises what our own side raises: without it there is nothing to compare.
     """

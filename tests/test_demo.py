@@ -125,12 +125,6 @@ def test_samples_can_be_printed():
     assert sample.startswith("def ") and all(c.isprintable() or c == "\n" for c in sample)
 
 
-def test_one_step_is_too_few(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        command.main(["--steps", "1"])
-    assert "--steps: '1' is not a whole number of 2 or more" in capsys.readouterr().err
-
-
 def test_without_matplotlib_there_is_no_picture_and_no_error(monkeypatch):
     monkeypatch.setattr(report, "find_spec", lambda _: None)
     assert report.picture(None, None) is None

@@ -151,27 +151,6 @@ def test_a_backend_alone(capsys):
     assert CASE in listed and all(name.endswith(f"/{BACKENDS[0]}") for name in listed)
 
 
-BAD = {
-    "near": (["--case", "AdamV/float32/fixed/reference"], r"case: 'AdamV/.*Near ids: .*AdamW/float32/fixed/ref"),
-    "beginning": (["--case", "lr_scheduler/Sequ"], "Near ids: "),
-    "far": (["--case", "?"], "An id is like AdamW/float32/cosine/cpu"),
-    "backend": (["--backend", "gpu"], "--backend gpu: there is no such backend. Available: .*reference"),
-    "other backend": (["--backend", "reference", "--case", "schedules/step/formula"], "does not run on"),
-    "both levels": (["--full"], "not allowed with argument"),
-    "folder": (["--json", "/"], "--json: '/' cannot be written: it is a folder"),
-    "nowhere": (["--json", "/proc/no/report.json"], r"--json: '/proc/no/report\.json' cannot be written"),
-}
-
-
-@pytest.mark.parametrize("arguments, says", BAD.values(), ids=list(BAD))
-def test_what_is_not_understood_says_what_to_do_before_any_work(arguments, says, capsys, monkeypatch):
-    monkeypatch.setattr(command, "run_check", None)
-    with pytest.raises(SystemExit, match="2"):
-        verify(*arguments)
-    printed = capsys.readouterr()
-    assert re.search(says, printed.err) and printed.out == ""
-
-
 def test_a_backend_that_is_missing_says_why(capsys, monkeypatch):
     monkeypatch.setattr(command, "backends", lambda: {"cuda": "torch finds no GPU", "reference": None})
     for arguments in (["--backend", "cuda"], ["--case", "AdamW/float32/fixed/cuda"]):
