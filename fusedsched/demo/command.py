@@ -12,7 +12,7 @@ import torch
 
 import fusedsched as fs
 from fusedsched.command_line import integer
-from fusedsched.demo import report
+from fusedsched.demo import pace, report
 from fusedsched.demo.text import read
 from fusedsched.demo.train import Config, Run, start, train
 from fusedsched.files import check_writable, make_folder, write_whole
@@ -34,12 +34,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m fusedsched demo",
         description="Trains a byte-level transformer of about a million parameters on the source of Python's standard "
-        "library: once with fusedsched, once with torch.optim, on the same batches. A few minutes on two cores.",
+        "library: once with fusedsched, once with torch.optim, on the same batches. About three minutes.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     # At least 2 steps: one of warmup, one of decay.
-    parser.add_argument("--steps", type=integer(2), help="training steps (default: 1000, on a GPU 3000)")
+    parser.add_argument("--steps", type=integer(2), help="training steps (default: three minutes, at most 1000)")
     parser.add_argument("--quick", action="store_true", help="a tiny model and 40 steps: does it run at all?")
     parser.add_argument(
         "--out", type=Path, default=Path("fusedsched-demo"), help="folder for the picture and the numbers"
@@ -76,9 +76,24 @@ def configure(args: argparse.Namespace, device: torch.device) -> Config:
     return replace(config, steps=steps, warmup=max(1, steps // 10))
 
 
+def set_pace(config: Config, fixed: bool, device: torch.device, text: torch.Tensor) -> Config:
+    """Times a few steps, picks the threads and, unless they are `fixed`, the steps; prints both."""
+    seconds = pace.choose_threads(config, device, text)
+    config = config if fixed else pace.shortened(config, seconds)
+    minutes = 2 * seconds * config.steps / 60
+    threads = f" with {threads_text()}" if device.type == "cpu" else ""
+    print(f"a step of one run takes {1e3 * seconds:.0f} ms{threads}: {config.steps} steps, about {minutes:.0f} minutes")
+    return config
+
+
+def threads_text() -> str:
+    count = torch.get_num_threads()
+    return f"{count} threads" if count > 1 else "1 thread"
+
+
 def facts(ours: Run, device: torch.device) -> dict[str, str]:
     """Versions, backend and device."""
-    cpu = f"the CPU, {torch.get_num_threads()} threads"
+    cpu = f"the CPU, {threads_text()}"
     return {
         "fusedsched": fs.__version__,
         "backend": f"{getattr(ours.optimizer, 'backend', 'unknown')}",
@@ -126,6 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     config = configure(args, device)
+    if not args.quick:
+        config = set_pace(config, args.steps is not None, device, train_text)
 
     ours = start("fusedsched", fs, fs.lr_scheduler, config, device)
     theirs = start("torch.optim", torch.optim, torch.optim.lr_scheduler, config, device)
