@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FOREIGN_LIMIT = 0.06  # of the processors' time; a compiler beside it doubles times
+FOREIGN_LIMIT = 0.06  # of the processors' time; a compiler running meanwhile doubles times
 SLOW_MEMORY = 2.0  # times the undisturbed time; no counter shows other virtual machines' use of the memory
 FEWEST_ROUNDS = 3  # clean ones that a verdict needs
 TICK = os.sysconf("SC_CLK_TCK")

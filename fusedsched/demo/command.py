@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = facts(ours, device)
     size, tokens = sum(p.numel() for p in ours.model.parameters()), config.batch * config.length
     print(f"{size:,} parameters, {len(train_text):,} bytes of text, {config.steps} steps of {tokens:,} bytes")
-    print(f"fusedsched {about['fusedsched']} ({about['backend']}) beside torch {about['torch']}, AdamW(fused=True)")
+    print(f"fusedsched {about['fusedsched']} ({about['backend']}) and torch {about['torch']}, AdamW(fused=True)")
     print(f"on {about['device']}")
 
     with progress(config.steps, after=0.0, stream=sys.stdout) as show:
