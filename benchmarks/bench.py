@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and not __package__:  # run as a script: Python looks for modules in this folder then
+if __name__ == "__main__" and not __package__:  # run as a script: Python searches this folder for modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     from benchmarks.bench import main
 
@@ -21,12 +21,11 @@ import torch  # noqa: E402
 
 import fusedsched  # noqa: E402
 from fusedsched import _native  # noqa: E402
-from fusedsched.command_line import near_names, picture_file, whole  # noqa: E402
-from fusedsched.files import check_writable, make_folder, write_json, write_whole  # noqa: E402
-from fusedsched.plotting import figure  # noqa: E402
+from fusedsched.command_line import integer, near_names  # noqa: E402
+from fusedsched.files import check_writable, make_folder, write_json  # noqa: E402
 from fusedsched.progress import progress  # noqa: E402
 
-from . import chart, compare, counts, machine, output, plain_copy, render, starting  # noqa: E402
+from . import compare, counts, machine, output, plain_copy, render, starting  # noqa: E402
 from .cases import CASES, GPU_CASES, OPTIMIZERS, SIZES, Case, shrunk, variants  # noqa: E402
 from .measure import FULL, QUICK, SMOKE, Settings  # noqa: E402
 from .races import run_case  # noqa: E402
@@ -39,31 +38,31 @@ EXAMPLES = """\
 examples:
   python -m fusedsched bench --quick
   python -m fusedsched bench --case resnet50 --optimizer adamw --optimizer sgd --dtype bfloat16
-  python -m fusedsched bench --backend cuda --json gpu.json --chart gpu.png
+  python -m fusedsched bench --backend cuda --json gpu.json
   python -m fusedsched bench compare before.json after.json
   python -m fusedsched bench counts
 
 cases: {cases}
 for --backend cuda and triton: {gpu_cases}
 
-'bench compare' says what got slower between two files, 'bench counts' counts graphs, launches and waits; both have a
---help of their own. Leave the machine alone while it runs.
+'bench compare' compares two files, 'bench counts' counts graphs, launches and waits; both have a --help. Run nothing
+else meanwhile.
 
-exit codes: 0 measured; 1 fusedsched failed in a case, or with --strict a gate was not passed; 2 nothing to measure, not
-understood, or the results cannot be written
+exit codes: 0 measured; 1 fusedsched failed in a case, or with --strict a gate was not passed; 2 nothing to measure,
+wrong arguments, or the results cannot be written
 """
 
 
 def measure(cases: Sequence[Case], settings: Settings, save: output.Save = output.ignore) -> dict[str, Any]:
-    """Runs the cases on the CPU, and saves after each. The results are plain data; `races` holds every round."""
+    """Runs the cases on the CPU and saves after each. The results are plain data; `races` holds every round."""
     results: dict[str, Any] = {"machine": machine.facts(), "settings": asdict(settings), "device": "cpu"}
     results.update(rows=[], races=[], contestants=[], skipped=[], starting={})
     begin, expected = time.perf_counter(), [STARTING, *(seconds_for(case, settings) for case in cases)]
-    with progress(sum(expected), lines=0) as show:
+    with progress(sum(expected)) as show:
         show(0.0, "importing, in fresh processes")
         if settings.judged:
             results["starting"] = starting.measure(3 if settings.thorough else 1)
-        for library in (fusedsched, torch.optim):  # the first optimizer of a process imports much; measured above
+        for library in (fusedsched, torch.optim):  # the first optimizer of a process imports modules; measured above
             library.AdamW([torch.zeros(1, requires_grad=True)])
         for i, case in enumerate(cases):
             show(sum(expected[: i + 1]), case.name)
@@ -75,7 +74,7 @@ def measure(cases: Sequence[Case], settings: Settings, save: output.Save = outpu
             save(results)
         names = [case.name for case in cases]
         for case in disturbed(cases, results["rows"]) if settings.thorough else []:
-            show(sum(expected), f"{case.name} again: it was disturbed")
+            show(sum(expected), f"{case.name} again: other processes disturbed it")
             for name, records in run_case(case, settings).items():
                 found = [record for record in results[name] if record["case"] != case.name] + records
                 results[name] = sorted(found, key=lambda record: names.index(record["case"]))
@@ -85,19 +84,19 @@ def measure(cases: Sequence[Case], settings: Settings, save: output.Save = outpu
 
 
 def note(results: dict[str, Any], begin: float) -> None:
-    """What is known after a case."""
+    """Updates the totals after a case."""
     results["seconds"] = time.perf_counter() - begin
     results["best_copy"] = plain_copy.COPIED / plain_copy.shortest()  # bytes per second; 0 if none was made
 
 
 def disturbed(cases: Sequence[Case], rows: Sequence[dict[str, Any]]) -> list[Case]:
-    """Those that had too few clean rounds for a verdict."""
+    """The cases with too few clean rounds for a verdict."""
     names = {row["case"] for row in rows if row["verdict"] == "disturbed"}
     return [case for case in cases if case.name in names]
 
 
 def seconds_for(case: Case, settings: Settings) -> float:
-    """About how long a case takes on a machine that is left alone: rounds of all contestants, and making the arrays."""
+    """The estimated time of a case on an idle machine: rounds of all contestants, and allocation of the arrays."""
     if not settings.judged:
         return 0.1
     contestants, preparing = 5 if settings.thorough else 4, 1.0 + 4.0 * case.footprint / 2**30
@@ -105,10 +104,10 @@ def seconds_for(case: Case, settings: Settings) -> float:
 
 
 def announce(cases: Sequence[Case], settings: Settings) -> str:
-    """What is said before it begins."""
+    """The line before the run: how many cases, and the estimated time."""
     seconds = STARTING + sum(seconds_for(case, settings) for case in cases) if settings.judged else 10.0
     about = f"{seconds / 60:.0f} minutes" if seconds >= 120.0 else f"{10 * math.ceil(seconds / 10):.0f} seconds"
-    return f"{len(cases)} cases, about {about} where nothing else runs"
+    return f"{len(cases)} cases, about {about} on an idle machine"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -120,14 +119,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add = found.add_argument
     add("--quick", action="store_true", help="fewer, shorter rounds and no big lists: at most about two minutes")
-    add("--smoke", action="store_true", help="tiny sizes, one round, no verdict: does it run at all?")
+    add("--smoke", action="store_true", help="tiny sizes, one round, no verdict: only checks that it runs")
     add("--case", action="append", metavar="NAME", help="one of the cases below; may be repeated, as the next three")
     add("--optimizer", action="append", choices=OPTIMIZERS, help="instead of what the case has")
     add("--dtype", action="append", choices=SIZES, help="instead of what the case has")
     add("--backend", action="append", choices=BACKENDS, help="of fusedsched; cuda and triton measure on the GPU")
-    add("--compile-tensors", type=whole(0), metavar="N", help="compile lists of up to N tensors (default 30)")
+    add("--compile-tensors", type=integer(0), metavar="N", help="compile lists of up to N tensors (default 30)")
     add("--json", type=Path, metavar="FILE", help="write the results there, every round of them")
-    add("--chart", type=picture_file, metavar="FILE", help="write a bar chart there, .png or .svg (needs matplotlib)")
     add("--strict", action="store_true", help="exit with 1 unless every gate was passed")
     return found
 
@@ -149,7 +147,7 @@ def chosen(args: argparse.Namespace, command: argparse.ArgumentParser) -> tuple[
 
 
 def refusal(args: argparse.Namespace, on_gpu: bool) -> str | None:
-    """Why nothing can be measured or written; None where it can."""
+    """Why nothing can be measured or written; None if it can."""
     if _native.module() is None and not on_gpu and args.backend != ["reference"]:
         return f"Nothing to measure: there is no compiled extension. {_native.reason()}"
     if on_gpu:
@@ -157,19 +155,17 @@ def refusal(args: argparse.Namespace, on_gpu: bool) -> str | None:
 
         if (reason := gpu.reason(args.backend)) is not None:
             return f"Nothing to measure: {reason}"
-    if args.chart is not None and not figure.available():
-        return "--chart needs matplotlib, which is not installed: pip install 'fusedsched[plot]'"
     try:
-        for path in filter(None, (args.json, args.chart)):
-            make_folder(path.parent)
-            check_writable(path)
+        if args.json is not None:
+            make_folder(args.json.parent)
+            check_writable(args.json)
     except OSError as error:
         return str(error)
     return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 also where a gate is missed, unless --strict asks for 1; 2 where there is nothing to measure."""
+    """Exit code 0 even if a gate is missed, unless --strict is given; 2 if there is nothing to measure."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in OTHERS:
         return OTHERS[argv[0]](argv[1:])
@@ -182,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = SMOKE if args.smoke else QUICK if args.quick else FULL
     if args.compile_tensors is not None:
         settings = replace(settings, compiled_tensors=args.compile_tensors)
-    # Saved after each case: who is interrupted keeps what was measured.
+    # Saved after each case, so that an interrupted run keeps its results.
     save = partial(write_json, args.json) if args.json else output.ignore
     print(announce(cases, settings), file=sys.stderr)
     if on_gpu:
@@ -193,11 +189,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = measure(cases, settings, save)
     print(render.render(results))
     failed = any(record["why"].startswith("FAILED") for record in results["skipped"])
-    if args.chart and chart.drawn(results):
-        write_whole(args.chart, chart.render(results, args.chart.suffix[1:].lower()))
-    elif args.chart:
-        print("error: no case could be measured, so there is no chart", file=sys.stderr)
-        return 1 if failed else 2
     if failed:
         return 1
     passed = all(row["verdict"] == "pass" for row in results["rows"] if row["gate"] is not None)

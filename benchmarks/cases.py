@@ -10,7 +10,7 @@ from .lists import Shape, gpt2, llama3_8b, llama3_8b_within, mixture_of_experts,
 SIZES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 SUFFIXES = {"float32": "", "float64": "-f64", "bfloat16": "-bf16", "float16": "-f16"}
 
-PLAIN = ("auto", "cpu", "cuda")  # backends that need no mention: the first choice for their device
+PLAIN = ("auto", "cpu", "cuda")  # backends that names leave out: the first choice for their device
 
 # name -> (class of torch.optim, its options, moments that a parameter has)
 OPTIMIZERS = {
@@ -22,7 +22,7 @@ OPTIMIZERS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A model as an optimizer sees it. `host`: so small that the time is spent on the host and not on the elements.
+    """A model as an optimizer sees it. `host`: so small that the host takes nearly all the time.
 
     `idle`: indices of parameters without a gradient. `slow`: left out of quick runs. `backend`: of fusedsched.
     """
@@ -50,7 +50,7 @@ class Case:
 
     @property
     def bytes_per_parameter(self) -> int:
-        """What an update has to move: parameter, gradient and moments read, all but the gradient written, once each.
+        """The bytes that an update reads and writes: all arrays are read, all but the gradient are written, once each.
 
         >>> case = Case("one", "one tensor", ((1,),))
         >>> case.bytes_per_parameter, replace(case, dtype="bfloat16").bytes_per_parameter
@@ -63,12 +63,12 @@ class Case:
 
     @property
     def moved(self) -> int:
-        """Bytes that a step has to move."""
+        """Bytes that a step reads and writes."""
         return self.numel * self.bytes_per_parameter
 
     @property
     def races(self) -> int:
-        """How many comparisons are made: zero_grad and a whole loop too where the host is all there is."""
+        """The number of comparisons: host cases compare zero_grad and a whole loop too."""
         return 4 if self.host else 1
 
     @property
@@ -78,7 +78,7 @@ class Case:
 
 
 def shrunk(case: Case) -> Case:
-    """The same case with a few elements: enough to see that it runs, far too little to measure."""
+    """The same case with a few elements: enough to check that it runs, too few to measure."""
     kept = sorted({*range(4), *sorted(case.idle)[:2], len(case.shapes) - 1} & set(range(len(case.shapes))))
     shapes = tuple((min(prod(case.shapes[i]), 48),) for i in kept)
     idle = frozenset(at for at, i in enumerate(kept) if i in case.idle)
@@ -109,7 +109,7 @@ def variants(
     return list(found.values())
 
 
-# What fits a machine with little time and memory, and is still no plaything.
+# Fits a machine with little time and memory, and is still a realistic size.
 _LLAMA_PARAMETERS = 4 * 10**7
 _TINY = dict(threads=1, host=True)
 _MIXED = dict(title="300 mixed, 51M", shapes=transformer(layers=25, width=412))

@@ -21,7 +21,7 @@ HEADERS = [ROOT / "csrc" / "core" / "convert.h", ROOT / "csrc" / "core" / "platf
 
 DTYPES = ("float32", "bfloat16")
 
-# What setup.py adds for each instruction set; the extension says which one it runs on this processor.
+# The flags of setup.py for each instruction set. The extension reports which one it runs on this processor.
 MACHINE_FLAGS = {
     "x86_64_v3": ["-march=x86-64-v3"],
     "x86_64_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
@@ -29,7 +29,7 @@ MACHINE_FLAGS = {
 
 
 def missing() -> str | None:
-    """Why there is no ceiling here; None where it can be built."""
+    """Why the ceiling cannot be built here; None if it can."""
     if not all(path.exists() for path in (SOURCE, *HEADERS)):
         return "needs the source tree: an installed package has no C++ sources"
     if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")):
@@ -42,7 +42,7 @@ def _command() -> list[str]:
     native = _native.module()
     if compiler is None or native is None:
         raise RuntimeError("The same-loop ceiling needs g++ and the compiled extension.")
-    runtimes = info.openmp_runtimes()  # torch's own: a second one would have threads of its own
+    runtimes = info.openmp_runtimes()  # torch's: a second runtime would have its own threads
     flags = shlex.split(_native.build_info()["flags"]) + MACHINE_FLAGS.get(native.isa(), [])
     return [compiler, *flags, f"-I{ROOT / 'csrc'}", "-shared", str(SOURCE), *runtimes[:1]]
 
@@ -73,7 +73,7 @@ class Ceiling:
         states = [side.optimizer.state[p] for p in params]
         arrays = (params, grads, [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states])
         numels = [p.numel() for p in params]
-        self.kept = arrays  # the addresses below are theirs
+        self.kept = arrays  # keeps the memory behind the addresses below
         pointers = [(ctypes.c_void_p * len(numels))(*(t.data_ptr() for t in array)) for array in arrays]
         ends = accumulate(-(-n // unit) for n in numels)
         sizes = [(ctypes.c_int64 * len(numels))(*values) for values in (numels, ends)]

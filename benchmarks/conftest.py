@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gates are tested where they are asked for: `pytest benchmarks -m perf`."""
+"""Gates are tested only on request: `pytest benchmarks -m perf`."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts what a step costs beside time: graphs, graph breaks and recompilations under torch.compile, launches and waits
-of the host. Counts are exact: another machine with the same versions gives the same."""
+"""Counts graphs, graph breaks and recompilations under torch.compile, and launches and waits of the host per step.
+Counts are exact: another machine with the same versions gives the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 import fusedsched
 from fusedsched import lr_scheduler, schedules
-from fusedsched.command_line import near_names, whole
+from fusedsched.command_line import integer, near_names
 from fusedsched.files import check_writable, write_json
 from fusedsched.progress import progress
 
@@ -24,10 +24,10 @@ from . import counts_table, launches, machine, output, tallies
 from .peers import CAPTURABLE, FOREACH_CAPTURABLE, FUSED, OURS, OURS_ON_CAPTURABLE, first_line
 
 STEPS, QUICK_STEPS = 1000, 50
-WARM, COUNTED = 3, 20  # steps before launches are counted, and those that are
+WARM, COUNTED = 3, 20  # steps before launches are counted, and counted ones
 SHAPES = ((64, 32), (32,), (32, 32), (32,), (8, 32), (8,))
 LR = 1e-3
-EVERYBODY = (FUSED, CAPTURABLE, FOREACH_CAPTURABLE, OURS_ON_CAPTURABLE, OURS)
+ALL = (FUSED, CAPTURABLE, FOREACH_CAPTURABLE, OURS_ON_CAPTURABLE, OURS)
 WITH_OURS = (OURS_ON_CAPTURABLE, OURS)  # our schedulers
 NATIVE = "native: lr, beta1, weight decay"
 EXAMPLES = """\
@@ -35,7 +35,7 @@ examples:
   python -m fusedsched bench counts --quick
   python -m fusedsched bench counts --scheduler OneCycleLR --json counts.json
 
-exit codes: 0 counted; 1 fusedsched failed, broke a graph or compiled one twice; 2 not understood, or cannot be done
+exit codes: 0 counted; 1 fusedsched failed, broke a graph or compiled one twice; 2 wrong arguments, or cannot run
 """
 
 Make = Callable[[Any, Any], Any]
@@ -80,7 +80,7 @@ class Setting:
         elif contestant != OURS:
             how = {"foreach": True} if contestant == FOREACH_CAPTURABLE else {"fused": True}
             self.optimizer = torch.optim.AdamW(params, torch.tensor(LR, device=device), capturable=True, **how)
-            self.optimizer._fusedsched_backend = backend  # whose kernels our scheduler takes
+            self.optimizer._fusedsched_backend = backend  # the kernels that our scheduler uses
         elif scheduler == NATIVE:
             self.optimizer = fusedsched.AdamW(params, backend=backend, **native())
         else:
@@ -108,7 +108,7 @@ def native() -> dict[str, Any]:
 
 
 def ready(setting: Setting) -> Callable[[], None]:
-    """Its step, after the first ones, which make the state."""
+    """Its step, after some that create the state."""
     for _ in range(WARM):
         setting.step()
     return setting.step
@@ -136,14 +136,14 @@ def launched(contestant: str, scheduler: str) -> dict[str, Any]:
 
 
 def dispatched(contestant: str, scheduler: str) -> dict[str, float]:
-    """What torch dispatches for a step on a pretended GPU."""
-    with tallies.pretended_gpu(), tallies.Tally("cuda"):  # which answers where a value is asked for
+    """What torch dispatches for a step on fake CUDA tensors."""
+    with tallies.pretended_gpu(), tallies.Tally("cuda"):  # makes up values that are read
         step = ready(Setting(contestant, scheduler, "cuda"))
         return tallies.tallied(step, COUNTED, "cuda")
 
 
 def emulated(work: Callable[[], None], counter: Callable[[], int]) -> dict[str, float]:
-    """What the emulated CUDA launches, and what else torch dispatches."""
+    """The launches of emulated CUDA, and other ops that torch dispatches."""
     before = counter()
     found = tallies.tallied(work, COUNTED, "cpu")
     found["launches"] += (counter() - before) / COUNTED
@@ -151,11 +151,11 @@ def emulated(work: Callable[[], None], counter: Callable[[], int]) -> dict[str, 
 
 
 def record(contestant: str, scheduler: str, steps: int) -> dict[str, Any]:
-    """What is known of one pair."""
+    """All counts of one pair."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found: dict[str, Any] = {"contestant": contestant, "scheduler": scheduler, "steps": steps}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, about what it does while it compiles
+        warnings.simplefilter("ignore")  # torch's, during compilation
         found |= tallies.compiled(Setting(contestant, scheduler, device).step, steps)
         try:
             found |= launched(contestant, scheduler)
@@ -166,8 +166,8 @@ def record(contestant: str, scheduler: str, steps: int) -> dict[str, Any]:
 
 def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """(contestant, scheduler), in the order of the table; torch has no native schedules, and not all classes."""
-    who = {NATIVE: (OURS,), **dict.fromkeys(OURS_ALONE, WITH_OURS)}
-    return [(contestant, name) for name in names for contestant in who.get(name, EVERYBODY)]
+    contestants = {NATIVE: (OURS,), **dict.fromkeys(OURS_ALONE, WITH_OURS)}
+    return [(contestant, name) for name in names for contestant in contestants.get(name, ALL)]
 
 
 def measure(names: Sequence[str], steps: int, save: output.Save = output.ignore) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def measure(names: Sequence[str], steps: int, save: output.Save = output.ignore)
     results: dict[str, Any] = {"machine": machine.facts(), "counts": [], "rows": []}
     results["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     todo = pairs(names)
-    with progress(len(todo), lines=0) as show:
+    with progress(len(todo)) as show:
         for done, (contestant, scheduler) in enumerate(todo):
             show(done, f"{contestant}, {scheduler}")
             results["counts"].append(record(contestant, scheduler, steps))
@@ -184,7 +184,7 @@ def measure(names: Sequence[str], steps: int, save: output.Save = output.ignore)
 
 
 def spotless(records: Sequence[dict[str, Any]]) -> bool:
-    """Whether all of ours ran, in one graph, without a break and compiled once."""
+    """Whether all of ours ran in one graph, without a break, and compiled once."""
     ours = [r for r in records if r["contestant"] == OURS]
     return all((r["error"], r["graphs"], r["breaks"], r["recompilations"]) == (None, 1, 0, 0) for r in ours)
 
@@ -197,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} compiled steps instead of {STEPS:,}")
-    found.add_argument("--steps", type=whole(2), metavar="N", help="compiled steps")
+    found.add_argument("--steps", type=integer(2), metavar="N", help="compiled steps")
     found.add_argument("--scheduler", action="append", metavar="NAME", help="only this one; may be repeated")
     found.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     return found

@@ -35,10 +35,10 @@ def heading(results: dict[str, Any]) -> str:
     )
 
 
-def whole(value: float | None) -> str:
+def count(value: float | None) -> str:
     """A count per step.
 
-    >>> whole(3.0), whole(0.35), whole(None)
+    >>> count(3.0), count(0.35), count(None)
     ('3', '0.35', '-')
     """
     return "-" if value is None else f"{value:g}"
@@ -62,11 +62,11 @@ def launches_cell(record: dict[str, Any] | None) -> str:
     >>> launches_cell({"launches": 1.0, "syncs": 0.0}), launches_cell({"launches": None, "syncs": None})
     ('1 / 0', '- / -')
     """
-    return "-" if record is None else f"{whole(record['launches'])} / {whole(record['syncs'])}"
+    return "-" if record is None else f"{count(record['launches'])} / {count(record['syncs'])}"
 
 
 def both_cells(record: dict[str, Any] | None) -> str:
-    """All that was counted, in one cell."""
+    """All counts in one cell."""
     return f"{compiled_cell(record)}, {launches_cell(record)}"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For the Makefile: exits with 0 if torch sees a GPU here; else says what is skipped and why, and exits with 1."""
+"""For the Makefile: exits with 0 if torch finds a GPU; else prints what is skipped and why, and exits with 1."""
 
 import sys
 

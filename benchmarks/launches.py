@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launches, waits and kernel times of a step, read off what torch.profiler recorded."""
+"""Launches, waits and kernel times of a step, from a trace of torch.profiler."""
 
 from __future__ import annotations
 

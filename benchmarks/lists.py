@@ -89,7 +89,7 @@ def _bottlenecks() -> Iterator[Shape]:
             if block == 0:
                 convolutions.append((outputs, inputs, 1, 1))  # of the shortcut
             for convolution in convolutions:
-                yield from (convolution, convolution[:1], convolution[:1])  # with the batch norm behind it
+                yield from (convolution, convolution[:1], convolution[:1])  # followed by its batch norm
             inputs = outputs
 
 

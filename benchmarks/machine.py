@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where and on what a measurement was made. No paths and no host names: results are published."""
+"""The machine and versions of a measurement, without paths and host names: results are published."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def commit() -> str:
     """The commit of the source tree; with "+changes" if something was edited since.
 
-    A copy of the tree without its history is told by the environment: FUSEDSCHED_COMMIT.
+    A copy of the tree without its history reads it from the environment: FUSEDSCHED_COMMIT.
     """
     if not (ROOT / ".git").exists():
         return os.environ.get("FUSEDSCHED_COMMIT", "unknown")
@@ -40,7 +40,7 @@ def gpu_file() -> str:
 
 
 def huge_pages() -> str:
-    """Whether the system gives huge pages without being asked. They matter more than the kernel does."""
+    """The mode of transparent huge pages. It affects times more than the kernel does."""
     path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     found = re.search(r"\[(\w+)\]", path.read_text()) if path.exists() else None
     mode = found.group(1) if found else "unknown"
@@ -48,7 +48,7 @@ def huge_pages() -> str:
 
 
 def facts() -> dict[str, Any]:
-    """Plain data that goes above the table."""
+    """The facts above the table, as plain data."""
     native = _native.module()
     preloaded = [Path(name).name for name in re.split("[ :]+", os.environ.get("LD_PRELOAD", "")) if name]
     return {

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times contestants against each other on a machine that others may use too.
+"""Times contestants against each other on a machine that may run other processes.
 
-All contestants run in each round, one after the other, in an order that rotates. A round in which other processes used
-the processors, or somebody else the memory, is thrown away and counted. Ratios are taken within a round, so that what
-drifts slowly cancels.
+All contestants run in each round, one after the other, in rotating order. A round in which other processes used the
+processors, or other machines of the host the memory, is discarded and counted. Ratios are taken within a round, so that
+slow drift cancels.
 """
 
 import gc
@@ -15,15 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FOREIGN_LIMIT = 0.06  # of the processors' time; with a neighbour that compiles, times are wrong by a factor of two
-SLOW_MEMORY = 2.0  # times as long as undisturbed; other virtual machines share the memory and show in no counter here
-FEWEST_ROUNDS = 3  # clean ones; no verdict with less
+FOREIGN_LIMIT = 0.06  # of the processors' time; a compiler running meanwhile doubles times
+SLOW_MEMORY = 2.0  # times the undisturbed time; no counter shows other virtual machines' use of the memory
+FEWEST_ROUNDS = 3  # clean ones that a verdict needs
 TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`rounds`: clean ones that are wanted. `attempts`, `seconds`: when to give up on a disturbed machine.
+    """`rounds`: clean ones to reach. `attempts`, `seconds`: limits on a disturbed machine.
 
     `slice`: seconds for which each contestant runs in a round. A round has to last for many ticks of /proc/stat.
     `thorough`: big lists, slow contestants and compilers too. `budget`: seconds in all; after that, each race that is
@@ -50,7 +50,7 @@ HOST = Settings(rounds=5, attempts=10, seconds=0.5, slice=0.005)  # of what take
 class Contestant:
     """`run(calls)` makes so many calls and returns the seconds that one of them took.
 
-    `undisturbed`: of a yardstick. Told what a call took, it returns what one takes where nobody else uses the memory.
+    `undisturbed`: for a yardstick. Takes the time of a call and returns the shortest known time of one.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Result:
         return len(self.clean) >= FEWEST_ROUNDS
 
     def _used(self) -> list[int]:
-        # Without enough clean rounds all of them are shown; the verdict says so.
+        # Without enough clean rounds all are used; the verdict then is "disturbed".
         return self.clean if self.trusted else list(range(len(self.foreign)))
 
     def seconds(self, name: str) -> float:
@@ -103,7 +103,7 @@ class Result:
         return quartiles([self.times[name][i] for i in self._used()])
 
     def spread(self, name: str, twin: str) -> float:
-        """How far the quartiles of a contestant against itself are from 1: what this measurement cannot resolve."""
+        """The distance from 1 of the quartiles of a contestant against itself: the resolution of this measurement."""
         low, _, high = self.ratio(name, twin)
         return max(high - 1.0, 1.0 - low)
 
@@ -121,7 +121,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def busy_seconds() -> float | None:
-    """What the processors that this process may use have worked since the start, for anybody; None if unknown."""
+    """Busy seconds of this process's processors since boot, for all processes; None if unknown."""
     try:
         lines = Path("/proc/stat").read_text().splitlines()
         ours = {f"cpu{i}" for i in os.sched_getaffinity(0)}
@@ -136,7 +136,7 @@ def busy_seconds() -> float | None:
 
 
 class Watch:
-    """Which part of the processors' time went to other processes (and to other virtual machines) since it was made."""
+    """Measures the part of the processors' time that other processes and virtual machines used since its creation."""
 
     def __init__(self) -> None:
         self.busy, self.own, self.wall = busy_seconds(), time.process_time(), time.perf_counter()
@@ -150,22 +150,22 @@ class Watch:
 
 
 def calls_for(contestant: Contestant, seconds: float) -> int:
-    """How many calls fill so many seconds, preparations between the calls included."""
+    """The number of calls that take so many seconds, with the preparations between them."""
     contestant.run(1)
     calls = 1
     while True:
         begin = time.perf_counter()
         contestant.run(calls)
         took = time.perf_counter() - begin
-        if took >= 0.2 * seconds:  # a shorter sample says little
+        if took >= 0.2 * seconds:  # shorter samples are too noisy
             return max(1, round(calls * seconds / max(took, 1e-9)))
         calls *= 4
 
 
 def race(contestants: Sequence[Contestant], settings: Settings, on_gpu: bool = False) -> Result:
-    """Runs the contestants in rounds until `settings.rounds` of them were clean, or patience has run out.
+    """Runs the contestants in rounds until `settings.rounds` of them were clean, or a limit is reached.
 
-    `on_gpu`: the clock is the GPU's, which other processes' use of the processors does not disturb.
+    `on_gpu`: times are the GPU's, which load on the processors does not change.
     """
     calls = {c.name: calls_for(c, settings.slice) for c in contestants}
     result = Result({c.name: [] for c in contestants}, calls)
@@ -175,11 +175,11 @@ def race(contestants: Sequence[Contestant], settings: Settings, on_gpu: bool = F
     deadline = time.perf_counter() + settings.seconds
     try:
         for attempt in range(settings.attempts):
-            turn = attempt % len(contestants)
+            first = attempt % len(contestants)
             watch = Watch()
-            for c in (*contestants[turn:], *contestants[:turn]):
+            for c in (*contestants[first:], *contestants[:first]):
                 if not on_gpu:
-                    c.run(1)  # its arrays and its threads have to come back first
+                    c.run(1)  # warms caches and threads
                 result.times[c.name].append(c.run(calls[c.name]))
                 if c.undisturbed is not None and settings.judged:
                     result.limits[c.name] = SLOW_MEMORY * c.undisturbed(result.times[c.name][-1])

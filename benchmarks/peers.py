@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is measured beside us: torch's implementations and other libraries, each at its best setting.
+"""The contestants: torch's implementations and other libraries, each at its best setting.
 
-A library that is not installed, or that cannot do a case, is named with the reason. The names of classes and arguments
-are those of the versions in README.md; if another version refuses them, its error is the reason that is shown.
+A library that is not installed, or that does not support a case, is listed with the reason. Names of classes and
+arguments follow the versions in README.md; if another version refuses them, its error is the reason.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ PEERS: dict[str, Peer] = {
 
 
 def load(name: str) -> Any:
-    """The module of a peer. Importing may fail in any way: many of these libraries compile or look for GPUs then."""
+    """Imports the module of a peer. It may raise anything: many of these libraries compile or search GPUs on import."""
     return import_module(PEERS[name].module)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast a plain copy is, now and at best: the yardstick that tells whether others use the memory."""
+"""The time of a plain copy, now and at best: a yardstick for the memory use of other processes."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def _read() -> dict[str, float]:
 
 @cache
 def copying() -> Contestant:
-    """Copies 128 MiB, as a contestant that a race can tell disturbed rounds by."""
+    """A contestant that copies 128 MiB, by which a race finds disturbed rounds."""
     source, target = torch.ones(COPIED // 8), torch.zeros(COPIED // 8)
     return Contestant(COPY, calling(lambda: target.copy_(source)), undisturbed=shortest)

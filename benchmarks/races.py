@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which comparisons are made on a CPU, what each has to reach, and the rows that come out."""
+"""The comparisons on a CPU, their gates, and the rows of results."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ GATES = {
 
 
 def verdict(ratio: float, gate: float | None, result: Result, settings: Settings) -> str:
-    """A gate is passed or missed; without enough clean rounds it is neither. "-": nothing to reach, only reported."""
+    """Whether a gate is passed or missed; neither without enough clean rounds. "-": there is no gate."""
     if not settings.judged:
         return "not judged"
     if not result.trusted:
@@ -62,7 +62,7 @@ def verdict(ratio: float, gate: float | None, result: Result, settings: Settings
 
 
 def floor_of(case: Case, what: str, result: Result) -> dict[str, float]:
-    """What nobody can go below: the bytes at the bandwidth of the same loop. On the host: our time per tensor."""
+    """A lower bound: the bytes at the bandwidth of the same loop. For host cases: our time per tensor."""
     if CEILING in result.times:
         seconds = result.seconds(CEILING)
         return {
@@ -74,7 +74,7 @@ def floor_of(case: Case, what: str, result: Result) -> dict[str, float]:
 
 
 def head(case: Case, what: str, against: str) -> dict[str, Any]:
-    """What a row is about."""
+    """The columns that identify a row."""
     return {
         "case": case.name,
         "title": case.title,
@@ -96,7 +96,7 @@ def row(
     gates: dict[tuple[str, str, str], float] = GATES,
     floor: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """One line of the table, as plain data. Times are seconds. `floor`: in place of the one of this processor."""
+    """One line of the table, as plain data. Times are seconds. `floor`: replaces the one of this processor."""
     low, ratio, high = result.ratio(against, OURS)
     gate = gates.get((case.name, what, against))
     return {
@@ -115,20 +115,20 @@ def row(
 
 
 def rivals(case: Case, settings: Settings) -> list[str]:
-    """Who takes part: the compilers and slow implementations only where there is time."""
+    """The contestants. Quick runs leave out compilers and slow implementations."""
     slow = set() if case.host else {FOREACH}
     return [name for name in PEERS if settings.thorough or not (name in slow or PEERS[name].slow_to_start)]
 
 
 def ceiling_missing(case: Case) -> str | None:
-    """Why there is no loop without arithmetic to compare a case with."""
+    """Why a case has no loop without arithmetic to compare with; None if it has one."""
     if case.optimizer != "adamw" or case.dtype not in ceiling.DTYPES:
         return f"written for adamw in {' and '.join(ceiling.DTYPES)}"
     return ceiling.missing()
 
 
 def contests(case: Case, sides: dict[str, Side]) -> Iterator[tuple[str, list[Contestant], list[str]]]:
-    """What is timed, by whom, and against whom we are compared. Our side runs twice, to see what is noise."""
+    """What is timed, the contestants, and those in the table. Our side runs twice, to measure the noise."""
     ours = sides[OURS]
     runners = [Contestant(OURS, stepping(ours))]
     runners += [Contestant(name, stepping(side)) for name, side in sides.items() if name != OURS]
@@ -137,7 +137,7 @@ def contests(case: Case, sides: dict[str, Side]) -> Iterator[tuple[str, list[Con
             runners.append(Contestant(CEILING, calling(ceiling.Ceiling(ours, case.dtype))))
         runners.append(copying())
     runners.append(Contestant(TWIN, stepping(ours)))
-    # Only one big tensor says how close we are to the memory; with many, the ceiling stands in the column of floors.
+    # With one big tensor the ceiling is a row; with many it is in the column of floors.
     hidden = {OURS, TWIN, COPY} if len(case.shapes) == 1 else {OURS, TWIN, COPY, CEILING}
     yield STEP, runners, [r.name for r in runners if r.name not in hidden]
     if not case.host or FUSED not in sides:
@@ -150,7 +150,7 @@ def contests(case: Case, sides: dict[str, Side]) -> Iterator[tuple[str, list[Con
 
 
 def host_seconds(case: Case, names: list[str], settings: Settings) -> dict[str, float]:
-    """The host's part of a step with schedule, for each contestant that can be had without compiling again."""
+    """The host's time for a step with schedule, for each contestant that needs no compilation."""
     small = host_only(case)
     torch.set_num_threads(1)
     sides, _ = assemble(small, [name for name in names if not PEERS[name].slow_to_start])
@@ -160,8 +160,10 @@ def host_seconds(case: Case, names: list[str], settings: Settings) -> dict[str, 
     return {name: result.seconds(name) for name in sides}
 
 
-def portraits(case: Case, sides: dict[str, Side], result: Result, host: dict[str, float]) -> Iterator[dict[str, Any]]:
-    """One record for each contestant of a case: what it took, all in all."""
+def portraits(
+    case: Case, sides: dict[str, Side], result: Result, host: dict[str, float], device: str = "cpu"
+) -> Iterator[dict[str, Any]]:
+    """One record per contestant of a case: its times and memory."""
     for name, side in sides.items():
         low, seconds, high = result.range(name)
         share = None
@@ -174,18 +176,18 @@ def portraits(case: Case, sides: dict[str, Side], result: Result, host: dict[str
             "optimizer": case.optimizer,
             "backend_asked": case.backend,
             "backend": getattr(side.optimizer, "backend", "-") if name.startswith(OURS) else "-",
-            "device": "cpu",
+            "device": device,
             "name": name,
             "seconds": seconds,
             "quartiles": [low, high],
             "share_of_copy": share,
-            "host_seconds": seconds if case.host else host.get(name),
+            "host_seconds": host.get(name, seconds if case.host else None),
             **side.facts,
         }
 
 
 def too_big(case: Case, contestants: int) -> str | None:
-    """Why a case does not fit into memory; None where it does. Implementations may need temporaries of their own."""
+    """Why a case does not fit into memory; None if it does. Implementations may need temporaries."""
     free, needed = memory.available(), case.footprint * (contestants + 1)
     if free is None or needed <= 0.8 * free:
         return None
@@ -193,9 +195,9 @@ def too_big(case: Case, contestants: int) -> str | None:
 
 
 def run_case(case: Case, settings: Settings) -> dict[str, list[dict[str, Any]]]:
-    """`rows`, for each race all its rounds (`races`), a record for each contestant, and who did not run, and why.
+    """`rows`, for each race all its rounds (`races`), a record for each contestant, and why others are missing.
 
-    Raises RuntimeError where torch and we do not compute the same, and where the ceiling cannot be built.
+    Raises RuntimeError if torch and we compute different results, or if the ceiling cannot be built.
     """
     found: dict[str, list[dict[str, Any]]] = {"rows": [], "races": [], "contestants": [], "skipped": []}
     names = rivals(case, settings)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a file of results into the table that documents show: `python benchmarks/render.py FILE [--short]`."""
+"""Renders a file of results as the tables of the documents: `python benchmarks/render.py FILE [--short]`."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and not __package__:  # run as a script: Python looks for modules in this folder then
+if __name__ == "__main__" and not __package__:  # run as a script: Python searches this folder for modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     from benchmarks.render import main
 
@@ -27,7 +27,7 @@ COLUMNS = (
 PORTRAIT = (
     ("step + schedule", "seconds", "duration"), ("of copy", "share_of_copy", "percent"),
     ("host", "host_seconds", "duration"), ("graph replay", "replay_seconds", "duration"),
-    ("cold", "cold_seconds", "duration"), ("kernels", "kernel_seconds", "duration"),
+    ("kernels", "kernel_seconds", "duration"),
     ("launches", "launches", "number"), ("waits", "syncs", "number"), ("construction", "construction", "duration"),
     ("first step", "first_step", "duration"), ("compiling", "compile_seconds", "duration"),
     ("peak memory", "peak_bytes", "size"), ("version", "version", "text"),
@@ -87,7 +87,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def title_of(row: dict[str, Any]) -> str:
-    """The model with what is not the usual about it.
+    """The model, with dtype, optimizer and backend unless they are the defaults.
 
     >>> title_of({"title": "1 x 50M", "dtype": "bfloat16", "optimizer": "sgd"})
     '1 x 50M bf16, sgd'
@@ -99,7 +99,7 @@ def title_of(row: dict[str, Any]) -> str:
 
 
 def floor_text(floor: dict[str, float]) -> str:
-    """The floor of a row, with where it comes from.
+    """The floor of a row, with its source.
 
     >>> floor_text({"seconds": 0.0265, "bytes_per_parameter": 28, "bandwidth": 5.4e10})
     '26.5 ms (28 B/param at 54.0 GB/s)'
@@ -154,7 +154,7 @@ def written(value: Any, kind: str) -> str:
 
 
 def portraits(contestants: Sequence[dict[str, Any]]) -> str:
-    """One line for each contestant of each case, with the columns that anybody has a value for."""
+    """One line for each contestant of each case, with the columns that have a value."""
     kept = [part for part in PORTRAIT if any(record.get(part[1]) is not None for record in contestants)]
     columns = [("model", "<"), ("contestant", "<")]
     columns += [(name, "<" if kind == "text" else ">") for name, _, kind in kept]
@@ -166,7 +166,7 @@ def portraits(contestants: Sequence[dict[str, Any]]) -> str:
 
 
 def starting(parts: dict[str, dict[str, float]]) -> str:
-    """What importing takes, in one sentence."""
+    """The import times, in one sentence."""
     ours, theirs = parts["fusedsched"], parts["torch"]
     return (
         f"Importing: torch {duration(theirs['import_torch'])}, fusedsched {duration(ours['import_library'])} more; "
@@ -176,7 +176,7 @@ def starting(parts: dict[str, dict[str, float]]) -> str:
 
 
 def left_out(skipped: Sequence[dict[str, str]]) -> str:
-    """Who did not run, and why: one line for each contestant and reason, with the cases."""
+    """The contestants left out: one line per contestant and reason, with the cases."""
     cases: dict[tuple[str, str], list[str]] = {}
     for record in skipped:
         cases.setdefault((record["name"], record["why"]), []).append(record["case"])
@@ -188,19 +188,13 @@ def left_out(skipped: Sequence[dict[str, str]]) -> str:
     return "Not measured:\n\n" + "\n".join(lines)
 
 
-def ceilings(found: dict[str, float]) -> str:
-    """What the memory of a GPU gives, in one sentence; bytes read and written both count."""
-    parts = [f"{name} {digits(rate / 1e9)} GB/s" for name, rate in found.items()]
-    return "Memory ceilings, bytes read and written: " + ", ".join(parts) + "."
-
-
 def heading(results: dict[str, Any]) -> str:
-    """What the table was measured on, in one paragraph."""
+    """The machine and versions of a table, in one paragraph."""
     m, s = results["machine"], results["settings"]
     if results.get("device") == "cuda":
         return (
             f"fusedsched {m['fusedsched']} (commit {m['commit']}), torch {m['torch']}, Python {m['python']}; "
-            f"{m['gpu']}, {results['clocks']}; {m['processors']} processors; {m['date']}. "
+            f"{m['gpu']}; {m['processors']} processors; {m['date']}. "
             f"Medians over {s['rounds']} rounds."
         )
     copy = f", a plain copy at best {digits(results['best_copy'] / 1e9)} GB/s" if results.get("best_copy") else ""
@@ -236,7 +230,6 @@ def render(results: dict[str, Any], gates: bool = False, short: bool = False) ->
         parts += [table(rows, short), summary(rows)]
     if not gates and not short:
         parts += [portraits(results["contestants"])] if results.get("contestants") else []
-        parts += [ceilings(results["ceilings"])] if results.get("ceilings") else []
         parts += [starting(results["starting"])] if results.get("starting") else []
         parts += [left_out(results["skipped"])] if results.get("skipped") else []
     return "\n\n".join(parts)

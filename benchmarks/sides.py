@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contestants: an optimizer with a scheduler and parameters of its own, and the loops that are timed."""
+"""The sides of a race: each has its own parameters, optimizer and scheduler. And the loops that are timed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from .cases import Case
 from .memory import Peak
 from .peers import COMPILED_TENSORS, OURS, PEERS, first_line, load
 
-WARM_STEPS = 3  # zeros are faster than numbers, and state is made in the first step
+HORIZON = 10_000_000  # steps of the schedule
+WARM_STEPS = 3  # zeros would be faster than numbers, and the first step creates the state
 Timed = Callable[[int], float]
 
 
 @dataclass
 class Side:
-    """`grads`: kept alive here, so that no timed call has to free them. `facts`: seconds and bytes of the beginning."""
+    """`grads`: kept alive, so that no timed call frees them. `facts`: seconds and bytes of the first steps."""
 
     params: list[Tensor]
     grads: list[Tensor | None]
@@ -43,57 +44,76 @@ def grouped(params: Sequence[Tensor], count: int) -> list[dict[str, Any]]:
     return [{"params": params[i : i + size], "lr": 1e-4 * (1 + i % 7)} for i in range(0, len(params), size)]
 
 
-def build(case: Case, name: str) -> Side:
-    """The optimizer and CosineAnnealingLR after a few steps. The same seed for each library: the same numbers."""
+class _NoScheduler:
+    """Takes the place of a scheduler where the optimizer owns a native schedule."""
+
+    def step(self) -> None:
+        pass
+
+
+def build(case: Case, name: str, device: str = "cpu", native: bool = False) -> Side:
+    """An optimizer and CosineAnnealingLR after a few steps. Each library gets the same numbers.
+
+    `native`: a native schedule of the optimizer instead.
+    """
     peer, module = PEERS[name], load(name)
     generator = torch.Generator().manual_seed(0)
     dtype = getattr(torch, case.dtype)
-    params = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in case.shapes]
-    grads = [torch.randn(shape, generator=generator).to(dtype) for shape in case.shapes]
+    params = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in case.shapes]
+    grads = [torch.randn(shape, generator=generator).to(device, dtype) for shape in case.shapes]
     grads = [None if i in case.idle else grad for i, grad in enumerate(grads)]
     groups = grouped(params, case.groups)
-    if peer.tensor_lr:
-        groups = [{**group, "lr": torch.tensor(group["lr"])} for group in groups]
+    if native:
+        groups = [{**group, "lr": fusedsched.schedules.cosine(group["lr"], 0.0, HORIZON)} for group in groups]
+    elif peer.tensor_lr:
+        groups = [{**group, "lr": torch.tensor(group["lr"], device=device)} for group in groups]
     begin = perf_counter()
     optimizer = peer.make(module, groups, case)
     facts = {"version": peer.version, "construction": perf_counter() - begin}
     schedulers = fusedsched.lr_scheduler if module is fusedsched else torch.optim.lr_scheduler
-    scheduler = schedulers.CosineAnnealingLR(optimizer, T_max=10_000_000)
+    scheduler = _NoScheduler() if native else schedulers.CosineAnnealingLR(optimizer, T_max=HORIZON)
     step = torch.compile(lambda: optimizer.step()) if peer.compiled else optimizer.step
     side = Side(params, grads, optimizer, scheduler, step, facts)
     side.give_gradients()
     with Peak() as peak:
         begin = perf_counter()
         step()
+        _wait(device)
         facts["first_step"] = perf_counter() - begin
-    facts["peak_bytes"] = peak.bytes
+    facts["peak_bytes"] = peak.bytes if device == "cpu" else None
     scheduler.step()
     begin = perf_counter()
     for _ in range(WARM_STEPS - 1):
         step()
         scheduler.step()
+    _wait(device)
     if peer.compiled:  # a second graph is compiled once there is state
         facts["compile_seconds"] = facts["first_step"] + perf_counter() - begin
     return side
 
 
-def assemble(
-    case: Case, names: Sequence[str], compiled_tensors: int = COMPILED_TENSORS
-) -> tuple[dict[str, Side], dict[str, str]]:
-    """All sides that can be built and agree with ours, and why the others cannot.
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
 
-    Raises what our own side and torch's raise: without them there is nothing to compare.
+
+def assemble(
+    case: Case, names: Sequence[str], compiled_tensors: int = COMPILED_TENSORS, device: str = "cpu"
+) -> tuple[dict[str, Side], dict[str, str]]:
+    """All sides that can be built and agree with ours, and the reasons of the others.
+
+    Raises what our side and torch's raise: without them there is nothing to compare.
     """
     sides: dict[str, Side] = {}
     skipped: dict[str, str] = {}
     for name in names:
-        reason = PEERS[name].reason(case, "cpu", compiled_tensors)
+        reason = PEERS[name].reason(case, torch.device(device).type, compiled_tensors)
         if reason is not None:
             skipped[name] = reason
             continue
         needed = PEERS[name].distribution in ("fusedsched", "torch") and not PEERS[name].compiled
         try:
-            side = build(case, name)
+            side = build(case, name, device)
             if PEERS[name].exact and sides:
                 check_agreement(case, {OURS: sides[OURS], name: side})
             sides[name] = side
@@ -105,19 +125,19 @@ def assemble(
 
 
 def _known_fault(case: Case, name: str) -> bool:
-    """`SGD(fused=True)` of torch 2.13.0 leaves most 16-bit parameters unchanged on CPUs: shown, not fatal."""
+    """`SGD(fused=True)` of torch 2.13.0 leaves most 16-bit parameters unchanged on CPUs: listed, not fatal."""
     return name == "torch fused" and case.optimizer == "sgd" and case.dtype in ("bfloat16", "float16")
 
 
 def tolerance_of(case: Case) -> dict[str, float]:
-    """How far parameters may be apart after WARM_STEPS. In float32 that is a few roundings of the parameter, and less
-    than a forgotten weight decay; 16-bit numbers cannot tell so small learning rates apart."""
+    """The tolerance between parameters after WARM_STEPS. In float32 it is a few roundings, less than a missing weight
+    decay; 16-bit numbers do not resolve such small learning rates."""
     low = case.dtype in ("bfloat16", "float16")
     return dict(rtol=2e-2, atol=2e-3) if low else dict(rtol=2e-6, atol=1e-6)
 
 
 def check_agreement(case: Case, sides: dict[str, Side]) -> None:
-    """Whoever is compared has to compute the same. Raises RuntimeError where the parameters differ."""
+    """Raises RuntimeError if the parameters of two sides differ: only equal computations are compared."""
     ours, tolerance = sides[OURS], tolerance_of(case)
     for name, side in sides.items():
         for i, (p, q) in enumerate(zip(ours.params, side.params, strict=True)):
@@ -126,14 +146,14 @@ def check_agreement(case: Case, sides: dict[str, Side]) -> None:
 
 
 def check_finite(case: Case, sides: dict[str, Side]) -> None:
-    """Raises RuntimeError if a race ended in numbers that are no numbers: their speed means nothing."""
+    """Raises RuntimeError if parameters are not finite after a race: its times mean nothing."""
     for name, side in sides.items():
         if not all(bool(p.isfinite().all()) for p in side.params):
             raise RuntimeError(f"{case.name}: the parameters of {name} are not finite after the race.")
 
 
 def host_only(case: Case) -> Case:
-    """The same numbers of tensors and groups with one element each: what a step of it takes is the host's."""
+    """The same numbers of tensors and groups with one element each, so that a step takes only the host's time."""
     return replace(case, shapes=((1,),) * len(case.shapes), threads=1)
 
 
@@ -152,7 +172,7 @@ def stepping(side: Side) -> Timed:
 
 
 def zeroing(side: Side, set_to_none: bool) -> Timed:
-    """`opt.zero_grad()` alone. What it takes away is put back between the calls, off the clock."""
+    """`opt.zero_grad()` alone. Gradients are restored between the calls, untimed."""
 
     def run(calls: int) -> float:
         zero_grad, seconds = side.optimizer.zero_grad, 0.0

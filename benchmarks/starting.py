@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What it takes to begin: importing, and making the first optimizer, each in a fresh process."""
+"""The times of importing and of creating the first optimizer, each in a fresh process."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts instead of times: what Dynamo compiled, what would be launched on a GPU, where the host would wait."""
+"""Counts what Dynamo compiled, what would be launched on a GPU, and where the host would wait."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .peers import first_line
 
 aten = torch.ops.aten
 EMULATION = Path(__file__).resolve().parents[1] / "tests" / "emulation" / "__init__.py"
-# Ops that launch nothing: they make tensors without content, or look at what the host knows.
+# Ops that launch nothing: they create empty tensors or read metadata.
 NO_KERNEL = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh", "set_", "resize_")
-# Ops whose result the host needs before it can go on.
+# Ops whose result the host waits for.
 WAITS = ("_local_scalar_dense", "equal", "nonzero", "is_nonzero", "_unique2", "masked_select")
 
 
@@ -35,7 +35,7 @@ class Tally(TorchDispatchMode):
     """Counts the ops of aten that are dispatched within it. `kernels`: those that are one launch or more on a GPU;
     views and ops without work are none. `waits`: those in which the host needs a value from the device, or a copy.
 
-    Ops on tensors of one device type are counted; "cuda" may be fake, and a value that is asked for is made up then.
+    Ops on tensors of one device type are counted; "cuda" may be fake; reading a value then returns a made-up one.
 
     >>> x = torch.ones(3)
     >>> with Tally("cpu") as tally:
@@ -54,7 +54,7 @@ class Tally(TorchDispatchMode):
         self.waits += waits
         fake = any(isinstance(leaf, torch._subclasses.FakeTensor) for leaf in tree_leaves((args, kwargs)))
         if fake and op is aten._local_scalar_dense.default:
-            return 0.5 if args[0].dtype.is_floating_point else 1  # of no meaning: what is done with it is not counted
+            return 0.5 if args[0].dtype.is_floating_point else 1  # arbitrary
         # With the rate in a tensor these have no form for tensors without content; they return nothing.
         result = None if fake and op._overloadname == "tensor_lr" else op(*args, **(kwargs or {}))
         made = self._touches(result, None)
@@ -113,7 +113,7 @@ def _attempt(compile_id: str | None) -> int:
 
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
-    """Tensors on "cuda" without a GPU: shapes and types, no content. Optimizers take the way that they take there."""
+    """Fake tensors on "cuda", without a GPU: shapes and types, no content. Optimizers run the code for CUDA."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     # float(tensor) makes its device the present one before it asks for the value; item() does not.
@@ -140,7 +140,7 @@ def tallied(work: Callable[[], object], steps: int, device: str) -> dict[str, fl
 
 
 def no_emulation() -> str | None:
-    """Why our CUDA kernels cannot be emulated here; None where they can."""
+    """Why our CUDA kernels cannot be emulated here; None if they can."""
     if _native.module() is None:
         return f"no compiled extension: {_native.reason()}"
     if not EMULATION.exists():

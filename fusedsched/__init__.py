@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fusedsched.optim import SGD, Adam, AdamW
     from fusedsched.range_test import lr_range_test
 
-# In a source tree the Triton kernels lie beside this folder; an installed package has them inside (see pyproject.toml).
+# A source tree has the Triton kernels next to this folder; an installed package contains them (see pyproject.toml).
 _BESIDE = os.path.dirname(__path__[0])
 if not os.path.isdir(os.path.join(__path__[0], "triton_kernels")) and os.path.isdir(f"{_BESIDE}/triton_kernels"):
     __path__.append(_BESIDE)

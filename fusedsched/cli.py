@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `python -m fusedsched COMMAND`. Each command lives in a module of its own with a `main(argv)`."""
+"""The command line: `python -m fusedsched COMMAND`. Each command is a module with a `main(argv)`."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from fusedsched.command_line import near_names
 
 
 class Command(NamedTuple):
-    """`module`: where its `main` is. `what`: for a newcomer. `example`: arguments that work as they stand."""
+    """`module`: where its `main` is. `what`: one line of help. `example`: arguments that work unchanged."""
 
     module: str
     what: str
@@ -20,7 +20,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "info": Command("fusedsched.info", "what is installed here, which backends work, and why others do not", "info"),
+    "info": Command("fusedsched.info", "prints what is installed, which backends work, and why others do not", "info"),
     "verify": Command(
         "fusedsched.verify.command",
         "can this machine be trusted? compares every backend with float64 and with torch",
@@ -47,14 +47,13 @@ COMMANDS = {
 }
 ENDING = """\
 'python -m fusedsched COMMAND --help' shows the options of a command, and what its exit codes mean. In short:
-  0    all is well
-  1    a check failed: numbers outside of their bounds, something slower, no rate found, an error in your own code
-  2    not understood, or it cannot be done here; the message says why
+  0    success
+  1    a check failed: numbers outside of their bounds, something slower, no rate found, an error in your code
+  2    wrong arguments, or it cannot run here; the message gives the reason
   130  interrupted
 
-All commands work with torch alone. More with these:
+All commands work with torch alone. For pictures:
   pip install 'fusedsched[plot]'   matplotlib, for pictures as PNG or SVG files
-  pip install 'fusedsched[demo]'   matplotlib, and rich for progress bars
 Output into a file or a pipe has no control characters; NO_COLOR and TERM=dumb are respected in a terminal.
 """
 
@@ -74,7 +73,7 @@ def usage() -> str:
 
 
 def chosen(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """The command and its arguments. Exits, as argparse does, for help, the version and what is not a command."""
+    """The command and its arguments. Exits, as argparse does, for help, the version and unknown commands."""
     first, rest = (argv[0] if argv else ""), list(argv[1:])
     if first == "help" and rest:
         first, rest = rest[0], ["--help"]
@@ -83,11 +82,11 @@ def chosen(argv: Sequence[str]) -> tuple[str, list[str]]:
     if first in ("-h", "--help", "help"):
         print(usage(), end="")
         raise SystemExit(0)
-    if first == "--version":
+    if first in ("--version", "version"):
         print(f"fusedsched {fusedsched.__version__}")
         raise SystemExit(0)
-    said = f"there is no command {first!r}. {near_names(first, COMMANDS)}" if first else "a command is missing."
-    print(f"usage: python -m fusedsched COMMAND [ARGUMENTS]\nerror: {said} See --help.", file=sys.stderr)
+    message = f"there is no command {first!r}. {near_names(first, COMMANDS)}" if first else "a command is missing."
+    print(f"usage: python -m fusedsched COMMAND [ARGUMENTS]\nerror: {message} See --help.", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -98,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Traceback (most recent call last):
     SystemExit: 2
     """
-    for stream in (sys.stdout, sys.stderr):  # a terminal of few letters shows "?" for others
+    for stream in (sys.stdout, sys.stderr):  # an encoding with few characters prints "?" for others
         if isinstance(getattr(stream, "errors", None), str) and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     name, rest = chosen(sys.argv[1:] if argv is None else argv)
@@ -107,10 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as head, has seen enough; Python would complain once more at its exit
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe; Python would raise again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # such as a disk that is full by now
+    except OSError as error:  # such as a full disk
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What command lines have in common: numbers that are checked as they are read, and near names for unknown ones."""
+"""Shared by all commands: argparse types that check numbers and file names, and near names for unknown ones."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+PICTURE_KINDS = ("png", "svg")
+
 
 def near_names(name: str, known: Iterable[str]) -> str:
-    """A sentence with the known names that are like an unknown one; with all of them where none is.
+    """A sentence with the known names near an unknown one; with all of them if none is near.
 
     >>> near_names("cosin", ["cosine", "linear"]), near_names("x", ["cosine", "linear"])
     ('Near names: cosine.', 'There are: cosine, linear.')
     """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
-    near += [other for other in names if other not in near and name and (name in other or other in name)]
+    near = difflib.get_close_matches(name, names, n=4, cutoff=0.6)
+    if len(name) > 2:
+        near += [other for other in names if other not in near and (name in other or other in name)]
     return f"Near names: {', '.join(near)}." if near else f"There are: {', '.join(names)}."
 
 
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """An argparse type: a whole number from `least` to `most`.
+def integer(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argparse type: an integer from `least` to `most`.
 
-    >>> whole(3)("100")
+    >>> integer(3)("100")
     100
-    >>> whole(3)("2")
+    >>> integer(3)("2")
     Traceback (most recent call last):
     argparse.ArgumentTypeError: '2' is not a whole number of 3 or more
     """
@@ -45,12 +48,12 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
-def rate(text: str) -> float:
-    """An argparse type: a learning rate, more than 0 and finite.
+def learning_rate(text: str) -> float:
+    """An argparse type: a learning rate, above 0 and finite.
 
-    >>> rate("3e-4")
+    >>> learning_rate("3e-4")
     0.0003
-    >>> rate("nan")
+    >>> learning_rate("nan")
     Traceback (most recent call last):
     argparse.ArgumentTypeError: 'nan' is not a learning rate: a finite number above 0
     """
@@ -70,8 +73,6 @@ def picture_file(text: str) -> Path:
     Traceback (most recent call last):
     argparse.ArgumentTypeError: 'lr.gif' must end in .png or .svg
     """
-    from fusedsched.plotting import figure
-
-    if Path(text).suffix[1:].lower() not in figure.KINDS:
+    if Path(text).suffix[1:].lower() not in PICTURE_KINDS:
         raise ArgumentTypeError(f"{text!r} must end in .png or .svg")
     return Path(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of results and pictures: tried before minutes are spent on them, and written whole or not at all."""
+"""Files of results and pictures: checked before the work, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def check_writable(path: Path) -> None:
-    """Raises OSError where a file cannot be written. A file beside it is tried, and gone when this returns.
+    """Raises OSError if a file cannot be written. Tries a temporary file in its folder and removes it.
 
     >>> check_writable(Path("/no/such/folder/lr.svg"))
     Traceback (most recent call last):
@@ -21,16 +21,16 @@ def check_writable(path: Path) -> None:
     if not os.path.isdir(path.parent):
         raise FileNotFoundError(f"{str(path)!r} cannot be written: there is no folder {str(path.parent)!r}.")
     _check_no_folder(path)
-    with _beside(path) as beside:
-        beside.write_bytes(b"")  # permission bits tell root nothing, and know of no read-only file system
+    with _temporary(path) as temporary:
+        temporary.write_bytes(b"")  # permission bits do not cover root and read-only file systems
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes beside the target and renames, so that nobody ever sees a half-written file. Raises OSError."""
+    """Writes a temporary file and renames it, so that the file is never half-written. Raises OSError."""
     _check_no_folder(path)
-    with _beside(path) as beside:
-        beside.write_bytes(content)
-        os.replace(beside, path)
+    with _temporary(path) as temporary:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -39,7 +39,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it, if they are missing. Raises OSError where that cannot be done."""
+    """Creates a folder and its parents, if they are missing. Raises OSError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -47,18 +47,18 @@ def make_folder(path: Path) -> None:
 
 
 def _check_no_folder(path: Path) -> None:
-    if os.path.isdir(path):  # which is no for a name that is too long; Path.is_dir() raises there
+    if os.path.isdir(path):  # False for a name that is too long; Path.is_dir() raises
         raise IsADirectoryError(f"{str(path)!r} cannot be written: it is a folder.")
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A name beside a file, for this process; what is left there is removed, and an error names the file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _temporary(path: Path) -> Iterator[Path]:
+    """A temporary path in the folder of a file. Removes it at the end; errors name the file itself."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield beside
+        yield temporary
     except OSError as error:
         raise type(error)(f"{str(path)!r} cannot be written: {error.strerror or error}.") from None
     finally:
-        with suppress(OSError):  # where nothing can be written there is nothing to remove
-            beside.unlink(missing_ok=True)
+        with suppress(OSError):  # if it could not be written, there is nothing to remove
+            temporary.unlink(missing_ok=True)

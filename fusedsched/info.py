@@ -13,13 +13,12 @@ from typing import Any
 import fusedsched
 from fusedsched import _native
 
-# The features that decide about an instruction set, by the names of /proc/cpuinfo (x86-64, then aarch64).
+# Features that select an instruction set, by their names in /proc/cpuinfo (x86-64, then aarch64).
 FEATURES = ("sse4_2", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 OPENMP_NAMES = ("libgomp", "libiomp", "libomp")
 # Optional packages: (name, what for, how to get it).
 OPTIONAL = (
     ("matplotlib", "pictures as files", "pip install 'fusedsched[plot]'"),
-    ("rich", "progress bars", "pip install 'fusedsched[demo]'"),
     ("numpy", "verify's judgement of float64", "pip install numpy"),
     ("triton", "the Triton kernels", "comes with torch for GPUs; pip install triton"),
 )
@@ -27,13 +26,13 @@ EPILOG = """\
 example:
   python -m fusedsched info --json
 
-exit codes: 0 all is well; 1 something here makes things slow or wrong (idle threads, two OpenMP runtimes);
-2 the command line was not understood. A backend that is missing is no error: the reason stands beside it.
+exit codes: 0 success; 1 something makes this machine slow (idle threads, two OpenMP runtimes); 2 wrong arguments.
+A missing backend is no error; its reason is printed.
 """
 
 
 def processor() -> dict[str, Any]:
-    """Name and features of the first processor, as the kernel of the operating system tells them."""
+    """Name and features of the first processor, from the operating system."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().split("\n\n")[0].splitlines() if path.exists() else []
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -45,7 +44,7 @@ def processor() -> dict[str, Any]:
 
 
 def openmp_runtimes() -> list[str]:
-    """The OpenMP libraries in this process. More than one is a fault: their threads compete."""
+    """The OpenMP libraries in this process. Threads of more than one compete."""
     path = Path("/proc/self/maps")
     lines = path.read_text().splitlines() if path.exists() else []
     files = {line.split(maxsplit=5)[-1] for line in lines if "/" in line}
@@ -69,7 +68,7 @@ def extension() -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """Optional packages: the version, or how to get it and what for."""
+    """Optional packages: the version, or the purpose and how to install it."""
     found = {}
     for name, purpose, how in OPTIONAL:
         try:
@@ -80,7 +79,7 @@ def packages() -> dict[str, str]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """What torch says of each GPU."""
+    """The properties of each GPU, from torch."""
     import torch
 
     found = []
@@ -122,7 +121,7 @@ def collect() -> dict[str, Any]:
 
 
 def warnings_of(facts: dict[str, Any]) -> list[str]:
-    """What in these facts makes things slow or wrong, in sentences.
+    """Sentences about what makes this machine slow.
 
     >>> warnings_of({"extension": {"threads used": 1}, "torch threads": 4, "openmp": ["/lib/libgomp.so.1"]})
     ['The extension ran on 1 of 4 threads.']
@@ -148,7 +147,7 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the facts; exit code 1 if something is wrong with them."""
+    """Prints the facts. Exit code 1 if there are warnings."""
     parser = argparse.ArgumentParser(
         prog="python -m fusedsched info",
         description="Shows what is installed, what this machine can do, and which backends work.",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training run at a glance: one line, or numbers for a logger, every so many steps; nobody waits for the device."""
+"""Reports of a training run every few steps: one line, or numbers for a logger, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fusedsched.optim.recording import Recorded, decoded
 from fusedsched.optim.telemetry import Telemetry
 from fusedsched.runtime.async_copy import AsyncCopy
 
-_ROOM = 4  # times `every`: rows that are kept, since a copy is looked at some steps after it began
+_REPORTS_KEPT = 4  # in the ring buffer, since a copy is read some steps after it started
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the updates since the report before used. `print` shows a line, `numbers()` is for loggers.
+    """What the updates since the previous report used. `print` shows a line, `numbers()` is for loggers.
 
     `telemetry`: a row for each of these steps (`fusedsched.optim.Telemetry`). `skipped`: steps without effect since the
     monitor was made.
@@ -29,7 +29,7 @@ class Report:
 
     def numbers(self) -> dict[str, float]:
         """Plain numbers by name: the last row's, with several groups as "lr/0", "lr/1", ...; then `grad_norm` as the
-        mean of those that are known and `grad_norm_max` (neither if none is), and `skipped`."""
+        mean of the logged ones and `grad_norm_max` (neither if none was logged), and `skipped`."""
         found = {name: value for name, value in self.telemetry.rows()[-1].items() if name != "grad_norm"}
         norms = self._norms()
         if norms:
@@ -45,13 +45,13 @@ class Report:
         return "  ".join([*parts, f"skipped {self.skipped:,}"])
 
     def _norms(self) -> list[float]:
-        """Without those that nobody logged, and those of skipped steps, which are not finite."""
+        """Logged norms of applied updates. Those of skipped steps are not finite."""
         applied = self.telemetry.grad_norm[~self.telemetry.skipped].tolist()
         return [norm for norm in applied if not math.isnan(norm)]
 
 
 def _span(values: Tensor) -> str:
-    """One number where all groups have it, else the least and the greatest."""
+    """One number if all groups agree, else the least and the greatest."""
     known = values[~values.isnan()].tolist()
     low, high = f"{min(known):.3g}", f"{max(known):.3g}"
     return low if low == high else f"{low} to {high}"
@@ -61,13 +61,13 @@ class Monitor:
     """Every `every` steps, what an optimizer of this package used: learning rate, beta1 or momentum, gradient norm,
     skipped steps.
 
-    `step()` belongs behind `opt.step()`. It never waits for the device: every so often it starts a copy of the
-    optimizer's telemetry to the host, and returns a `Report` at a later call, when it has arrived; None until then. On
-    the CPU that is the same call. `read()` waits, for the end of a run. Gradient norms are in it if you give them
-    before the step: `opt.log_grad_norm(norm)`.
+    Call `step()` after `opt.step()`. It never waits for the device: every `every` steps it starts a copy of the
+    optimizer's telemetry to the host, and a later call returns a `Report` once the copy is complete, else None. On the
+    CPU the same call returns it. `read()` waits, for the end of a run. Reports contain gradient norms that were
+    logged before the step: `opt.log_grad_norm(norm)`.
 
-    Turns the optimizer's telemetry on (`enable_telemetry`) if it is off, with room for four reports. Make the monitor
-    before you capture a CUDA graph of the step; replays are seen, `step()` stays outside of the graph.
+    Enables the optimizer's telemetry (`enable_telemetry`) if it is off, for four reports. Create the monitor before you
+    capture a CUDA graph of the step, and call `step()` outside of the graph; reports include replays.
 
     Raises TypeError for an optimizer of another package, ValueError for an `every` that is not a positive integer.
 
@@ -94,16 +94,16 @@ class Monitor:
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ValueError(f"Monitor() got every={every!r}. It must be an integer, one or more.")
         if optimizer._ring is None:
-            optimizer.enable_telemetry(_ROOM * every)
+            optimizer.enable_telemetry(_REPORTS_KEPT * every)
         self._optimizer, self._every = optimizer, every
         self._calls = self._skipped = 0
         self._copy: AsyncCopy | None = None
         self._ring = optimizer._ring
-        # What was written before is not this monitor's.
+        # Rows from before this monitor are not reported.
         self._seen = 0 if self._ring.tensor is None else int(self._ring.tensor[0, 0])
 
     def step(self) -> Report | None:
-        """To be called once behind each `opt.step()`. Never waits; a report if one has arrived, else None."""
+        """Call once after each `opt.step()`. Never waits. Returns a report if a copy is complete, else None."""
         self._calls += 1
         ring = self._rows()
         if self._copy is None and self._calls >= self._every and ring is not None:
@@ -114,14 +114,14 @@ class Monitor:
         return self._report(copy.value())
 
     def read(self) -> Report | None:
-        """What has not been reported yet, up to now; None if there is nothing. Waits for the device."""
+        """Everything since the last report; None if there was no update. Waits for the device."""
         ring = self._rows()
         self._copy, self._calls = None, 0
         return None if ring is None else self._report(ring.cpu())
 
     def _rows(self) -> Tensor | None:
         ring = self._optimizer._recording()
-        if ring is not self._ring:  # telemetry was enabled again, with an empty ring
+        if ring is not self._ring:  # telemetry was enabled again, with an empty ring buffer
             self._ring, self._copy, self._seen = ring, None, 0
         return ring.tensor
 

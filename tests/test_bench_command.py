@@ -13,19 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusedsched import _native, cli, files
+from fusedsched import _native, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # in a source tree the benchmarks lie beside the package
 
-from benchmarks import bench, cases, chart, lists, measure, output, peers, races, render, sides  # noqa: E402
+from benchmarks import bench, cases, lists, measure, output, peers, races, render, sides  # noqa: E402
 
 needs_extension = pytest.mark.skipif(_native.module() is None, reason="there is no compiled extension")
 COMMITTED = [f for f in sorted((ROOT / "benchmarks" / "results").glob("*.json")) if not f.name.startswith("counts-")]
-DOCTESTS = (
-    "cases compare counts_table gpu_bytes gpu_clock gpu_memory gpu_sides launches lists markdown measure memory peers "
-    "render tallies".split()
-)
+DOCTESTS = "cases compare counts_table gpu launches lists markdown measure memory peers render tallies".split()
 
 
 @pytest.mark.parametrize("name", DOCTESTS)
@@ -148,8 +145,7 @@ def test_a_list_that_does_not_fit_into_memory_is_not_begun(monkeypatch):
 
 @needs_extension
 def test_the_command_measures_and_writes(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    table, picture = tmp_path / "new" / "a.json", tmp_path / "a.svg"
+    table = tmp_path / "new" / "a.json"
     argv = [
         "bench",
         "--smoke",
@@ -162,58 +158,22 @@ def test_the_command_measures_and_writes(tmp_path, capsys):
         "--dtype",
         "float64",
     ]
-    assert cli.main([*argv, "--backend", "cpu", "--json", str(table), "--chart", str(picture)]) == 0
+    assert cli.main([*argv, "--backend", "cpu", "--json", str(table)]) == 0
     printed = capsys.readouterr()
     assert "Not measured:" in printed.out
-    assert printed.err == "2 cases, about 10 seconds where nothing else runs\n"  # no terminal, no bar
+    assert printed.err.startswith("2 cases, about 10 seconds on an idle machine\n")
     results = json.loads(table.read_text())
     assert {row["case"] for row in results["rows"]} == {"resnet50-f64-sgd", "resnet50-f64"}
     assert {record["backend"] for record in results["contestants"] if record["name"] == races.OURS} == {"cpu"}
     assert all(record["construction"] > 0.0 and record["version"] for record in results["contestants"])
-    assert "torch fused" in picture.read_text()
-    assert sorted(tmp_path.iterdir()) == [picture, tmp_path / "new"]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "new"]
 
 
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    (
-        (["--case", "resnet51"], "there is no such case on the CPU. Near names: resnet50"),
-        (["--backend", "cuda", "--backend", "cpu"], "one kind at a time"),
-        (["--dtype", "int8"], "invalid choice"),
-        (["--compile-tensors", "-3"], "is not a whole number of 0 or more"),
-        (["--chart", "a.jpg"], "must end in .png or .svg"),
-        (["compare", "a.json"], "required"),
-    ),
-)
-def test_what_is_not_understood(argv, words, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        bench.main(argv)
-    assert words in capsys.readouterr().err
-
-
-@needs_extension
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    (
-        (["--json", "/proc/nowhere/a.json"], "cannot be made a folder"),
-        (["--json", "/"], "it is a folder"),
-        (["--backend", "triton" if not torch.cuda.is_available() else "none"], "Nothing to measure"),
-    ),
-)
-def test_refusals_come_before_minutes_of_measuring(argv, words, capsys, monkeypatch):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_backend_is_refused_before_minutes_of_measuring(capsys, monkeypatch):
     monkeypatch.setattr(bench, "measure", None)
-    if argv[-1] == "none":
-        pytest.skip("there is a GPU")
-    assert bench.main(argv) == 2
-    assert words in capsys.readouterr().err
-
-
-@needs_extension
-def test_without_a_measurement_there_is_no_chart(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
-    monkeypatch.setattr(races.memory, "available", lambda: 1)
-    assert bench.main(["--smoke", "--case", "one-50M", "--chart", str(tmp_path / "a.svg")]) == 2
-    assert "no case could be measured" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    assert bench.main(["--backend", "triton"]) == 2
+    assert "Nothing to measure" in capsys.readouterr().err
 
 
 def test_quick_leaves_out_the_slow():
@@ -225,7 +185,7 @@ def test_quick_leaves_out_the_slow():
 def test_quick_is_announced_as_two_minutes_at_most():
     chosen, _ = bench.chosen(bench.parser().parse_args(["--quick"]), bench.parser())
     assert bench.STARTING + sum(bench.seconds_for(case, bench.QUICK) for case in chosen) < 120.0
-    assert re.fullmatch(r"12 cases, about \d+0 seconds where nothing else runs", bench.announce(chosen, bench.QUICK))
+    assert re.fullmatch(r"12 cases, about \d+0 seconds on an idle machine", bench.announce(chosen, bench.QUICK))
 
 
 @needs_extension
@@ -239,15 +199,6 @@ def test_beyond_the_budget_races_are_short(monkeypatch, budget, rounds):
     assert {len(stored["foreign"]) for stored in results["races"]} == {rounds}
 
 
-def test_an_unfinished_file_leaves_the_old_one(tmp_path, monkeypatch):
-    file = tmp_path / "a.json"
-    file.write_text("old")
-    monkeypatch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError(28, "disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        files.write_json(file, {})
-    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
-
-
 # ---- committed results and pictures ---------------------------------------------------------------------------------
 
 
@@ -255,10 +206,6 @@ def test_an_unfinished_file_leaves_the_old_one(tmp_path, monkeypatch):
 def test_committed_results_still_render(file):
     results = output.read_results(file)
     assert render.render(results).count("\n| ") > len(results["rows"])
-    pytest.importorskip("matplotlib")
-    picture = chart.render(results, "svg")
-    assert picture == chart.render(results, "svg") and b"fusedsched" in picture
-    assert chart.render(results, "png").startswith(b"\x89PNG")
 
 
 def test_there_are_committed_results():

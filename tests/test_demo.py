@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fusedsched as fs
-from fusedsched.demo import command, report, text, train
+from fusedsched.demo import command, pace, report, text, train
 from fusedsched.demo.model import ByteModel
 from fusedsched.range_test.log import LossLog
 from fusedsched.runtime.async_copy import AsyncCopy
@@ -125,10 +125,30 @@ def test_samples_can_be_printed():
     assert sample.startswith("def ") and all(c.isprintable() or c == "\n" for c in sample)
 
 
-def test_one_step_is_too_few(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        command.main(["--steps", "1"])
-    assert "--steps: '1' is not a whole number of 2 or more" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("all_threads", "one_thread", "threads", "steps"),
+    ((0.02, 0.03, 2, 1000), (0.6, 0.18, 1, 500), (60.0, 30.0, 1, pace.FEWEST)),
+    ids=("idle", "busy", "hopeless"),
+)
+def test_it_takes_three_minutes_on_any_machine(all_threads, one_thread, threads, steps, monkeypatch, capsys):
+    before = torch.get_num_threads()
+    times = {2: all_threads, 1: one_thread}
+    monkeypatch.setattr(pace, "seconds_per_step", lambda *args: times[torch.get_num_threads()])
+    torch.set_num_threads(2)
+    try:
+        config = command.set_pace(train.Config(), False, torch.device("cpu"), None)
+        assert (torch.get_num_threads(), config.steps, config.warmup) == (threads, steps, steps // 10)
+        assert f"with {threads} thread{'s' * (threads > 1)}: {steps} steps, about" in capsys.readouterr().out
+        assert command.set_pace(train.Config(steps=1000), True, torch.device("cpu"), None).steps == 1000
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_trial_times_steps_and_leaves_the_draws_of_the_runs_alone():
+    config = train.Config(steps=8, warmup=2, batch=2, length=8, width=8, heads=2, depth=1)
+    state = torch.get_rng_state()
+    assert pace.seconds_per_step(config, torch.device("cpu"), torch.zeros(100, dtype=torch.uint8)) > 0.0
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_without_matplotlib_there_is_no_picture_and_no_error(monkeypatch):

@@ -63,7 +63,7 @@ BAD = {
     "1" * 10_001: "at most 10000",
     "1" * 5000: "is not an expression|finite number",
     "constant(1e999)": "constant: Invalid value: inf. It must be a finite number",
-    "linear": r"linear stands without its arguments. Write linear\(start, stop=None, steps=None",
+    "linear": r"linear needs its arguments. Write linear\(start, stop=None, steps=None",
     "warmup_cosin(1, 2, 3)": "Near names: warmup_cosine",
     "Cosine(1, 0, 5)": "Near names: .*cosine",
     "wsd(1)": "There are: constant, cosine",

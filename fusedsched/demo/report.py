@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the two runs were: a table, samples of text, a picture, JSON."""
+"""The result of the two runs: a table, samples of text, a picture, JSON."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 from fusedsched.demo.train import Config, Run
 
-LAST = 50  # training losses are noisy; the table has the mean over the last ones
+LAST = 50  # training losses are noisy, so the table has their mean over the last steps
 
 
 def max_lr_difference(ours: Run, theirs: Run) -> float:
@@ -23,7 +23,7 @@ def max_lr_difference(ours: Run, theirs: Run) -> float:
 def summary(run: Run, config: Config) -> dict[str, float]:
     """The figures of one run; times are medians over the steps, in microseconds.
 
-    The first tenth of the steps is left out of the times: there libraries are still being loaded.
+    The first tenth of the steps is left out of the times, since libraries are still loading.
     """
     skip = len(run.step_times) // 10
     return {
@@ -71,7 +71,7 @@ def picture(ours: Run, theirs: Run) -> bytes | None:
 
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     loss_axes, lr_axes = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-    # torch first, wide and pale; ours on top, thin and dashed: where both agree, both can be seen.
+    # torch wide and pale, ours thin and dashed on top: both are visible where they agree.
     for run, style in (
         (theirs, dict(color="#f4a259", lw=5, alpha=0.6)),
         (ours, dict(color="#1d3557", lw=1.4, ls="--")),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text to learn: the source of Python's own standard library, which every machine with Python has."""
+"""The training text: the source of Python's standard library, which every machine with Python has."""
 
 import sysconfig
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 # Not part of the library proper, or not the same on every machine.
 SKIPPED = {"__pycache__", "dist-packages", "ensurepip", "idlelib", "lib2to3", "site-packages", "test", "tests"}
-HELD_OUT = 12  # every 12th file is kept for validation
+HELD_OUT = 12  # every 12th file is validation data
 
 
 def source_files(root: Path) -> list[Path]:
@@ -20,13 +20,13 @@ def source_files(root: Path) -> list[Path]:
 def read(limit: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns (train, validation): uint8 tensors, one byte an element. `limit` is the number of files to read.
 
-    Raises `RuntimeError` where Python came without the source of its library.
+    Raises `RuntimeError` if Python was installed without the source of its library.
     """
     root = Path(sysconfig.get_path("stdlib"))
     files = source_files(root)[:limit]
     if len(files) < HELD_OUT:
         raise RuntimeError(
-            f"This Python has no source of its standard library in {root}; the demo has nothing to read."
+            f"This Python has no source of its standard library in {root}; the demo has no training text."
         )
     train, validation = bytearray(), bytearray()
     for i, path in enumerate(files):

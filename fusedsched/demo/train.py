@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two runs in step: the same model, the same batches, the same settings; only the optimizer's module differs."""
+"""Two runs with the same model, batches and settings; only the module of the optimizer differs."""
 
 import time
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Config:
 
 
 class Clock:
-    """Marks in time, looked at when all is over: of the host; on a GPU of its stream, as the host runs ahead.
+    """Time marks, read after the run: of the host, or on a GPU of its stream, since the host runs ahead.
 
     >>> clock = Clock(torch.device("cpu"))
     >>> clock.seconds(clock.mark(), clock.mark()) >= 0.0
@@ -54,15 +54,15 @@ class Clock:
         return event
 
     def seconds(self, begin: Any, end: Any) -> float:
-        """Between two marks, which must be in the past."""
+        """Seconds between two marks that the device has passed."""
         return begin.elapsed_time(end) / 1e3 if self._on_gpu else end - begin
 
 
 @dataclass
 class Run:
-    """One of the two runs and what was measured of it. `step_times` is opt.step() + sched.step(), in seconds.
+    """One of the two runs and its measurements. `step_times` is opt.step() + sched.step(), in seconds.
 
-    `losses` are those that have arrived from the device; `report`: the latest of the monitor, which only ours has.
+    `losses`: those that have arrived from the device. `report`: the latest of the monitor, which only our run has.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Run:
     loop_times: list[float] = field(default_factory=list)
 
     def finish(self) -> None:
-        """Waits for the device, once, and reads what it has not told yet."""
+        """Waits for the device and reads the remaining losses and times."""
         self.losses += self.log.rest(len(self.marks))
         if self.monitor is not None:
             self.report = self.monitor.read() or self.report
@@ -93,14 +93,14 @@ class Run:
 
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, norms and other vectors do not."""
+    """Two groups: matrices with weight decay; biases, norms and other vectors without."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def start(name: str, optim: Any, lr_scheduler: Any, config: Config, device: torch.device) -> Run:
-    """A fresh run. `optim` and `lr_scheduler` are modules: torch's, or ours in their place. That is the whole swap."""
+    """A fresh run. `optim` and `lr_scheduler` are modules: torch's or ours. Nothing else differs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = ByteModel(config.width, config.heads, config.depth, config.length).to(device)
@@ -146,11 +146,10 @@ def evaluate(model: ByteModel, batches: list[tuple[Tensor, Tensor]]) -> float:
 
 
 def train(runs: list[Run], train_text: Tensor, held_out: Tensor, config: Config, device: torch.device) -> Iterator[int]:
-    """Trains all runs and yields the number of finished steps. The host waits for the device where the validation loss
-    is taken, and at the end.
+    """Trains all runs and yields the number of finished steps. The host waits for the device when it computes the
+    validation loss, and at the end.
 
-    The runs take turns within every step, and who goes first alternates, so that a disturbance of the machine falls
-    on both alike.
+    Every step runs both models, in alternating order, so that other load on the machine affects both equally.
     """
     draw = torch.Generator().manual_seed(config.seed + 1)
     draw_held_out = torch.Generator().manual_seed(config.seed + 2)

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fusedsched.runtime.addresses import native, unwrap
+from fusedsched.runtime.launching import launching
 from fusedsched.triton_kernels import rules, step, tuning
 
 Key = tuple[int, tuple[torch.dtype, ...], bool]  # (rule, types, aligned): what a kernel is compiled for
@@ -260,16 +259,3 @@ class Programs:
                 *self.arguments(), self._clocks, self.past_horizon, unit, native(amount), self.negative[unit:],
                 num_warps=1, enable_fp_fusion=False,
             )  # fmt: skip
-
-
-@contextmanager
-def launching(device: torch.device) -> Iterator[None]:
-    """Launches go to this device; under the interpreter, numpy is not to speak of infinities in lanes left unused."""
-    with ExitStack() as stack:
-        if device.type == "cuda":
-            stack.enter_context(torch.cuda.device(device))
-        else:
-            import numpy
-
-            stack.enter_context(numpy.errstate(all="ignore"))
-        yield

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from fusedsched.optim.triton_entries import Entry, aligned, reset_gradients, types_of
 from fusedsched.optim.triton_groups import GroupReader
-from fusedsched.optim.triton_launches import Job, Launches, Memory, Prepared, Programs, Table, launching
+from fusedsched.optim.triton_launches import Job, Launches, Memory, Prepared, Programs, Table
 from fusedsched.optim.triton_scheduled import Scheduled
 from fusedsched.optim.triton_telemetry import Recording
 from fusedsched.runtime.addresses import holds_native_tensors, native, unwrap
+from fusedsched.runtime.launching import launching
 from fusedsched.triton_kernels import rules, step, tuning
 
 _DONE, _REBUILD, _STATE_MISSING, _DONE_WITH_EDITS = range(4)  # Plan::Outcome

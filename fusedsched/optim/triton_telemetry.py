@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedsched.optim.triton_launches import launching
+from fusedsched.runtime.launching import launching
 from fusedsched.triton_kernels import tuning
 from fusedsched.triton_kernels.telemetry import record_kernel
 

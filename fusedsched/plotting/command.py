@@ -4,7 +4,7 @@
 import argparse
 from collections.abc import Sequence
 
-from fusedsched.command_line import picture_file, whole
+from fusedsched.command_line import integer, picture_file
 
 from . import objects
 from .objects import Curves
@@ -19,10 +19,10 @@ examples:
   python -m fusedsched plot "warmup(500) >> exponential(3e-4, 0.9999)" --steps 20000
   python -m fusedsched plot train:scheduler
 
-An expression is read, not run. It may name: {names}.
+An expression is parsed, never evaluated. It may name: {names}.
 
-exit codes: 0 drawn; 1 your own module raised an error; 2 not understood, or it cannot be drawn or written (the message
-says why). Files need matplotlib: pip install 'fusedsched[plot]'. The terminal needs nothing; NO_COLOR is respected.
+exit codes: 0 drawn; 1 your module raised an error; 2 wrong arguments, or it cannot be drawn or written (the message
+gives the reason). Files need matplotlib: pip install 'fusedsched[plot]'. NO_COLOR is respected.
 """
 
 
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--momentum", metavar="EXPR", help="a schedule for momentum or beta1, drawn below")
     found.add_argument("--weight-decay", metavar="EXPR", help="a schedule for the weight decay, drawn below")
-    found.add_argument("--steps", type=whole(1), metavar="N", help="updates to draw (default: until all has been seen)")
+    found.add_argument("--steps", type=integer(1), metavar="N", help="updates to draw (default: to the end)")
     found.add_argument("--log", action="store_true", help="a logarithmic scale for the learning rate")
     found.add_argument("--out", type=picture_file, metavar="FILE", help="write FILE.png or FILE.svg instead")
     return found
@@ -60,18 +60,18 @@ def _picture(args: argparse.Namespace) -> Picture:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draws; exit code 1 if the user's own module fails, 2 if something was not understood or cannot be done."""
+    """Draws. Exit code 1 if the user's module raises, 2 for wrong arguments or what cannot be drawn."""
     command = parser()
     args = command.parse_args(argv)
     try:
         if args.out is not None:
-            check_target(args.out)  # rather than after all the work
+            check_target(args.out)  # before any work
         picture = _picture(args)
         if args.out is None:
             picture.show()
         else:
             print(picture.save(args.out))
-    except BrokenPipeError:  # see the outer command
+    except BrokenPipeError:  # handled in cli.main
         raise
     except Exception as error:
         return objects.answer(error)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is drawn: the clocks at which a schedule is looked at, its values there, and where its rows begin."""
+"""Samples of a schedule: the clocks, the values, and the clocks at which rows begin."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from ..schedules.evaluate import Shape
 from ..schedules.expression import Schedule
 
-POINTS = 1000  # more than a picture has columns of pixels that an eye tells apart
-MOST_MARKS = 40  # more lines than this hide the curve
-MOST_STEPS = 1e9  # a schedule that ends later than this (cycles that double) is drawn up to its first rows
-_CYCLES, _STAIRS, _SPANS = 3, 5, 10  # of what never ends, that many are shown
-_FADED = 0.01  # an exponential decay is shown until this part of it is left
+POINTS = 1000  # about one per column of pixels
+MOST_MARKS = 40  # more lines would hide the curve
+MOST_STEPS = 1e9  # a schedule that ends later (doubling cycles) is drawn over its first rows
+_CYCLES, _STAIRS, _SPANS = 3, 5, 10  # how many to draw of an endless schedule
+_FADED = 0.01  # an exponential decay is drawn down to this fraction
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ class Panel:
 
 
 def _end(row: tuple[float, ...]) -> float:
-    """The clock at which all of a row has been seen."""
+    """The clock to which a row is drawn."""
     begin, shape, span, _, _, param, cycle, _ = row
+    if shape == Shape.COSINE and cycle == 2.0 * span:  # CosineAnnealingLR, which climbs again after its T_max
+        return begin + span
     if cycle > 0.0:
         return begin + _CYCLES * cycle
     if shape == Shape.CONSTANT:
@@ -58,7 +60,7 @@ def _end(row: tuple[float, ...]) -> float:
 
 
 def natural_steps(schedule: Schedule) -> int:
-    """How many updates show all of a schedule: to its end, or some cycles of what has none.
+    """The number of updates to draw: to the end of a schedule, or some cycles of an endless one.
 
     >>> from fusedsched import schedules as S
     >>> natural_steps(S.warmup_cosine(1.0, 10, 100)), natural_steps(S.cyclic(0.0, 1.0, up=5))
@@ -68,16 +70,16 @@ def natural_steps(schedule: Schedule) -> int:
     if program.period > 0.0:
         end = _CYCLES * program.period
     else:
-        tracks: dict[float, list[tuple[float, ...]]] = {}
+        factors: dict[float, list[tuple[float, ...]]] = {}
         for row in program.rows:
-            tracks.setdefault(row[7], []).append(row)
+            factors.setdefault(row[7], []).append(row)
         ends = []
-        for rows in tracks.values():
+        for rows in factors.values():
             last = _end(rows[-1])
             if last > MOST_STEPS and len(rows) > _CYCLES:
                 last = rows[_CYCLES + 1 if len(rows) > _CYCLES + 1 else _CYCLES][0]
             held = len(rows) > 1 and rows[-1][1] == rows[-2][1] == Shape.CONSTANT
-            ends.append(last * 1.25 if held else last)  # the last stair is seen to be one
+            ends.append(last * 1.25 if held else last)  # draws some of the last, endless stair
         end = max(ends)
     if program.horizon >= 0.0:
         end = min(end, program.horizon) if end > 0.0 else program.horizon
@@ -89,13 +91,13 @@ def _beginnings(schedule: Schedule, steps: int) -> list[float]:
     program = schedule.program
     begins = {row[0] for row in program.rows}
     if program.period > 0.0:
-        turns = range(1, min(MOST_MARKS, math.ceil(steps / program.period)) + 1)
-        begins |= {turn * program.period + begin for turn in turns for begin in begins | {0.0}}
+        repeats = range(1, min(MOST_MARKS, math.ceil(steps / program.period)) + 1)
+        begins |= {repeat * program.period + begin for repeat in repeats for begin in begins | {0.0}}
     return sorted(begin for begin in begins if 0.0 < begin < steps)
 
 
 def _clocks(schedule: Schedule, steps: int, marks: list[float]) -> list[int]:
-    """The whole clocks to look at: evenly spread, and on both sides of each place where the curve may jump."""
+    """The integer clocks to sample: evenly spread, and on both sides of each possible jump."""
     if steps <= 2 * POINTS:
         return list(range(steps))
     clocks = {round(i * (steps - 1) / (POINTS - 1)) for i in range(POINTS)}
@@ -109,7 +111,7 @@ def _clocks(schedule: Schedule, steps: int, marks: list[float]) -> list[int]:
 
 
 def sample(schedule: Schedule, steps: int | None = None, label: str = "") -> Curve:
-    """The curve of a schedule over `steps` updates (None: as many as show all of it).
+    """The curve of a schedule over `steps` updates (None: `natural_steps`).
 
     Raises ValueError for less than one step, and past the horizon of a schedule with `past_end="error"`.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures by matplotlib. No pyplot: no window, no global state."""
+"""Pictures drawn with matplotlib, without pyplot: no window, no global state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from .curves import Panel
 
-KINDS = ("png", "svg")
 _COLOURS = ("#1d3557", "#e07a1f", "#2a9d8f", "#9b2f5e", "#6c757d", "#b08900")
 
 
@@ -18,18 +17,18 @@ def available() -> bool:
 
 
 def require() -> None:
-    """Raises RuntimeError where matplotlib is not installed."""
+    """Raises RuntimeError if matplotlib is not installed."""
     if not available():
         raise RuntimeError(
             "A picture file needs matplotlib, which is not installed: pip install 'fusedsched[plot]'. "
-            "The picture in the terminal needs nothing."
+            "The picture in the terminal does not."
         )
 
 
 def _draw(axes: Any, panel: Panel) -> None:
     marked: set[float] = set()
     for index, curve in enumerate(panel.curves):
-        measured = panel.points and index == 0  # beside its mean; schedules have no points
+        measured = panel.points and index == 0  # drawn pale, under its mean; schedules have no points
         style = dict(color="#b8c0cc", lw=1.0) if measured else dict(color=_COLOURS[index % len(_COLOURS)], lw=1.6)
         axes.plot(curve.xs, curve.ys, label=curve.label, **style)
         marked.update(curve.marks)
@@ -45,14 +44,14 @@ def _draw(axes: Any, panel: Panel) -> None:
     elif panel.from_zero and all(value >= 0.0 for curve in panel.curves for value in curve.ys):
         low = min((value for curve in panel.curves for value in curve.ys), default=0.0)
         high = max((value for curve in panel.curves for value in curve.ys), default=1.0)
-        if low <= 0.5 * high:  # small parts of a whole are seen as such
+        if low <= 0.5 * high:
             axes.set_ylim(bottom=0.0, top=1.05 * high or 1.0)
     axes.minorticks_off()
     axes.set_ylabel(panel.title)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if len(panel.curves) + len(panel.points) > 1:
-        # Above the axes: inside, some schedule is always in the way.
+        # Above the axes, where no curve can cross it.
         columns = 3 if panel.points else 1
         axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, frameon=False, fontsize=8)
     elif panel.curves[0].label:
@@ -62,13 +61,13 @@ def _draw(axes: Any, panel: Panel) -> None:
 def render(panels: tuple[Panel, ...], kind: str) -> bytes:
     """The bytes of a PNG or SVG file; the same bytes every time with one version of matplotlib.
 
-    Raises RuntimeError where matplotlib is not installed.
+    Raises RuntimeError if matplotlib is not installed.
     """
     require()
     import matplotlib
     from matplotlib.figure import Figure
 
-    # Text stays text: a font in every file would make it five times as large.
+    # Keep text as text: embedding the font would make each file five times as large.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fusedsched"}):
         heights = [2.2, *(1.2 for _ in panels[1:])]
         figure = Figure(figsize=(7.0, 1.0 + sum(heights)), layout="constrained", facecolor="white")

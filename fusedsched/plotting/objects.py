@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`module:object` on a command line, and the schedules of what stands there."""
+"""`module:object` on a command line, and the schedules of that object."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from .parsing import parse
 Curves = dict[str, list[tuple[str, Schedule]]]  # by hyperparameter: (label, schedule)
 
 _MODULE_AND_OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_FILE_AND_OBJECT = re.compile(r"([\w./\\-]+)\.py:([A-Za-z_][\w.]*)")
 
 
 def is_reference(text: str) -> bool:
@@ -29,20 +32,34 @@ def is_reference(text: str) -> bool:
     return bool(_MODULE_AND_OBJECT.fullmatch(text.strip()))
 
 
+def check_no_file(text: str) -> None:
+    """Raises ValueError for `file.py:object`, with the text to write instead.
+
+    >>> check_no_file("jobs/train.py:scheduler")
+    Traceback (most recent call last):
+    ValueError: 'jobs/train.py:scheduler' names a file. Name the module, without .py: jobs.train:scheduler
+    """
+    found = _FILE_AND_OBJECT.fullmatch(text.strip())
+    if found:
+        module = re.sub(r"[/\\]+", ".", re.sub(r"^(\.[/\\])+", "", found[1]))
+        raise ValueError(f"{text!r} names a file. Name the module, without .py: {module}:{found[2]}")
+
+
 def load(text: str) -> Any:
-    """The object that `module:object` names; the module is looked for in the working directory too.
+    """The object that `module:object` names. The working directory is searched for the module too.
 
     Raises ValueError if there is no such module or object. Errors of the module itself come through.
     """
+    check_no_file(text)
     module_name, _, path = text.strip().partition(":")
     here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:  # the installed command does not look there, `python -m` does
+    if here not in sys.path and "" not in sys.path:  # `python -m` searches it, the installed command does not
         sys.path.insert(0, here)
     try:
         value = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise  # it is there and imports something that is not
+            raise  # the module exists and imports a missing one
         raise ValueError(f"There is no module {module_name!r}, neither installed nor in {here!r}.") from None
     for name in path.split("."):
         if not hasattr(value, name):
@@ -51,18 +68,35 @@ def load(text: str) -> Any:
     return value
 
 
+def made(text: str) -> Any:
+    """The object that `module:object` names; what it returns if it is a function without arguments or a class.
+
+    Other objects that can be called, such as a model, are returned as they are. Raises ValueError as `load` does, and
+    for a function that needs arguments.
+    """
+    value = load(text)
+    if not (inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, partial)):
+        return value
+    try:
+        inspect.signature(value).bind()
+    except TypeError as error:
+        raise ValueError(f"{text} cannot be called without arguments: {error}.") from None
+    except ValueError:  # compiled functions may have no signature
+        pass
+    return value()
+
+
 def schedules_of(text: str, steps: int | None = None) -> Curves:
-    """What is to be drawn for one argument: an expression, or `module:object`.
+    """The schedules to draw for one argument: an expression, or `module:object`.
 
     The object is a schedule, a scheduler (torch's or ours), an optimizer with native schedules, or a function without
-    arguments that returns one of these. `steps`: how many updates to tabulate where a scheduler has no closed form.
+    arguments that returns one of these. `steps`: updates to tabulate if a scheduler has no closed form.
     Raises ValueError, TypeError.
     """
+    check_no_file(text)
     if not is_reference(text):
         return {"lr": [(text.strip(), parse(text))]}
-    value = load(text)
-    if callable(value) and not isinstance(value, Schedule) and not hasattr(value, "param_groups"):
-        value = value()
+    value = made(text)
     if isinstance(value, (Schedule, int, float)):
         return {"lr": [(text, as_schedule(value))]}
     if hasattr(value, "optimizer") and callable(getattr(value, "step", None)):
@@ -76,7 +110,7 @@ def schedules_of(text: str, steps: int | None = None) -> Curves:
 
 
 def _per_group(text: str, schedules: list[Schedule | None]) -> list[tuple[str, Schedule]]:
-    """One curve for all groups where they agree, else one each."""
+    """One curve if all groups agree, else one per group."""
     found = [(i, schedule) for i, schedule in enumerate(schedules) if schedule is not None]
     if len({schedule for _, schedule in found}) == 1:
         return [(text, found[0][1])]
@@ -99,7 +133,7 @@ def _of_scheduler(scheduler: Any, text: str, steps: int | None) -> Curves:
 
 
 def _momentum(scheduler: Any) -> Callable[[int], Schedule] | None:
-    """The momentum (or beta1) that a scheduler cycles against the rate, by group; None if it leaves it alone."""
+    """The momentum (or beta1) that a scheduler cycles, by group; None if it does not cycle it."""
     from torch.optim import lr_scheduler as torch_schedulers
 
     from .. import schedules
@@ -123,7 +157,7 @@ def _momentum(scheduler: Any) -> Callable[[int], Schedule] | None:
     if isinstance(scheduler, torch_schedulers.CyclicLR) and scheduler._scale_fn_custom is None:
         total, up = round(scheduler.total_size), round(scheduler.total_size * scheduler.step_ratio)
         if (total, up / total) != (scheduler.total_size, scheduler.step_ratio):
-            return None  # steps of a fraction
+            return None  # a fractional number of steps
 
         def cyclic(g: int) -> Schedule:
             return schedules.cyclic(
@@ -149,7 +183,7 @@ def _of_optimizer(optimizer: Any, text: str) -> Curves:
 
 
 def from_user_code(error: BaseException) -> bool:
-    """Whether an error was raised outside this package: by the user's own module or function."""
+    """Whether an error was raised outside this package, by the user's module or function."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -158,8 +192,8 @@ def from_user_code(error: BaseException) -> bool:
 
 
 def answer(error: Exception) -> int:
-    """Prints an error that is being handled and returns the exit code: 1 for one of the user's own code, with the trace
-    that shows where; 2 for what this package refuses, in a sentence."""
+    """Prints an error and returns the exit code: 1 with a traceback for an error in the user's code, 2 with a sentence
+    for an error of this package. Call it while the error is handled."""
     if isinstance(error, (OSError, RuntimeError, TypeError, ValueError)) and not from_user_code(error):
         print(f"error: {error}", file=sys.stderr)
         return 2

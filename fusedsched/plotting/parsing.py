@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schedules written as text. The text is parsed and walked, never run: it can name schedules and nothing else."""
+"""Schedules written as text. The text is parsed and never evaluated: it can only name schedules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALLOWED = (
     "An expression is made of the schedules of fusedsched.schedules, numbers, strings, lists, keyword arguments, "
     "'*' and '>>'."
 )
-_TAKE_OBJECTS = ("from_function", "from_torch", "lower")  # their arguments cannot be written down
+_TAKE_OBJECTS = ("from_function", "from_torch", "lower")  # their arguments cannot be written as text
 _PREFIXES = ("S", "schedules")  # as the documentation writes them
 
 
@@ -35,10 +35,10 @@ def names() -> dict[str, Any]:
 
 
 def parse(text: str) -> Schedule:
-    """The schedule that an expression stands for. Names are those of `fusedsched.schedules`, with `S.` before or not.
+    """The schedule of an expression. Names are those of `fusedsched.schedules`, with `S.` before or not.
 
-    Raises ValueError with the sentence to show: what is not allowed, which names are near an unknown one, or what the
-    schedule itself said of its arguments.
+    Raises ValueError with the message to print: what is not allowed, the names near an unknown one, or the error that
+    the schedule raised.
 
     >>> parse("warmup(2) >> linear(1.0, 0.0, steps=4)").curve(4)
     [0.5, 1.0, 1.0, 0.75]
@@ -78,7 +78,7 @@ def _value(node: ast.expr) -> Any:
         return _call(node)
     elif isinstance(node, ast.Name):
         _known(node.id)
-        raise ValueError(f"{node.id} stands without its arguments. Write {_signature(node.id)}.")
+        raise ValueError(f"{node.id} needs its arguments. Write {_signature(node.id)}.")
     raise ValueError(f"{ast.unparse(node)!r} is not allowed. {ALLOWED}")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture: panels one below the other, shown as text, in a notebook, or written to a file."""
+"""A picture: one or more panels, shown as text, in a notebook, or written to a file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..command_line import PICTURE_KINDS
 from ..files import check_writable, write_whole
 from ..schedules.expression import Schedule
 from . import figure, terminal
@@ -18,7 +19,7 @@ from .curves import Panel, natural_steps, sample
 
 @dataclass(frozen=True, repr=False)
 class Picture:
-    """What `plot()` returns. `print` shows it as text, a notebook as a drawing, `save` writes a file.
+    """What `plot()` returns. `print` shows it as text, a notebook draws it, `save` writes a file.
 
     >>> from fusedsched import schedules as S
     >>> picture = S.linear(1.0, 0.0, steps=4).plot()
@@ -29,18 +30,18 @@ class Picture:
     panels: tuple[Panel, ...]
 
     def text(self, *, width: int = terminal.WIDTH, colour: bool = False, unicode: bool = True) -> str:
-        """The panels as text, `width` columns wide. Curves are told apart by colour, or by letters without it."""
+        """The panels as text, `width` columns wide. Curves differ by colour, or by letter without colours."""
         drawn = (terminal.draw(panel, width=width, colour=colour, unicode=unicode) for panel in self.panels)
         return "\n\n".join(drawn)
 
     def show(self) -> None:
-        """Prints the picture as the terminal can show it; in black on white where it is none, or NO_COLOR is set."""
+        """Prints the picture with what the terminal supports; without colours if there is none, or NO_COLOR is set."""
         print(self.text(**terminal.abilities(sys.stdout)))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes a .png or .svg file, whole or not at all, and returns its path.
 
-        Raises ValueError for another kind of file, OSError where it cannot be written, RuntimeError without matplotlib.
+        Raises ValueError for another suffix, OSError if it cannot be written, RuntimeError without matplotlib.
         """
         path = Path(path)
         kind = check_target(path)
@@ -59,9 +60,9 @@ class Picture:
 
 
 def check_target(path: Path) -> str:
-    """The kind of file that a path asks for; raises as `Picture.save` does, before anything is computed."""
+    """The kind of picture for a path. Raises as `Picture.save` does, before anything is computed."""
     kind = path.suffix[1:].lower()
-    if kind not in figure.KINDS:
+    if kind not in PICTURE_KINDS:
         raise ValueError(f"Invalid file name: {str(path)!r}. It must end in .png or .svg.")
     figure.require()
     check_writable(path)
@@ -71,9 +72,9 @@ def check_target(path: Path) -> str:
 def of_schedules(
     panels: Iterable[tuple[str, Iterable[tuple[str, Schedule]]]], steps: int | None = None, log: bool = False
 ) -> Picture:
-    """A picture of schedules: (title, [(label, schedule), ...]) for each panel, all over the same updates.
+    """A picture of schedules over the same updates: (title, [(label, schedule), ...]) for each panel.
 
-    `steps`: None for as many as show the longest. `log`: a logarithmic scale for the first panel.
+    `steps`: None draws the longest schedule to its end. `log`: a logarithmic scale for the first panel.
     """
     panels = [(title, list(curves)) for title, curves in panels]
     if steps is None:

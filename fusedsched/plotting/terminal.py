@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures as lines of text: braille dots where one colour or one curve is drawn, letters where curves must differ."""
+"""Pictures as lines of text: braille dots for one curve or with colours, letters for several curves without."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 from .curves import Curve, Panel
 
-HEIGHT = 13  # lines of the plot itself; odd, so that one is the middle
-WIDTH = 80  # columns where there is no terminal to ask
+HEIGHT = 13  # lines of the plot; odd, so that there is a middle line
+WIDTH = 80  # columns if the output is no terminal
 _COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # bits of U+2800, by row and column within a cell
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def abilities(stream: Any) -> dict[str, Any]:
-    """What a stream can show: width in columns, colour, characters beyond ASCII.
+    """What a stream supports: width in columns, colour, characters beyond ASCII.
 
     Colour needs a terminal that is not "dumb" and an empty or missing NO_COLOR.
     """
@@ -36,7 +36,7 @@ def abilities(stream: Any) -> dict[str, Any]:
 
 
 class Scale:
-    """Places values between 0 and 1, linearly or by their logarithm. Values that it cannot place are None."""
+    """Maps values to 0 to 1, linearly or by logarithm; None for values that have no place."""
 
     def __init__(self, values: list[float], log: bool, from_zero: bool = True) -> None:
         self.log = log
@@ -44,7 +44,7 @@ class Scale:
         self.low, self.high = min(usable), max(usable)
         if from_zero and not log and 0.0 <= self.low <= 0.5 * self.high:
             self.low = 0.0
-        if self.low == self.high:  # a constant runs through the middle
+        if self.low == self.high:  # draws a constant in the middle
             margin = abs(self.low) / 2 or 1.0
             self.low, self.high = self.low - margin, self.high + margin
 
@@ -147,7 +147,7 @@ def draw(panel: Panel, *, width: int = WIDTH, colour: bool = False, unicode: boo
 
 
 def _below(panel: Panel, x: Scale, marks: list[float], margin: int, columns: int) -> list[str]:
-    """The ends of the x axis, arrows at the marks and the points, and what they mean."""
+    """The ends of the x axis, arrows at the marks and points, and their legend."""
     arrows = [" "] * columns
     for place in filter(None, (x.place(at) for at in [*marks, *(at for _, at, _ in panel.points)])):
         arrows[min(round(place * (columns - 1)), columns - 1)] = "^"

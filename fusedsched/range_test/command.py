@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fusedsched.command_line import picture_file, rate, whole
+from fusedsched.command_line import integer, learning_rate, picture_file
 from fusedsched.plotting import objects
 from fusedsched.plotting.picture import check_target
 
@@ -19,8 +19,8 @@ train.py:
 
   python -m fusedsched lr-find train:trial --out lr.png
 
-exit codes: 0 a rate is suggested; 1 the losses show none, or your own code raised an error; 2 not understood, or the
-test cannot be made with what you gave (the message says what is missing).
+exit codes: 0 a rate is suggested; 1 the losses show none, or your code raised an error; 2 wrong arguments, or the test
+cannot be run with them (the message says what is missing).
 Files need matplotlib: pip install 'fusedsched[plot]'. NO_COLOR is respected.
 """
 
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="python -m fusedsched lr-find",
         description="The learning rate range test: trains your model for some steps with a rising learning rate and "
-        "suggests one. Nothing of the model is kept.",
+        "suggests one. The model is restored.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -39,9 +39,9 @@ def parser() -> argparse.ArgumentParser:
         help="a function without arguments that returns (model, loader, loss_fn), with an optimizer after these if you "
         "like, or a dict of arguments of fusedsched.lr_range_test; or the tuple or dict itself",
     )
-    found.add_argument("--start", type=rate, help="the first learning rate (default: 1e-7)")
-    found.add_argument("--stop", type=rate, help="the last learning rate (default: 10)")
-    found.add_argument("--steps", type=whole(3), metavar="N", help="updates (default: 100)")
+    found.add_argument("--start", type=learning_rate, help="the first learning rate (default: 1e-7)")
+    found.add_argument("--stop", type=learning_rate, help="the last learning rate (default: 10)")
+    found.add_argument("--steps", type=integer(3), metavar="N", help="updates (default: 100)")
     found.add_argument("--mode", choices=("exponential", "linear"), help="how the rate rises (default: exponential)")
     found.add_argument("--out", type=picture_file, metavar="FILE", help="write the picture to FILE.png or FILE.svg")
     found.add_argument("--json", action="store_true", help="print JSON instead of the table and the picture")
@@ -49,13 +49,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of the test, from the object and the command line; the latter wins.
+    """The arguments of the test, from the object and the command line. The command line wins.
 
-    Raises ValueError, TypeError for an object of another kind.
+    Raises ValueError or TypeError for another kind of object.
     """
-    value = objects.load(args.object)
-    if callable(value):
-        value = value()
+    value = objects.made(args.object)
     if isinstance(value, Mapping):
         found = dict(value)
     elif isinstance(value, (tuple, list)) and len(value) in (2, 3, 4):
@@ -72,16 +70,20 @@ def _arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the test; exit code 1 if it shows no rate or the user's code fails, 2 if it cannot be made."""
+    """Runs the test. Exit code 1 if it shows no rate or the user's code raises, 2 if it cannot be run."""
     command = parser()
     args = command.parse_args(argv)
+    try:
+        objects.check_no_file(args.object)
+    except ValueError as error:
+        command.error(str(error))
     if not objects.is_reference(args.object):
         command.error(f"{args.object!r} is not of the form module:object, such as train:trial")
     if None not in (args.start, args.stop) and args.start >= args.stop:
         command.error(f"--start {args.start:g} is not below --stop {args.stop:g}")
     try:
         if args.out is not None:
-            check_target(args.out)  # rather than after all the work
+            check_target(args.out)  # before any work
         result = _run(args)
         where = None if args.out is None else result.plot().save(args.out)
         if args.json:
@@ -91,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             result.plot().show()
         if where is not None:
             print(f"picture: {where}", file=sys.stderr if args.json else sys.stdout)
-    except BrokenPipeError:  # a reader that has seen enough is no failure of ours; see the outer command
+    except BrokenPipeError:  # handled in cli.main
         raise
     except Exception as error:
         return objects.answer(error)
@@ -107,5 +109,5 @@ def _run(args: argparse.Namespace) -> Any:
 
     found = _arguments(args)
     steps = found.get("steps", 100)
-    with progress(steps if isinstance(steps, int) and steps > 0 else 1, lines=0) as show:
+    with progress(steps if isinstance(steps, int) and steps > 0 else 1) as show:
         return lr_range_test(**found, progress=lambda done: show(done, f"step {done}"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses on their way to the host."""
+"""Copies losses to the host without waiting."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fusedsched.runtime.async_copy import AsyncCopy
 
 
 class LossLog:
-    """One row of losses on the device of the first one. `record` launches one copy there and never waits.
+    """One row of losses on the device of the first one. `record` launches one copy and never waits.
 
-    On the CPU every loss is known at once. On a CUDA device `new()` gives those that have arrived: a copy to the host
-    is started now and then, and looked at when its event says that it is over. `rest()` waits, once.
+    On the CPU every loss is available at once. On a CUDA device, asynchronous copies to the host run now and then, and
+    `new()` returns the losses of the copies that are complete. `rest()` waits.
 
     >>> log = LossLog(3)
     >>> log.record(0, torch.tensor(2.0)); log.new()
@@ -26,7 +26,7 @@ class LossLog:
         self._steps, self._every = steps, every
         self._losses: Tensor | None = None
         self._given = self._recorded = 0
-        self._copy: tuple[AsyncCopy, int] | None = None  # and how many of it are losses
+        self._copy: tuple[AsyncCopy, int] | None = None  # and the number of losses in it
 
     def record(self, i: int, loss: Tensor) -> None:
         if self._losses is None:
@@ -36,9 +36,9 @@ class LossLog:
         self._recorded = i + 1
 
     def new(self) -> list[float]:
-        """The losses that are known by now and were not given before."""
+        """The losses that are available and were not returned before."""
         if self._losses.device.type == "cpu":
-            return self._give(self._losses, self._recorded)
+            return self._next(self._losses, self._recorded)
         if self._copy is None:
             if self._recorded - self._given >= self._every:
                 self._copy = AsyncCopy(self._losses), self._recorded
@@ -47,13 +47,13 @@ class LossLog:
         if not copy.arrived():
             return []
         self._copy = None
-        return self._give(copy.value(), count)
+        return self._next(copy.value(), count)
 
     def rest(self, count: int) -> list[float]:
-        """The first `count` losses without those given before. The one place that waits for the device."""
-        return self._give(self._losses.cpu(), count)
+        """The rest of the first `count` losses. Only this method waits for the device."""
+        return self._next(self._losses.cpu(), count)
 
-    def _give(self, losses: Tensor, count: int) -> list[float]:
+    def _next(self, losses: Tensor, count: int) -> list[float]:
         found = losses[self._given : count].tolist()
         self._given = count
         return found

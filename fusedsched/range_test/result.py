@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a range test found, as numbers, as a table, as a picture."""
+"""The result of a range test, as numbers, as a table, as a picture."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fusedsched.range_test.suggest import Suggestion
 
 @dataclass(frozen=True, repr=False)
 class RangeTest:
-    """The rates tried, the loss that each step began with, and what they suggest.
+    """The rates tried, the loss at the start of each step, and the suggested rates.
 
     `lrs`, `losses`: one per step, up to and with the step at which the loss diverged (`diverged_at`, else None).
     `smoothed`: means of neighbouring losses, without that last step. `suggestions`: valley, steepest descent and
-    minimum / 10, in the order of preference; `suggestion` is the first that has a rate. `optimizer`: what took the
-    steps. `steps`: how many were asked for.
+    minimum / 10, in the order of preference; `suggestion` is the first that has a rate. `optimizer`: its class.
+    `steps`: the number requested.
     """
 
     lrs: list[float]
@@ -55,10 +55,10 @@ class RangeTest:
     __repr__ = __str__
 
     def plot(self) -> Picture:
-        """Loss over rate with the suggestions marked: `print` it, `save("lr.png")` it, or leave it to a notebook."""
+        """Loss over rate with the suggestions marked: print it, `save("lr.png")` it, or show it in a notebook."""
         fallen = self.losses[: self.smoothed.index(min(self.smoothed)) + 1] if self.smoothed else []
         top, low = max(fallen, default=1.0), min(fallen, default=0.0)
-        ceiling = top + 0.5 * (top - low)  # a loss that explodes would flatten all the rest
+        ceiling = top + 0.5 * (top - low)  # an exploding loss would flatten the rest
         curves = [Curve("loss", self.lrs, [min(loss, ceiling) for loss in self.losses])]
         if self.smoothed:
             smoothed = [min(loss, ceiling) for loss in self.smoothed]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The range test itself."""
+"""The range test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fusedsched.range_test.stand_in import drive, parameters_of, ramp, stand_in
 from fusedsched.range_test.suggest import SMOOTHING, Watch, divergence, smooth, suggestions, threshold
 from fusedsched.schedules import Schedule
 
-_CEILING = 4.0  # where stop_factor is None: single losses above this multiple of the best do not count in full
+_CEILING = 4.0  # if stop_factor is None: losses are clipped at this multiple of the best
 
 
 def lr_range_test(
@@ -36,43 +36,42 @@ def lr_range_test(
     device: torch.device | str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> RangeTest:
-    """Trains for up to `steps` updates with a rising learning rate, puts everything back, and suggests a rate.
+    """Trains for up to `steps` updates with a rising learning rate, restores everything, and suggests a rate.
 
         exponential: lr(u) = start * (stop / start) ** (u / (steps - 1))
         linear:      lr(u) = start + (stop - start) * u / (steps - 1)
 
-    The rate is a schedule in an optimizer of this package, which advances by itself; the losses stay on the device.
-    On the CPU the run ends with the step that diverged. On a CUDA device the host looks at the losses that have arrived
-    without waiting for any, so the run goes on for some steps more, and is cut at the same step afterwards.
+    The rate is a native schedule of an optimizer of this package; the losses stay on the device. On the CPU the run
+    ends at the step that diverged. On a CUDA device the host reads losses without waiting, so the run takes some more
+    steps and its result is cut at the same step.
 
-    Afterwards parameters, gradients, buffers, training modes, and the random number generators of Python, NumPy and
-    torch are what they were, bit by bit, also after an exception or Ctrl-C; that takes room for one copy of the model.
-    The optimizer is not touched: a copy takes the steps. What cannot be put back: batches taken from an iterator, and
-    what a module keeps in plain Python attributes.
+    Parameters, gradients, buffers, training modes, and the random number generators of Python, NumPy and torch are
+    restored bitwise, also after an exception or Ctrl-C; that needs memory for one copy of the model. The optimizer is
+    not changed: a copy takes the steps. Not restored: batches taken from an iterator, and plain Python attributes of
+    modules.
 
     Args:
-        model: runs in training mode (parts that you set to eval() stay so, if the model itself is in training mode).
+        model: runs in training mode. Submodules in eval() stay so if the model itself is in training mode.
         loader_or_step: an iterable of (input, target) batches, moved to `device`; the loss is
             `loss_fn(model(input), target)`. Or a function without arguments that returns the loss of the next batch
-            and may call `backward()` itself (several times, to accumulate); if it does not, that is done here.
+            and may call `backward()` itself (several times, to accumulate); otherwise the test calls it.
         loss_fn: for batches; not used with a function.
-        optimizer: None for AdamW; or an optimizer of torch or fusedsched; or a function of a list of parameters that
-            makes one, such as a class. Groups keep the ratio of their rates to the first group's; the ramp is the first
-            group's.
+        optimizer: None for AdamW; or an optimizer of torch or fusedsched; or a function that makes one from a list of
+            parameters, such as a class. The ramp is the first group's; others keep their ratio to it.
         start, stop: the first and the last rate, 0 < start < stop.
         steps: updates, 3 or more.
         mode: "exponential" or "linear".
         stop_factor: the run has diverged when the running mean of the loss is above this multiple of its best value
             (see `fusedsched.range_test.suggest.threshold`), more than 1; None: only when the loss is not finite.
         smoothing: weight of a neighbour in the means, 0 (none) up to less than 1.
-        cycle: starts a loader again that ends before `steps`; False: that is an error.
+        cycle: restarts a loader that ends before `steps`; False: a short loader is an error.
         device: where batches are moved; by default to the device of the model's first parameter.
         progress: called with the number of steps done.
 
-    Raises TypeError and ValueError for what cannot work, before anything is changed; ValueError for a loader that ends
+    Raises TypeError and ValueError for wrong arguments, before anything is changed; ValueError for a loader that ends
     early, with the number of its batches, and for a loss that is not finite at the first step.
     Source: Smith, Cyclical Learning Rates for Training Neural Networks, 2017. Loss threshold and suggestions as
-    torch-lr-finder, Lightning and fastai have them; their bare loops give the same losses.
+    in torch-lr-finder, Lightning and fastai; their plain loops give the same losses.
 
     >>> _ = torch.manual_seed(0)
     >>> model = nn.Linear(4, 1)
@@ -113,7 +112,7 @@ def _check_numbers(start, stop, steps, mode, stop_factor, smoothing) -> None:
 def _check_model(model: nn.Module, optimizer: Any) -> list[Tensor]:
     """All parameters that a run may change."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}. It must be a torch.nn.Module, so that it can be put back.")
+        raise TypeError(f"model is a {type(model).__name__}. It must be a torch.nn.Module, so that it can be restored.")
     params = list(model.parameters())
     if any(nn.parameter.is_lazy(p) for p in params):
         raise ValueError("The model has lazy parameters, which get their shape from data. Run one batch through first.")
@@ -133,7 +132,7 @@ def _check_model(model: nn.Module, optimizer: Any) -> list[Tensor]:
 def _step_function(
     model: nn.Module, source: Any, loss_fn: Any, steps: int, cycle: bool, device: torch.device
 ) -> Callable[[], Tensor]:
-    """What gives the loss of the next batch."""
+    """A function that returns the loss of the next batch."""
     if not (hasattr(source, "__iter__") or hasattr(source, "__getitem__")):
         if callable(source):
             return source
@@ -201,7 +200,7 @@ def _run(
     watch: Watch,
     progress: Callable[[int], None] | None,
 ) -> list[float]:
-    """The losses that are known when the run ends: all of them, some after the divergence perhaps."""
+    """All losses when the run ends, perhaps with some after the divergence."""
     params, before, log = parameters_of(trial), drive(trial, rates), LossLog(steps)
     losses: list[float] = []
     for i in range(steps):
@@ -218,7 +217,7 @@ def _run(
             return losses
         if all(p.grad is None for p in params) and loss.requires_grad:
             loss.backward()
-        if all(p.grad is None for p in params):  # without one the ramp would stand still
+        if all(p.grad is None for p in params):  # without one the schedule would not advance
             raise RuntimeError(
                 f"No parameter of the optimizer got a gradient at step {i}. The loss must depend on the model, "
                 "with its graph; or call backward() in your function."
@@ -233,7 +232,7 @@ def _result(losses, rates, steps, mode, stop_factor, smoothing, trial) -> RangeT
     end = divergence(losses, stop_factor, smoothing)
     if end == 0:
         raise ValueError(
-            f"The loss of the first step is {losses[0]}, before any update: look at the data, the model and loss_fn."
+            f"The loss of the first step is {losses[0]}, before any update: check the data, the model and loss_fn."
         )
     kept = losses if end is None else losses[: end + 1]
     usable = losses[:end]

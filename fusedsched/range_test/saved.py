@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that a trial run of a model changes, and putting it back bit by bit."""
+"""Saves everything that a trial run of a model changes, and restores it bitwise."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 
 class _Generators:
-    """The states of all random number generators that the run may draw from."""
+    """The states of all random number generators that a run may use."""
 
     def __init__(self, loader: Any, device: torch.device) -> None:
         self._python = random.getstate()
-        numpy = sys.modules.get("numpy")  # who has not imported it has drawn nothing from it
+        numpy = sys.modules.get("numpy")  # if it was never imported, nothing was drawn from it
         self._numpy = numpy.random.get_state() if numpy is not None else None
         self._torch = torch.get_rng_state()
-        # Asking CUDA for its states would start it where nobody uses it.
+        # Reading the states would initialise CUDA.
         cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
         self._cuda = torch.cuda.get_rng_state_all() if cuda else None
         module = None if device.type in ("cpu", "cuda", "meta") else torch.get_device_module(device)
@@ -42,7 +42,7 @@ class _Generators:
 
 
 def _generators_of(loader: Any) -> list[torch.Generator]:
-    """The generators that a DataLoader and its samplers were given."""
+    """The generators of a DataLoader and its samplers."""
     owners = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
     owners.append(getattr(owners[-1], "sampler", None))
     found = [getattr(owner, "generator", None) for owner in owners if owner is not None]
@@ -50,10 +50,10 @@ def _generators_of(loader: Any) -> list[torch.Generator]:
 
 
 class _Tensors:
-    """Parameters, their gradients, and buffers: which objects they are and what is in them."""
+    """Parameters, gradients and buffers: the objects and their contents."""
 
     def __init__(self, modules: Iterable[nn.Module], params: Iterable[Tensor]) -> None:
-        self._places: list[tuple[dict[str, Any], str, Any]] = []  # a forward may put another tensor there
+        self._places: list[tuple[dict[str, Any], str, Any]] = []  # a forward pass may replace the tensor
         self._modes: list[tuple[nn.Module, bool]] = []
         contents: dict[int, Tensor] = {id(p): p for p in params}
         self._grads = [(p, p.grad) for p in contents.values()]
@@ -80,7 +80,7 @@ class _Tensors:
 
 
 def _writable(tensor: Tensor) -> bool:
-    """Whether each element has a place of its own. An expanded buffer cannot be written, by nobody."""
+    """Whether no two elements share memory. An expanded buffer cannot be written."""
     return tensor.layout != torch.strided or all(
         n <= 1 or stride != 0 for n, stride in zip(tensor.shape, tensor.stride(), strict=True)
     )
@@ -89,7 +89,7 @@ def _writable(tensor: Tensor) -> bool:
 @contextmanager
 def restored(modules: Iterable[nn.Module], params: Iterable[Tensor], loader: Any, device: torch.device) -> Any:
     """Puts everything back when the block is left, also by an exception or Ctrl-C: parameters, gradients, buffers,
-    training modes, random number generators. Needs room for one copy of the parameters and buffers.
+    training modes, random number generators. Needs memory for one copy of the parameters and buffers.
 
     >>> p = torch.ones(2, requires_grad=True)
     >>> with restored([], [p], None, torch.device("cpu")):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An optimizer to try things out with: on the user's parameters, with a state and hyperparameters of its own."""
+"""The optimizer of a trial: on the user's parameters, with separate state and hyperparameters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ramp(start: float, stop: float, steps: int, mode: str) -> Schedule:
     last = steps - 1
     if mode == "linear":
         return linear(start, stop, steps=last)
-    # A table: the rounding of one factor per step would be raised to the power of the step.
+    # A table: an exponential schedule would raise the rounding error of its factor to the power of the step.
     return from_function(lambda u: start * (stop / start) ** (u / last), steps, past_end="hold")
 
 
@@ -38,10 +38,10 @@ def parameters_of(optimizer: Any) -> list[Tensor]:
 
 
 def stand_in(optimizer: Any, params: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """What takes the steps in place of `optimizer`, which is not touched.
+    """The optimizer that takes the steps instead of `optimizer`, which is not changed.
 
-    None: AdamW with its usual values. An optimizer of torch or fusedsched: a copy of it, state and all, on the same
-    parameters; AdamW, Adam and SGD of torch become ours. Anything that can be called: what it makes of `params`.
+    None: AdamW with its defaults. An optimizer of torch or fusedsched: a copy with its state on the same parameters;
+    torch's AdamW, Adam and SGD become ours. A function or class: its result for `params`.
     Raises TypeError for an optimizer that cannot be copied.
     """
     if optimizer is None:
@@ -64,9 +64,9 @@ def _copy(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         raise TypeError(
             f"A {kind.__name__} cannot be copied safely. Give a function that makes a new one instead: "
             f"optimizer=lambda params: {kind.__name__}(params, ...)"
-            + (" (LBFGS cannot be used at all: it takes many looks per step)." if kind is torch.optim.LBFGS else ".")
+            + (" (LBFGS cannot be used: it evaluates the loss repeatedly)." if kind is torch.optim.LBFGS else ".")
         )
-    # The parameters are shared with the copy, the state is its own.
+    # The copy shares the parameters and has its own state.
     twin = copy.deepcopy(optimizer, {id(p): p for p in parameters_of(optimizer)})
     ours = _OURS.get(kind)
     if ours is None or twin.defaults.get("differentiable"):
@@ -77,9 +77,9 @@ def _copy(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def ratios(optimizer: torch.optim.Optimizer) -> list[float]:
-    """The rate of each group as a part of the first group's: what layer-wise rates have in common with the ramp.
+    """The rate of each group divided by the first group's, so that layer-wise rates keep their ratios.
 
-    A group's rate is what its scheduler started from, or the highest value of its native schedule.
+    A group's rate is the base rate of its scheduler, or the highest value of its native schedule.
     """
     rates = []
     for group in optimizer.param_groups:
@@ -91,14 +91,14 @@ def ratios(optimizer: torch.optim.Optimizer) -> list[float]:
 
 
 def drive(optimizer: torch.optim.Optimizer, rates: Schedule) -> Callable[[int], None]:
-    """Puts the ramp in the place of the learning rate. Returns what is to be called before step i.
+    """Replaces the learning rate by the ramp. Returns a function to call before step i.
 
-    Our optimizers run the ramp themselves; for others the rate of each step is written into the groups.
+    Our optimizers evaluate the ramp themselves; for others, each step's rate is written to the groups.
     """
     shares = ratios(optimizer)
     if isinstance(optimizer, optim.AdamW | optim.Adam | optim.SGD):
         optimizer.set_schedule("lr", rates)
-        begin = optimizer.state_dict()["param_groups"][0]["fusedsched"]["clocks"][0]  # a copy's clock runs on
+        begin = optimizer.state_dict()["param_groups"][0]["fusedsched"]["clocks"][0]  # a copy continues the clock
         for index, share in enumerate(shares):
             own = rates if share == 1.0 else share * rates
             optimizer.set_schedule("lr", Shift(own, begin) if begin else own, group=index)

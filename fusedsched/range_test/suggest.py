@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the losses of a range test end, and which rates they suggest. Plain Python on plain numbers."""
+"""Decides at which step a range test diverged, and suggests rates. Plain Python on plain numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ LEVELS = 25  # in which the valley's descent is measured
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A learning rate and why; `lr` is None where the losses do not show one, and `reason` says what is missing.
+    """A learning rate and the reason; `lr` is None if the losses do not show one, and `reason` then says why.
 
-    `index`: the step that it was read off.
+    `index`: the step with that rate.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Suggestion:
 def threshold(best: float, first: float, factor: float) -> float:
     """The loss above which a run has diverged: `factor` times the best one so far.
 
-    A loss that reaches 0 or less has no multiple to speak of: it may rise by (factor - 1) of what it was.
+    If the best loss is 0 or less, the loss may rise by (factor - 1) times the larger magnitude of best and first.
 
     >>> threshold(0.5, 2.0, 4.0), threshold(-1.0, 2.0, 4.0)
     (2.0, 5.0)
@@ -43,8 +43,8 @@ def divergence(losses: Sequence[float], factor: float | None, smoothing: float =
 
     mean_i = sum of smoothing ** (i - j) * loss_j / sum of smoothing ** (i - j), over j = 0 .. i
 
-    Every step is judged by those before it alone, so that judging late cuts at the same place. factor None: only what
-    is not finite.
+    Each step is judged only by earlier ones, so the result does not depend on when it is computed. factor None: only
+    losses that are not finite.
 
     >>> divergence([1.0, 0.5, 9.0, 9.0], 4.0), divergence([1.0, float("nan")], None), divergence([1.0, 9.0], None)
     (2, 1, None)
@@ -54,7 +54,7 @@ def divergence(losses: Sequence[float], factor: float | None, smoothing: float =
 
 
 class Watch:
-    """`divergence`, one loss at a time."""
+    """Computes `divergence` one loss at a time."""
 
     def __init__(self, factor: float | None, smoothing: float = SMOOTHING) -> None:
         self._factor, self._smoothing = factor, smoothing
@@ -76,7 +76,7 @@ class Watch:
 
 
 def smooth(losses: Sequence[float], smoothing: float = SMOOTHING, ceiling: float = math.inf) -> list[float]:
-    """Means over both neighbours, so that nothing is moved to later steps (higher rates).
+    """Means over neighbours on both sides, so that the curve does not shift to later steps (higher rates).
 
     smooth_i = sum of smoothing ** abs(i - j) * min(loss_j, ceiling) / sum of smoothing ** abs(i - j)
 
@@ -88,7 +88,7 @@ def smooth(losses: Sequence[float], smoothing: float = SMOOTHING, ceiling: float
     before, after = _running(values, smoothing), _running(values[::-1], smoothing)[::-1]
     weights = _running([1.0] * n, smoothing)
     return [
-        (before[i] + after[i] - values[i]) / (weights[i] + weights[n - 1 - i] - 1.0)  # the middle is in both
+        (before[i] + after[i] - values[i]) / (weights[i] + weights[n - 1 - i] - 1.0)  # the middle is in both sums
         for i in range(n)
     ]
 
@@ -101,7 +101,7 @@ def _running(values: Sequence[float], smoothing: float) -> list[float]:
 
 
 def suggestions(lrs: Sequence[float], smoothed: Sequence[float], log: bool = True) -> tuple[Suggestion, ...]:
-    """Valley, steepest descent and minimum / 10, read off the smoothed losses. `log`: the rates rise by a factor.
+    """Valley, steepest descent and minimum / 10 of the smoothed losses. `log`: the rates rise by a factor.
 
     >>> rates = [10.0**k for k in range(-6, 1)]
     >>> [s.lr for s in suggestions(rates, [2.0, 2.0, 1.9, 1.0, 0.5, 0.4, 3.0])]
@@ -110,7 +110,7 @@ def suggestions(lrs: Sequence[float], smoothed: Sequence[float], log: bool = Tru
     names = ("valley", "steepest descent", "minimum / 10")
     bottom = min(range(len(smoothed)), key=smoothed.__getitem__, default=0)
     if bottom < 2:
-        reason = "the loss never fell; start lower, or look at the model" if smoothed else "there are no losses"
+        reason = "the loss never fell; start lower, or check the model" if smoothed else "there are no losses"
         return tuple(Suggestion(name, None, reason) for name in names)
     return (
         _valley(names[0], lrs, smoothed, bottom),
@@ -120,8 +120,8 @@ def suggestions(lrs: Sequence[float], smoothed: Sequence[float], log: bool = Tru
 
 
 def _valley(name: str, lrs: Sequence[float], smoothed: Sequence[float], bottom: int) -> Suggestion:
-    """The middle of the longest stretch of ever lower losses, as fastai has it. Losses count in levels, lest the slow
-    crawl before the descent be taken for a part of it."""
+    """The middle of the longest descent, as in fastai. Losses are rounded to levels, so that a slow decline before the
+    descent does not count."""
     values = smoothed[: bottom + 1]
     level = (max(values) - smoothed[bottom]) / LEVELS
     begin, end = longest_descent([round((value - smoothed[bottom]) / level) for value in values])
@@ -131,7 +131,7 @@ def _valley(name: str, lrs: Sequence[float], smoothed: Sequence[float], bottom: 
 
 
 def longest_descent(values: Sequence[float]) -> tuple[int, int]:
-    """First and last index of the longest decreasing subsequence; others may lie in between. Of equals the last.
+    """First and last index of the longest decreasing subsequence; the last one of equal length.
 
     >>> longest_descent([5.0, 9.0, 8.0, 8.5, 7.0, 6.0, 10.0]), longest_descent([9.0, 9.0, 8.0, 8.0])
     ((1, 5), (1, 3))
@@ -159,5 +159,5 @@ def _steepest(name: str, lrs: Sequence[float], smoothed: Sequence[float], bottom
 def _tenth(name: str, lrs: Sequence[float], smoothed: Sequence[float], bottom: int) -> Suggestion:
     reason = f"a tenth of {lrs[bottom]:.1e}, where the loss is lowest ({smoothed[bottom]:.3g})"
     if bottom == len(smoothed) - 1:
-        reason += "; it was still falling, so a higher stop= would tell more"
+        reason += "; it was still falling, so try a higher stop="
     return Suggestion(name, lrs[bottom] / 10.0, reason, bottom)

@@ -21,6 +21,7 @@ from torch import Tensor
 from fusedsched import _native
 from fusedsched.runtime.addresses import is_native, unwrap
 from fusedsched.runtime.backends import for_device
+from fusedsched.runtime.launching import launching
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # fs::DType
 WIDTH = 8  # words of a row, and of a piece
@@ -144,7 +145,6 @@ class Rates:
         if self.place.backend == "cuda":
             stream_of = _stream_of(self.place.device)
             return _native.module().Rates(table, clock, updates, past, stream_of).launch
-        from fusedsched.optim.triton_launches import launching
         from fusedsched.triton_kernels.scheduled_targets import launch
 
         def launch_there() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether this machine's results can be trusted: `python -m fusedsched verify`.
+"""`python -m fusedsched verify`: whether the results of this machine can be trusted.
 
-A check is a row (`check.Check`). Each kind of check has a module with `checks(level)`, and `left_out(level)` where a
-machine may lack what it needs: `updates`, `evaluators`, `agreement`, `edges`, `skipping`, `resuming`, `compiling`,
-`replaying`, `troubles`. `command` runs them, `report` and `attachment` tell.
+A check is a row (`check.Check`). Each kind of check is a module with `checks(level)`, and with `left_out(level)` if a
+machine may lack something for it: `updates`, `evaluators`, `agreement`, `edges`, `skipping`, `resuming`, `compiling`,
+`replaying`. `command` runs them, `report` prints and saves the results.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backends against each other, over tensors large enough for every block, vector and thread to have its share."""
+"""Compares the backends with each other, on tensors large enough for every block, vector and thread."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _trained(make: machine.Make, row: str, dtype: str, device: torch.device | st
 
 
 @lru_cache(maxsize=4)
-@one_thread()  # as in updates: on a busy machine a yardstick would wait most of its time
+@one_thread()  # as in updates: on a busy machine, a second thread mostly waits
 def _trained_on(backend: str, row: str, dtype: str) -> list[Tensor]:
     return _trained(machine.maker(backend), row, dtype, machine.device_of(backend))
 
@@ -39,7 +39,7 @@ def _trained_on(backend: str, row: str, dtype: str) -> list[Tensor]:
 @lru_cache(maxsize=4)
 @one_thread()
 def _allowed(row: str, dtype: str) -> list[float]:
-    """What each tensor may be off by; two that keep to it differ by twice that."""
+    """The allowed error of each tensor. Two results within it differ by at most twice as much."""
     truth, torchs = _trained(wide_twin, row, dtype), _trained(torch_twin, row, dtype)
     worst = max(float((a - b).abs().max()) for a, b in zip(truth, torchs, strict=True))
     return [TORCH_ERRORS * worst + float(ulp(a, DTYPES[dtype]).max()) for a in truth]
@@ -49,7 +49,7 @@ def compare(backend: str, other: str, row: str, dtype: str) -> Verdict:
     ours = _trained(machine.maker(backend), row, dtype, machine.device_of(backend))
     theirs = _trained_on(other, row, dtype)
     names = [f"parameter {i} of shape {shape}, {backend} and {other}" for i, shape in enumerate(_SHAPES)]
-    if dtype == "float64":  # there is nothing wider here to measure torch's error by
+    if dtype == "float64":  # there is no wider type to measure torch's error with
         return worst_of(close(a, b, _UPDATES, name) for a, b, name in zip(ours, theirs, names, strict=True))
     verdicts = []
     for a, b, allowed, name in zip(ours, theirs, _allowed(row, dtype), names, strict=True):

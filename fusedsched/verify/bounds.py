@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers that decide, and the comparison that uses them."""
+"""Error bounds, each with its reason, and the comparisons that use them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# An update may be off by this much of torch's own error, plus one ulp. Not 1.0: two correct orders of one formula
-# differ by about 5 % in the mean and the maximum over a thousand elements.
+# The allowed error of an update, as a multiple of torch's own error (plus one ulp). Not 1.0: two correct orders of one
+# formula differ by about 5 % in the mean and the maximum over a thousand elements.
 TORCH_ERRORS = 1.1
-# Every evaluator uses the same fixed forms; what is left is sin and pow of another maths library, 1 ulp to 2 ulp each.
+# All evaluators use the same fixed forms; sin and pow of another maths library differ by 1 ulp to 2 ulp each.
 EVALUATOR_ULPS = 4.0
 # Drop-in schedulers over 10,000 steps, relative to the largest of base, peak and value: torch's recursion in float64
 # adds 1e-16 a step, so 1e-12 at the end, and a cosine that amplifies it tenfold near its zero.
@@ -30,7 +30,7 @@ SMALLEST_SCALE = 0.1
 
 @dataclass(frozen=True)
 class Exact:
-    """A value of more digits than float64: `high + low`, both float64."""
+    """A value with more digits than float64: `high + low`, both float64."""
 
     high: Tensor
     low: Tensor
@@ -43,7 +43,7 @@ class Exact:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one comparison came to: an error and how large it may be."""
+    """The result of one comparison: an error and the largest error allowed."""
 
     what: str
     error: float
@@ -51,7 +51,7 @@ class Verdict:
 
     @property
     def margin(self) -> float:
-        """The error as a share of what is allowed; above 1 where it fails."""
+        """The error divided by the allowed error; above 1 if the check fails."""
         if self.allowed == 0.0:
             return 0.0 if self.error == 0.0 else float("inf")
         return self.error / self.allowed
@@ -61,7 +61,7 @@ class Verdict:
         return self.margin <= 1.0
 
     def __add__(self, other: Verdict) -> Verdict:
-        """Two draws of one comparison, pooled."""
+        """Pools two draws of one comparison."""
         return Verdict(self.what, self.error + other.error, self.allowed + other.allowed)
 
 
@@ -132,16 +132,16 @@ def close(ours: Tensor, torchs: Tensor, updates: int, what: str) -> Verdict:
 
 
 def fact(true: bool, what: str) -> Verdict:
-    """A verdict on a yes or no."""
+    """The verdict on a condition."""
     return Verdict(what, 0.0 if true else 1.0, 0.0)
 
 
 def near(ours: float, right: float, what: str, relative: float = 1e-12) -> Verdict:
-    """A verdict on one number, by its relative error. The message has both."""
+    """The verdict on one number, by its relative error. The message names both numbers."""
     return Verdict(f"{what}: {ours:.9g}, should be {right:.9g}", abs(ours - right), relative * max(abs(right), 1e-300))
 
 
 def worst_of(verdicts: Iterable[Verdict]) -> Verdict:
-    """The verdict with the least to spare; the first that failed."""
+    """The first verdict that failed, else the one with the largest margin."""
     listed = list(verdicts)
     return next((v for v in listed if not v.passed), None) or max(listed, key=lambda verdict: verdict.margin)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One row of what is verified, and how much of everything there is."""
+"""A check, the levels of thoroughness, and the result of a check."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fusedsched.verify.bounds import Verdict
 
 
 class Check(NamedTuple):
-    """One thing to verify: `run()` gives the verdict.
+    """One thing to verify: `run()` returns the verdict.
 
-    `table`, `line`, `column`: the cell of the report that shows it. `backend`: what it runs on; None: on no backend.
+    `table`, `line`, `column`: its cell in the report. `backend`: the backend that it runs on, if any.
     """
 
     id: str
@@ -26,9 +26,9 @@ class Check(NamedTuple):
 
 
 class Level(NamedTuple):
-    """How much of everything. `steps`: updates of a case, `scheduled_steps` of one with schedules; `randoms`: drawn
-    cases; `scheduler_steps`: calls of `sched.step()`. Where an interpreter runs the kernels: `slow_steps` updates, and
-    of each kind of check one in `slow_part`."""
+    """How thorough a run is. `steps`: updates of a case, `scheduled_steps` of a case with schedules; `randoms`: random
+    cases; `scheduler_steps`: calls of `sched.step()`. Interpreted kernels get `slow_steps` updates, and one in
+    `slow_part` of each kind of check."""
 
     name: str
     steps: int
@@ -43,7 +43,7 @@ class Level(NamedTuple):
         return "" if self is DEFAULT else f"--{self.name} "
 
 
-# The schedules of the table have reached their ends by update 200.
+# All schedules of the table end before update 200.
 QUICK = Level("quick", 60, 60, 3, 8, 300, 8)
 DEFAULT = Level("default", 200, 200, 8, 24, 2_000, 2)
 FULL = Level("full", 1_000, 200, 40, 64, 10_000, 1)
@@ -51,7 +51,7 @@ LEVELS = (QUICK, DEFAULT, FULL)
 
 
 class Result(NamedTuple):
-    """What came of a check. `trace`: where it raised, if it did."""
+    """The result of a check. `trace`: the traceback, if it raised."""
 
     check: Check
     verdict: Verdict
@@ -59,8 +59,8 @@ class Result(NamedTuple):
     trace: str = ""
 
 
-def carry_out(check: Check) -> Result:
-    """Runs a check. One that raises has failed: the error is its verdict."""
+def run_check(check: Check) -> Result:
+    """Runs a check. An exception is a failure, with its message as the verdict."""
     began, trace = time.perf_counter(), ""
     try:
         verdict = check.run()

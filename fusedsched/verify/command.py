@@ -15,7 +15,6 @@ from fusedsched.progress import progress
 from fusedsched.runtime.backends import backends
 from fusedsched.verify import (
     agreement,
-    attachment,
     compiling,
     edges,
     evaluators,
@@ -26,27 +25,25 @@ from fusedsched.verify import (
     resuming,
     size,
     skipping,
-    troubles,
     updates,
 )
-from fusedsched.verify.check import DEFAULT, FULL, LEVELS, QUICK, Check, Level, carry_out
+from fusedsched.verify.check import DEFAULT, FULL, LEVELS, QUICK, Check, Level, run_check
 
-KINDS = (formulas, evaluators, updates, agreement, edges, size, skipping, resuming, compiling, replaying, troubles)
-_NEAR = 5  # names to list for one that is unknown
+KINDS = (formulas, evaluators, updates, agreement, edges, size, skipping, resuming, compiling, replaying)
+_NEAR = 5  # similar names to list for an unknown one
 EXAMPLES = """\
 examples:
-  python -m fusedsched verify --quick                                less of everything, under a minute
-  python -m fusedsched verify --full --json report.json              all there is, and a report for a bug
-  python -m fusedsched verify --backend cpu                          what runs on one backend
+  python -m fusedsched verify --quick                                fewer checks, under a minute
+  python -m fusedsched verify --full --json report.json              all checks, and a report for a bug
+  python -m fusedsched verify --backend cpu                          the checks of one backend
   python -m fusedsched verify --case AdamW/float32/cosine/cpu        one check again
-  python -m fusedsched verify --case trouble/m9-scheduler-loaded-alone
 
 Exit codes: 0 trusted, 1 not, 2 the command line was not understood.
 """
 
 
 def checks(level: Level) -> Iterator[Check]:
-    """All that can be verified on this machine, in the order in which it is reported."""
+    """All checks of this machine, in the order of the report."""
     for kind in KINDS:
         numbers = count()
         for check in kind.checks(level):
@@ -56,17 +53,17 @@ def checks(level: Level) -> Iterator[Check]:
 
 
 def left_out(level: Level) -> list[tuple[str, str]]:
-    """What cannot be, with the reason."""
+    """What cannot be verified here, with the reason."""
     rows = [row for kind in KINDS if hasattr(kind, "left_out") for row in kind.left_out(level)]
     slow = [backend for backend in machine.present() if machine.slow(backend)]
     if slow and level.slow_part > 1:
-        why = f"its kernels are interpreted, so that one check in {level.slow_part} is made; all are in --full"
+        why = f"its kernels are interpreted, so only one check in {level.slow_part} is run; --full runs all"
         rows += [(f"most of {backend}", why) for backend in slow]
     return rows
 
 
 def find(wanted: str, level: Level) -> Check:
-    """The check with this id. Raises ValueError for an unknown one and lists names near it."""
+    """The check with this id. Raises ValueError with similar ids for an unknown one."""
     missing = backends().get(wanted.rpartition("/")[2])
     if missing is not None:
         raise ValueError(f"The backend of {wanted} is missing here: {missing}.")
@@ -81,7 +78,7 @@ def find(wanted: str, level: Level) -> Check:
             known.setdefault(check.id, check)
     begins = [name for name in known if name.startswith(wanted)][:_NEAR]
     near = begins or difflib.get_close_matches(wanted, known, n=_NEAR)
-    hint = f"Near it are: {', '.join(near)}." if near else "An id is like AdamW/float32/cosine/cpu or edge/threads/cpu."
+    hint = f"Near ids: {', '.join(near)}." if near else "An id is like AdamW/float32/cosine/cpu or edge/threads/cpu."
     raise ValueError(f"Unknown case: {wanted!r}. {hint} All of them: python -m fusedsched verify --full --list")
 
 
@@ -89,14 +86,14 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="python -m fusedsched verify",
         description="Compares every backend of this machine with a computation in a wider type and with torch, and "
-        "says whether it can be trusted.",
+        "prints whether the machine can be trusted.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     amount = found.add_mutually_exclusive_group()
-    amount.add_argument("--quick", action="store_true", help="less of everything, under a minute")
-    amount.add_argument("--full", action="store_true", help="everything, over 1,000 updates")
-    found.add_argument("--backend", metavar="NAME", help="only what runs on this backend: " + ", ".join(backends()))
+    amount.add_argument("--quick", action="store_true", help="fewer checks, under a minute")
+    amount.add_argument("--full", action="store_true", help="all checks, over 1,000 updates")
+    found.add_argument("--backend", metavar="NAME", help="only the checks of this backend: " + ", ".join(backends()))
     found.add_argument("--case", metavar="ID", help="one check, such as AdamW/float32/cosine/cpu")
     found.add_argument("--list", action="store_true", help="print the ids of the checks, and run none")
     found.add_argument("--json", type=Path, metavar="FILE", help="write a report there, to attach to a bug")
@@ -108,7 +105,7 @@ def _understood(command: argparse.ArgumentParser, args: argparse.Namespace) -> t
     if args.backend is not None and backends().get(args.backend, "unknown") is not None:
         here = ", ".join(name for name, missing in backends().items() if missing is None)
         why = backends().get(args.backend, "there is no such backend")
-        command.error(f"--backend {args.backend}: {why}. Here are {here}.")
+        command.error(f"--backend {args.backend}: {why}. Available: {here}.")
     try:
         if args.json is not None:
             check_writable(args.json)
@@ -125,8 +122,8 @@ def _understood(command: argparse.ArgumentParser, args: argparse.Namespace) -> t
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0 if everything is within its bound and 1 if something is not; exits with 2 before any work
-    for what is not understood."""
+    """Runs the checks. Returns 0 if all pass and 1 if one fails. Exits with 2, before any work, if an argument is
+    wrong."""
     command = parser()
     args = command.parse_args(argv)
     level, todo = _understood(command, args)
@@ -137,16 +134,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     absent = left_out(level) if whole else []
     report.heading(todo, absent)
     began, results = time.monotonic(), []
-    with progress(len(todo), lines=0 if level is QUICK else 10) as show:
+    with progress(len(todo)) as show:
         for done, check in enumerate(todo):
             show(done, check.id)
-            results.append(carry_out(check))
+            results.append(run_check(check))
     seconds = time.monotonic() - began
     report.tables(results)
     failed = [result for result in results if not result.verdict.passed]
     report.failures(failed)
     if args.json is not None:
-        write_json(args.json, attachment.collect(results, level, absent, whole, seconds))
+        write_json(args.json, report.collect(results, level, absent, whole, seconds))
         print(f"{args.json}: written; attach it to a bug as it is.")
     report.last_line(results, level, whole, seconds)
     return 1 if failed else 0

@@ -75,7 +75,7 @@ def compare(backend: str, row: str, compiler: str) -> Verdict:
 
 
 def absent() -> str | None:
-    """Why nothing can be compiled here; None where it can."""
+    """Why torch.compile does not work here; None if it does."""
     try:
         import torch._dynamo
     except ImportError as error:

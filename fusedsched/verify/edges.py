@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The corners of what an optimizer may be given, as a table. Each is held against torch's plain path."""
+"""Edge cases of parameters and gradients, as a table. Each is compared with torch's plain implementation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LENGTHS = (*range(66), 127, 128, 129, 1023, 1024, 1025)
 
 
 class Place(NamedTuple):
-    """Where a case runs. `dtypes`: the types to run it in. `quick`: less will do."""
+    """Where a case runs. `dtypes`: the types to run it in. `quick`: run fewer sizes."""
 
     make: Make
     device: torch.device
@@ -56,7 +56,7 @@ def _compare(ours: Sequence[Tensor], torchs: Sequence[Tensor], updates: int, wha
 
 
 def compare_layout(layout: layouts.Layout, name: str, what: str, place: Place, dtype: torch.dtype) -> Verdict:
-    """A parameter and gradients in some layout against torch and dense copies; and nothing beside them is written."""
+    """Compares a parameter and gradients in some layout with torch on dense copies. Gaps must not be written."""
     start = random_numbers(layout.shape, dtype, 0, place.device)
     p, twin = layout.param(start).requires_grad_(), start.clone().requires_grad_()
     ours, torchs = place.make(name, [p], **VISIBLE[name]), torch_twin(name, [twin], **VISIBLE[name])
@@ -70,8 +70,8 @@ def compare_layout(layout: layouts.Layout, name: str, what: str, place: Place, d
     verdict = close(p.detach(), twin.detach(), _UPDATES, f"parameter, {what}")
     with torch.no_grad():
         p.fill_(layouts.SENTINEL)
-    room = torch.empty(0, dtype=p.dtype, device=p.device).set_(p.detach().untyped_storage())
-    around = fact(bool((room == layouts.SENTINEL).all()), f"something beside the parameter was written, {what}")
+    storage = torch.empty(0, dtype=p.dtype, device=p.device).set_(p.detach().untyped_storage())
+    around = fact(bool((storage == layouts.SENTINEL).all()), f"memory outside the parameter was written, {what}")
     return worst_of([verdict, around, fact(not written, f"the gradient was written to, {what}")])
 
 
@@ -83,7 +83,7 @@ def _layout(layout: layouts.Layout, what: str, place: Place) -> Verdict:
 def _beside_torch(
     name: str, place: Place, tensors: Callable[[], list[Tensor]], missing: Callable[[int, int], bool], **options: Any
 ) -> Verdict:
-    """Five updates of ours and torch's. `missing(update, i)`: whether parameter i has no gradient then."""
+    """Compares five updates with torch's. `missing(update, i)`: whether parameter i has no gradient at that update."""
     options = {**VISIBLE[name], **options}
     params, twins = tensors(), tensors()
     ours, torchs = place.make(name, params, **options), torch_twin(name, twins, **options)
@@ -134,7 +134,7 @@ def _mixed_dtypes(place: Place) -> Verdict:
 
 
 def _not_finite(place: Place) -> Verdict:
-    """A gradient that is not finite spoils its own elements, and no others."""
+    """A gradient that is not finite changes only its own elements to NaN or infinity."""
     verdicts = []
     for name in _MAIN:
         params, twins = (parameters([(40,), (3,)], torch.float32, place.device) for _ in range(2))
@@ -150,7 +150,7 @@ def _not_finite(place: Place) -> Verdict:
 
 
 def _sparse_gradient(place: Place) -> Verdict:
-    """What cannot be used raises before anything is changed."""
+    """A sparse gradient raises before anything is changed."""
     verdicts = []
     for name in _MAIN:
         params = parameters([(5, 3), (4, 2)], torch.float32, place.device)
@@ -169,15 +169,15 @@ def _sparse_gradient(place: Place) -> Verdict:
 
 
 def _lengths(place: Place) -> Verdict:
-    """A tensor of any length, anywhere in memory, gets what the same numbers get within a long one, bit for bit."""
+    """A tensor of any length and alignment gets the same bits as its numbers get inside a long tensor."""
     verdicts = []
     lengths = _LENGTHS[:20] if place.quick else _LENGTHS
     ends = torch.tensor([n + 1 for n in lengths]).cumsum(0).tolist()
     for name, dtype in [(name, dtype) for name in _MAIN for dtype in place.dtypes]:
         start = random_numbers((max(lengths) + 1,), dtype, 0, place.device)
         long = start.clone().requires_grad_()
-        room = torch.cat([start[: n + 1] for n in lengths])  # one number follows each, which stays
-        params = [room[end - n - 1 : end - 1].requires_grad_() for end, n in zip(ends, lengths, strict=True)]
+        storage = torch.cat([start[: n + 1] for n in lengths])  # one number after each tensor must stay
+        params = [storage[end - n - 1 : end - 1].requires_grad_() for end, n in zip(ends, lengths, strict=True)]
         both = [place.make(name, some, **VISIBLE[name]) for some in ([long], params)]
         for update in range(2):
             long.grad = random_numbers(long.shape, dtype, 1 + update, place.device)
@@ -186,13 +186,13 @@ def _lengths(place: Place) -> Verdict:
             for optimizer in both:
                 optimizer.step()
         wrong = [len(p) for p in params if not torch.equal(p, long[: len(p)])]
-        wrong += [n for n, end in zip(lengths, ends, strict=True) if room[end - 1] != start[n]]
+        wrong += [n for n, end in zip(lengths, ends, strict=True) if storage[end - 1] != start[n]]
         verdicts.append(fact(not wrong, f"{name} in {dtype}: other numbers in or after tensors of length {wrong[:5]}"))
     return worst_of(verdicts)
 
 
 def _threads(place: Place) -> Verdict:
-    """The number of threads does not change a bit."""
+    """The number of threads changes no bit."""
     before, found = torch.get_num_threads(), []
     try:
         for n_threads in (1, 2, 3):
@@ -209,7 +209,7 @@ def _threads(place: Place) -> Verdict:
 
 
 def _two_optimizers(place: Place) -> Verdict:
-    """One parameter in two optimizers: each has state of its own."""
+    """Two optimizers of one parameter keep separate states."""
     params, twins = (parameters([(9,), (4,)], place.dtypes[0], place.device) for _ in range(2))
     for some, make in ((params, place.make), (twins, torch_twin)):
         both = [make(name, some, **VISIBLE[name]) for name in _MAIN]
@@ -221,7 +221,7 @@ def _two_optimizers(place: Place) -> Verdict:
 
 
 def _listed_twice(place: Place) -> Verdict:
-    """A parameter that is listed twice is updated twice; torch warns. With "auto": a named backend refuses it."""
+    """A parameter that is listed twice is updated twice, with torch's warning. Only "auto" accepts it."""
     verdicts = []
     for name, options in (("AdamW", VISIBLE["AdamW"]), ("SGD", dict(lr=0.1))):
         (p,), (twin,) = (parameters([(6,)], place.dtypes[0], place.device) for _ in range(2))

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The evaluators of schedules against the Python one: the compiled function, and each backend, which shows the value of
-the next update. The drop-in schedulers against the installed torch."""
+"""Compares each evaluator of schedules with the Python one, and the drop-in schedulers with the installed torch."""
 
 from __future__ import annotations
 
@@ -27,17 +26,17 @@ def evaluators() -> dict[str, Callable[[Any, list[float]], list[float]]]:
     module = _native.module()
     if module is not None:
         found["C++"] = lambda schedule, clocks: module.evaluate(schedule.program.table, clocks)
-    return found | {backend: partial(_shown, backend) for backend in machine.present()}
+    return found | {backend: partial(_displayed, backend) for backend in machine.present()}
 
 
-def _shown(backend: str, schedule: Any, clocks: list[float]) -> list[float]:
-    """What an optimizer says that the next update will use, with its clock set to each of these."""
+def _displayed(backend: str, schedule: Any, clocks: list[float]) -> list[float]:
+    """The values that an optimizer displays for the next update, with its clock set to each of these."""
     p = torch.zeros(1, device=machine.device_of(backend)).requires_grad_()
     optimizer = machine.build(backend, "SGD", [p], lr=schedule)
     values = []
     for clock in clocks:
         optimizer._clocks.set([int(clock), 0, 0, 0])
-        optimizer._ready_plan().advance(0, 0)  # shows
+        optimizer._ready_plan().advance(0, 0)  # writes the displayed value
         values.append(float(optimizer.param_groups[0]["lr"]))
     return values
 
@@ -59,7 +58,7 @@ def compare_evaluators(name: str, schedule: str, randoms: int = 200) -> Verdict:
 def judge_evaluator(name: str, expression: Any, randoms: int) -> Verdict:
     clocks = _clocks(expression, randoms)
     if name not in ("Python", "C++"):
-        clocks = sorted({float(int(clock)) for clock in clocks})  # a counter holds whole numbers
+        clocks = sorted({float(int(clock)) for clock in clocks})  # a counter holds integers
     all_evaluators = evaluators()
     mine, theirs = all_evaluators["Python"](expression, clocks), all_evaluators[name](expression, clocks)
     factors = 1 + int(max(row[7] for row in expression.program.rows))
@@ -69,7 +68,7 @@ def judge_evaluator(name: str, expression: Any, randoms: int) -> Verdict:
     return Verdict(what, errors[worst], EVALUATOR_ULPS * factors)
 
 
-# The classes of torch.optim.lr_scheduler with arguments that make something happen within a hundred steps.
+# The classes of torch.optim.lr_scheduler, with arguments that change the rate within a hundred steps.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "LambdaLR": ("LambdaLR", dict(lr_lambda=lambda t: 1.0 / (1 + t))),
     "MultiplicativeLR": ("MultiplicativeLR", dict(lr_lambda=lambda t: 0.99 + 0.01 * (t % 2))),
@@ -97,7 +96,7 @@ def _curve(module: Any, name: str, steps: int) -> list[list[float]]:
     groups = [{"params": [torch.zeros(1, requires_grad=True)], "lr": lr} for lr in _TWO_GROUPS]
     optimizer = torch.optim.SGD(groups, momentum=0.9)
     scheduler = getattr(module, class_name)(optimizer, **arguments)
-    optimizer.step()  # without gradients; else torch warns of the order
+    optimizer.step()  # without gradients: torch would warn about the order of calls
     curve = []
     for _ in range(steps):
         curve.append([x for group in optimizer.param_groups for x in (float(group["lr"]), group["momentum"])])

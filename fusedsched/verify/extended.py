@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same updates in more digits than float64, to judge float64 by. A telling of its own, without torch's maths."""
+"""The updates in long double, to judge float64. An independent implementation that uses no maths of torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ except ImportError:  # numpy is not among what the package needs
 
 
 def reason() -> str | None:
-    """Why there is no extended precision here; None where there is."""
+    """Why there is no extended precision here; None if there is."""
     if np is None:
         return "numpy is not installed"
     if np.finfo(np.longdouble).nmant <= 52:
@@ -30,7 +30,7 @@ def widen(value: Tensor | float) -> Any:
 
 
 def split(value: Any) -> Exact:
-    """Two float64 that add up to the long double."""
+    """Splits a long double into two float64 that add up to it."""
     high = value.astype(np.float64)
     return Exact(torch.from_numpy(high), torch.from_numpy((value - high).astype(np.float64)))
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The named schedules of `table.NAMED` once more, as formulas of the update alone: a telling that shares no row, no
-boundary and no evaluator with the schedules that it judges."""
+"""The named schedules of `table.NAMED` as formulas of the update. They share no row, boundary or evaluator with the
+schedules that they judge."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UPDATES = (*range(260), 10**4, 10**6)
 
 
 def _share(u: float, start: float, stop: float) -> float:
-    """How much of the way from `start` to `stop` has been gone; 1 after it."""
+    """The fraction of the interval from `start` to `stop` that has passed, from 0 to 1."""
     return min(max((u - start) / (stop - start), 0.0), 1.0)
 
 
@@ -42,9 +42,9 @@ def _restarts(u: int) -> float:
 
 
 def _triangle(u: int) -> float:
-    turns, t = divmod(u, 40)
+    cycles, t = divmod(u, 40)
     height = t / 15 if t < 15 else (40 - t) / 25
-    return 0.01 + math.ldexp(0.09 * height, -turns)
+    return 0.01 + math.ldexp(0.09 * height, -cycles)
 
 
 # The arguments are those of table.NAMED.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Geometries: a parameter and its gradient with given values, laid out in every way that PyTorch allows."""
+"""Memory layouts of a parameter and its gradient: every kind that PyTorch allows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REAL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 COMPLEX_DTYPES = (torch.complex64, torch.complex128)
 DTYPES = (*REAL_DTYPES, *COMPLEX_DTYPES)
 
-SENTINEL = 7.0  # lies in the gaps, where nothing may be written
+SENTINEL = 7.0  # fills the gaps, which must not be written
 
 
 class Layout(NamedTuple):
@@ -39,19 +39,19 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _with_gaps(x: Tensor) -> Tensor:
-    room = torch.full((*x.shape[:-1], 3 * x.shape[-1]), SENTINEL, dtype=x.dtype, device=x.device)
-    view = room[..., 1::3]
+    storage = torch.full((*x.shape[:-1], 3 * x.shape[-1]), SENTINEL, dtype=x.dtype, device=x.device)
+    view = storage[..., 1::3]
     return view.copy_(x)
 
 
 def _shifted(x: Tensor) -> Tensor:
     # One element past an aligned address.
-    room = torch.full((x.numel() + 1,), SENTINEL, dtype=x.dtype, device=x.device)
-    return room[1:].view(x.shape).copy_(x)
+    storage = torch.full((x.numel() + 1,), SENTINEL, dtype=x.dtype, device=x.device)
+    return storage[1:].view(x.shape).copy_(x)
 
 
 def _expanded(x: Tensor) -> Tensor:
-    # Equal to x only if the rows of x are equal: the law draws its gradients through this function.
+    # Equal to x only if all rows of x are equal; checks pass their gradients through this function.
     return x[:1].clone().expand(x.shape)
 
 

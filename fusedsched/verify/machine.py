@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is on this machine: backends, where each has its parameters, and how an optimizer on one is built."""
+"""The backends of this machine, their devices, and how to build an optimizer on one."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def present() -> list[str]:
 
 
 def device_of(backend: str) -> torch.device:
-    """Where a backend has its parameters: "auto" has them here, and so have emulated and interpreted kernels."""
+    """The device of a backend's parameters. "auto", emulated and interpreted kernels use the CPU."""
     host = torch.device("cpu")
     on_host = backend in ("auto", "reference") or for_device(backend, host) is not None
     return host if on_host else torch.device("cuda")
 
 
 def slow(backend: str) -> bool:
-    """Whether an interpreter runs the kernels: 50 ms to a step, so that less of everything has to do."""
+    """Whether an interpreter runs the kernels, at 50 ms per step."""
     return backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
 
 

@@ -32,14 +32,14 @@ ROWS: dict[str, tuple[str, dict[str, Any], Callable[[Any], Any] | None]] = {
 
 
 def absent() -> str | None:
-    """Why nothing can be replayed here; None where it can."""
+    """Why nothing can be replayed here; None if it can."""
     if _BACKEND not in machine.present():
         return "the backend cuda is missing"
     return None if torch.cuda.is_available() else "there is no GPU"
 
 
 def record(call: Callable[[], None]) -> Callable[[], None]:
-    """Captures what `call` launches; returns what replays it."""
+    """Captures the launches of `call` and returns a function that replays them."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
@@ -47,7 +47,7 @@ def record(call: Callable[[], None]) -> Callable[[], None]:
 
 
 class _Run:
-    """Parameters whose gradients stay in place, and what trains them."""
+    """Parameters whose gradients keep their memory, an optimizer and a scheduler."""
 
     def __init__(self, row: str) -> None:
         name, options, schedule = ROWS[row]
@@ -66,11 +66,11 @@ class _Run:
         if self.scheduler is not None:
             self.scheduler.step()
 
-    def seen(self) -> tuple[dict[str, Tensor], Tensor]:
-        """What has to be equal to the bit, and the learning rate, which the host and a device evaluate."""
-        seen = everything(self.optimizer, self.params)
-        names = [name for name in seen if " of group " in name]
-        return {k: v for k, v in seen.items() if k not in names}, torch.cat([seen[name] for name in names])
+    def snapshot(self) -> tuple[dict[str, Tensor], Tensor]:
+        """The tensors that must be bitwise equal, and the hyperparameters, which two evaluators compute."""
+        found = everything(self.optimizer, self.params)
+        names = [name for name in found if " of group " in name]
+        return {k: v for k, v in found.items() if k not in names}, torch.cat([found[name] for name in names])
 
 
 def compare(row: str, replays: int) -> Verdict:
@@ -84,7 +84,7 @@ def compare(row: str, replays: int) -> Verdict:
         for run, step in ((replayed, replay), (eager, eager.step)):
             run.fill(update)
             step()
-    (ours, our_numbers), (theirs, numbers) = replayed.seen(), eager.seen()
+    (ours, our_numbers), (theirs, numbers) = replayed.snapshot(), eager.snapshot()
     distance = float(((our_numbers - numbers).abs() / ulp(numbers, torch.float64)).max())
     shown = Verdict("hyperparameters after replays, ulp", distance, EVALUATOR_ULPS)
     return worst_of([same(ours, theirs, " after replays"), shown])

@@ -1,34 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `verify` prints: what is here and what is left out, tables of margins, what failed, and the last line."""
+"""What `verify` prints and saves: the machine, tables of margins, failures, and the answer."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from fusedsched import info
 from fusedsched.progress import is_terminal
 from fusedsched.runtime.backends import backends
 from fusedsched.verify.bounds import TORCH_ERRORS, Verdict
 from fusedsched.verify.check import Check, Level, Result
 
 _MOST_FAILURES = 10
-_SETTINGS = ("TRITON_INTERPRET", "FUSEDSCHED_NO_EXTENSION")  # of the environment, that choose what is verified
+_SETTINGS = ("TRITON_INTERPRET", "FUSEDSCHED_NO_EXTENSION")  # environment variables that select the kernels
 
 
 def heading(todo: Sequence[Check], left_out: Sequence[tuple[str, str]]) -> None:
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}")
     for name, missing in backends().items():
-        print(f"  {name:<10} {'here' if missing is None else 'missing: ' + missing}")
+        print(f"  {name:<10} {'available' if missing is None else 'missing: ' + missing}")
     for what, why in left_out:
         print(f"  not verified: {what}: {why}")
     print(
-        f"{len(todo):,} to check. An update may be off by {TORCH_ERRORS} times torch's own error plus one ulp; the "
-        "tables show the largest share of a bound that was used, in percent, and ok where nothing may differ.\n"
+        f"{len(todo):,} checks. An update may be off by {TORCH_ERRORS} times torch's own error plus one ulp; the "
+        "tables show the largest part of a bound that was used, in percent, and ok for exact checks that passed.\n"
     )
 
 
@@ -42,7 +45,7 @@ def _cell(verdicts: Sequence[Verdict]) -> str:
 
 
 def tables(results: Sequence[Result]) -> None:
-    """One table a kind of check or backend; each cell is the worst of its checks."""
+    """Prints one table per kind of check or backend. A cell is the worst of its checks."""
     for title in dict.fromkeys(result.check.table for result in results):
         cells: dict[tuple[str, str], list[Verdict]] = {}
         for result in results:
@@ -65,7 +68,7 @@ def _print(rows: list[list[str]]) -> None:
 
 
 def command(check: Check, level: Level) -> str:
-    """What runs one check again."""
+    """The command that runs one check again."""
     settings = "".join(f"{name}=1 " for name in _SETTINGS if os.environ.get(name) == "1")
     return f"{settings}python -m fusedsched verify {level.flag}--case {shlex.quote(check.id)}"
 
@@ -79,11 +82,42 @@ def failures(failed: Sequence[Result]) -> None:
 
 
 def last_line(results: Sequence[Result], level: Level, whole: bool, seconds: float) -> None:
-    """The answer. `whole`: all checks of a level were made, so that it is about the machine."""
+    """Prints the answer. `whole`: all checks of a level were run."""
     failed = [result for result in results if not result.verdict.passed]
-    question = "Can this machine be trusted?" if whole else "As far as this goes, can this machine be trusted?"
+    question = "Can this machine be trusted?" if whole else "As far as these checks go, can this machine be trusted?"
     if not failed:
         print(f"{question} Yes: {len(results):,} of {len(results):,} checks passed ({seconds:.0f} s).")
     else:
         of = f"{len(failed):,} of {len(results):,} checks failed ({seconds:.0f} s)"
         print(f"{question} No: {of}. The first again: {command(failed[0].check, level)}")
+
+
+def collect(
+    results: Sequence[Result], level: Level, left_out: Sequence[tuple[str, str]], whole: bool, seconds: float
+) -> dict[str, Any]:
+    """The report to attach to a bug, as plain data: the machine, and each check with its error, bound and seconds."""
+    facts = info.collect()
+    return {
+        "trusted": all(result.verdict.passed for result in results),
+        "level": level.name,
+        "whole": whole,
+        "seconds": round(seconds, 1),
+        "machine": {**facts, "problems": info.warnings_of(facts)},
+        "not_verified": [{"what": what, "why": why} for what, why in left_out],
+        "checks": [_row(result, level) for result in results],
+    }
+
+
+def _row(result: Result, level: Level) -> dict[str, Any]:
+    check, verdict, seconds, trace = result
+    row: dict[str, Any] = {"id": check.id, "passed": verdict.passed, "what": verdict.what}
+    row |= {"error": _number(verdict.error), "allowed": _number(verdict.allowed), "seconds": round(seconds, 4)}
+    if not verdict.passed:
+        row["command"] = command(check, level)
+    if trace:
+        row["trace"] = trace
+    return row
+
+
+def _number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)  # JSON has no infinity

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stop, save, load into new objects, go on: to the bit as if nothing had happened. And torch's class goes on from our
-state, ours from torch's."""
+"""Checkpoints: a run that is saved and loaded into new objects continues bitwise as if it had never stopped. torch's
+class continues from our state, and ours from torch's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fusedsched.verify import machine
 from fusedsched.verify.bounds import Verdict, close, worst_of
 from fusedsched.verify.check import QUICK, Check, Level
 from fusedsched.verify.edges import give, parameters
-from fusedsched.verify.snapshots import Seen, everything, same
+from fusedsched.verify.snapshots import Snapshot, everything, same
 from fusedsched.verify.table import DTYPES, OPTIMIZERS, Case
 from fusedsched.verify.updates import torch_twin, with_schedules
 
@@ -27,7 +27,7 @@ _ROWS = ("AdamW", "Adam-amsgrad", "SGD-momentum")
 
 
 def through_a_file(state: Any) -> Any:
-    """What is left of a state after saving and loading it the careful way."""
+    """A state after `torch.save` and `torch.load(weights_only=True)`."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -42,12 +42,12 @@ def _train(optimizer: Any, params: list[Tensor], updates: range, scheduler: Any 
             scheduler.step()
 
 
-def _seen(optimizer: Any, params: list[Tensor]) -> Seen:
-    """Everything that a checkpoint keeps. That of plain SGD is torch's, which has no place for a clock of schedules."""
-    seen = everything(optimizer, params)
+def _snapshot(optimizer: Any, params: list[Tensor]) -> Snapshot:
+    """Everything that a checkpoint stores. A checkpoint of plain SGD is torch's and has no clock of schedules."""
+    found = everything(optimizer, params)
     if isinstance(optimizer, torch.optim.SGD) and not any(group.get("schedules") for group in optimizer.param_groups):
-        del seen["clock of updates"]
-    return seen
+        del found["clock of updates"]
+    return found
 
 
 def _one_cycle(optimizer: Any) -> Any:
@@ -55,7 +55,7 @@ def _one_cycle(optimizer: Any) -> Any:
 
 
 def compare(backend: str, case: Case) -> Verdict:
-    """A run that was stopped against one that was not, beside an lr_scheduler where no schedule stands."""
+    """Compares a resumed run with an uninterrupted one. Rows without native schedules get a OneCycleLR."""
     row, slots = case.configuration()
     device, dropped_in = machine.device_of(backend), case.schedule == "fixed"
     options = with_schedules(row, slots)
@@ -70,17 +70,17 @@ def compare(backend: str, case: Case) -> Verdict:
     other = machine.build(backend, row.optimizer, others, **options)
     rival = _one_cycle(other) if dropped_in else None
     if rival is not None:
-        rival.load_state_dict(position)  # first, for the order must not matter
+        rival.load_state_dict(position)  # before the optimizer: the order must not matter
     other.load_state_dict(state)
-    loaded = same(_seen(other, others), _seen(optimizer, params), " right after loading")
+    loaded = same(_snapshot(other, others), _snapshot(optimizer, params), " right after loading")
     _train(optimizer, params, range(_BEFORE, _BEFORE + _AFTER), scheduler)
     _train(other, others, range(_BEFORE, _BEFORE + _AFTER), rival)
-    went_on = same(_seen(other, others), _seen(optimizer, params), " after going on")
-    return worst_of([loaded, went_on])
+    continued = same(_snapshot(other, others), _snapshot(optimizer, params), " after continuing")
+    return worst_of([loaded, continued])
 
 
 def compare_with_torch(backend: str, row: str) -> Verdict:
-    """Ours, then torch; torch, then ours; against torch throughout."""
+    """Compares ours-then-torch and torch-then-ours with torch throughout."""
     name, options = OPTIMIZERS[row].optimizer, OPTIMIZERS[row].options
     device, ours, torchs = machine.device_of(backend), machine.maker(backend), torch_twin
     finals, verdicts = [], []
@@ -93,9 +93,9 @@ def compare_with_torch(backend: str, row: str) -> Verdict:
         other.load_state_dict(through_a_file(optimizer.state_dict()))
         _train(other, others, range(_BEFORE, _BEFORE + _AFTER))
         finals.append(everything(other, others))
-    for who, seen in zip(("ours, then torch", "torch, then ours"), finals[1:], strict=True):
+    for order, found in zip(("ours, then torch", "torch, then ours"), finals[1:], strict=True):
         for what, right in finals[0].items():
-            verdicts.append(close(seen[what], right, _BEFORE + _AFTER, f"{what}, {who}"))
+            verdicts.append(close(found[what], right, _BEFORE + _AFTER, f"{what}, {order}"))
     return worst_of(verdicts)
 
 

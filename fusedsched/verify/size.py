@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What needs a machine of a certain size: tensors above 2**31 elements, and parameters on several devices."""
+"""Checks that need a large machine: tensors above 2**31 elements, and parameters on several devices."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fusedsched.verify.table import VISIBLE
 from fusedsched.verify.updates import torch_twin
 
 ELEMENTS = 2**31 + 8
-_NEEDED = 5 * ELEMENTS  # bytes: a bfloat16 parameter, its gradient, and room
+_NEEDED = 5 * ELEMENTS  # bytes: a bfloat16 parameter, its gradient, and temporaries
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be had on a device; None where the system does not say."""
+    """Free bytes on a device; None if the system does not report them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info()[0]
     path = Path("/proc/meminfo")
@@ -30,12 +30,12 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def too_large(backend: str) -> str | None:
-    """Why a tensor above 2**31 elements is not tried; None where it is."""
+    """Why tensors above 2**31 elements are not checked; None if they are."""
     if backend == "reference" or machine.slow(backend):
         return "its temporaries would take minutes and many times the memory"
     free = free_memory(machine.device_of(backend))
     if free is None:
-        return "the system does not say how much memory is free"
+        return "the system does not report its free memory"
     return None if free >= _NEEDED else f"it needs {_NEEDED / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free"
 
 
@@ -63,7 +63,7 @@ def _mixed_devices() -> Verdict:
         pairs = enumerate(zip(params, twins, strict=True))
         verdicts += [close(p.detach(), q.detach(), 3, f"parameter {i} on {p.device}, {name}") for i, (p, q) in pairs]
         counts = {clock.tolist()[0] for clock in ours._clocks.tensors()}
-        verdicts.append(fact(counts == {3}, f"the clocks of the devices stand at {sorted(counts)}, {name}"))
+        verdicts.append(fact(counts == {3}, f"the clocks of the devices read {sorted(counts)}, {name}"))
     return worst_of(verdicts)
 
 

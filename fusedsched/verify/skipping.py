@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixed precision: an update that a GradScaler skips changes nothing at all, the first one included, and gradients are
-unscaled within the update."""
+"""Mixed precision: an update that a GradScaler skips changes nothing, the first one included; the update unscales
+gradients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SKIPS = (True, False, True, True, False, False)
 
 
 def compare_skips(backend: str, row: str) -> Verdict:
-    """A run with skipped updates against one without them; and what each skipped one changed."""
+    """Compares a run with skipped updates with a run without them. A skipped update must change nothing."""
     name, options = ROWS[row]
     device, runs, verdicts = machine.device_of(backend), [], []
     for skips in (_SKIPS, [skip for skip in _SKIPS if not skip]):
@@ -51,7 +51,7 @@ def compare_skips(backend: str, row: str) -> Verdict:
 
 
 def compare_scaler(backend: str, row: str) -> Verdict:
-    """Steps through `torch.amp.GradScaler` against plain ones. A scale of 64 costs no digits, so they are equal."""
+    """Compares steps of `torch.amp.GradScaler` with plain ones. A scale of 64 rounds nothing, so they are equal."""
     name, options = ROWS[row]
     device, runs = machine.device_of(backend), []
     for scaled in (True, False):
@@ -65,7 +65,7 @@ def compare_scaler(backend: str, row: str) -> Verdict:
                 if not broken:
                     optimizer.step()
                 continue
-            scaler.scale(torch.zeros((), device=device))  # makes the scale
+            scaler.scale(torch.zeros((), device=device))  # creates the scale tensor
             for p in params:
                 p.grad.mul_(scaler.get_scale())
             if broken:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything of an optimizer that training can see, and what differs between two of them, to the bit."""
+"""Snapshots of an optimizer's tensors and numbers, and the first difference between two, to the bit."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import Tensor
 
 from fusedsched.verify.bounds import Verdict
 
-Seen = dict[str, Tensor]
+Snapshot = dict[str, Tensor]
 _HYPERPARAMETERS = ("lr", "betas", "momentum", "weight_decay")
 
 
-def everything(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Seen:
-    """Copies of parameters, state, hyperparameters, and the counters that ours have, by name."""
-    seen = {f"parameter {i}": p.detach().clone() for i, p in enumerate(params)}
+def everything(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Snapshot:
+    """Copies of parameters, state, hyperparameters, and our counters, by name."""
+    found = {f"parameter {i}": p.detach().clone() for i, p in enumerate(params)}
     for i, p in enumerate(params):
         for key, value in (optimizer.state.get(p) or {}).items():
             if isinstance(value, Tensor):
-                seen[f"{key} of parameter {i}"] = value.detach().clone()
+                found[f"{key} of parameter {i}"] = value.detach().clone()
     for g, group in enumerate(optimizer.param_groups):
         for key in _HYPERPARAMETERS:
             if key in group:
-                seen[f"{key} of group {g}"] = _numbers(group[key])
+                found[f"{key} of group {g}"] = _numbers(group[key])
     if hasattr(optimizer, "_clocks"):
         updates, samples, tokens, _ = optimizer._clocks.read()  # skipped steps are counted on purpose
-        seen["clock of updates"] = torch.tensor([updates, samples, tokens])
-    return seen
+        found["clock of updates"] = torch.tensor([updates, samples, tokens])
+    return found
 
 
 def _numbers(value: Any) -> Tensor:
@@ -36,8 +36,8 @@ def _numbers(value: Any) -> Tensor:
     return torch.tensor([float(x) for x in values], dtype=torch.float64)
 
 
-def same(ours: Seen, theirs: Seen, when: str = "") -> Verdict:
-    """The first thing that differs, by how many of its numbers; allowed are none."""
+def same(ours: Snapshot, theirs: Snapshot, when: str = "") -> Verdict:
+    """Names the first tensor that differs and counts its differing numbers. None are allowed."""
     for name in dict.fromkeys([*theirs, *ours]):
         if name not in ours or name not in theirs:
             return Verdict(f"{name}{when}: {'missing' if name in theirs else 'should not be there'}", float("inf"), 0.0)
@@ -50,8 +50,8 @@ def same(ours: Seen, theirs: Seen, when: str = "") -> Verdict:
     return Verdict(f"everything{when}", 0.0, 0.0)
 
 
-def untouched(before: Seen, after: Seen, when: str) -> Verdict:
-    """Whether nothing changed. New state may have been made, of zeros."""
+def untouched(before: Snapshot, after: Snapshot, when: str) -> Verdict:
+    """Whether nothing changed. New state of zeros is allowed."""
     made = {name: value for name, value in after.items() if name not in before}
     for name, value in made.items():
         if bool((value != 0).any()):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is verified: rows of optimizers, types and schedules, and random ones from a seed.
+"""The table of what is verified: optimizers, types and schedules, and random configurations from a seed.
 
-The numbers are chosen to show: with `lr=0.1, weight_decay=0.5, eps=1e-2, betas=(0.6, 0.7)` one line moved changes the
-result by far more than the bound. With the defaults a decay after the update would pass.
+The numbers make mistakes visible: with `lr=0.1, weight_decay=0.5, eps=1e-2, betas=(0.6, 0.7)` moving one line
+changes the result by far more than the bound. With the defaults, a decay after the update would pass.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ VISIBLE: dict[str, dict[str, Any]] = {
     "SGD": dict(lr=0.1, weight_decay=0.5, momentum=0.6, nesterov=True),
 }
 """Options for comparisons of few updates."""
-# torch adds eps in float16, where 1e-8 is zero, and then divides by zero: no error to compare with.
+# In float16, torch's eps of 1e-8 is zero and it divides by zero, so these types have no error to compare with.
 _TINY_EPS = ("float32", "float64", "bfloat16", "complex64")
 
 
 @dataclass(frozen=True)
 class Row:
-    """An optimizer with its arguments. `schedules`: slots (lr, beta1, beta2, momentum, weight_decay) that vary."""
+    """An optimizer, its arguments, and the types that it is verified in."""
 
     optimizer: str
     options: dict[str, Any]
@@ -69,7 +69,7 @@ OPTIMIZERS: dict[str, Row] = {
     "SGD-all": Row("SGD", dict(_SGD, momentum=0.9, nesterov=True, maximize=True)),
 }
 
-# Every named schedule, with numbers that make its phases end within a hundred updates.
+# Every named schedule, with phases that end within a hundred updates.
 NAMED: dict[str, Callable[[], Any]] = {
     "constant": lambda: S.constant(0.07),
     "linear": lambda: S.linear(0.1, 0.02, steps=60),
@@ -105,7 +105,7 @@ def _everything(optimizer: str) -> dict[str, Any]:
 
 
 def _drawn(seed: int) -> tuple[Row, dict[str, Any]]:
-    # Ranges in which float16 neither overflows nor underflows in torch's arithmetic.
+    # In these ranges, float16 neither overflows nor underflows in torch's arithmetic.
     draw = random.Random(seed)
     optimizer = draw.choice(("AdamW", "Adam", "SGD"))
     options: dict[str, Any] = dict(
@@ -121,8 +121,8 @@ def _drawn(seed: int) -> tuple[Row, dict[str, Any]]:
                 options["dampening"] = draw.choice((0.0, draw.random()))
     else:
         if optimizer == "Adam":
-            # A coupled decay that outweighs the gradient is chaotic: one ulp grows to the size of the weights, in
-            # torch's result as in ours, and there is nothing left to compare.
+            # A coupled decay larger than the gradient is chaotic: one ulp grows to the size of the weights, in torch's
+            # result too, so nothing can be compared.
             options["weight_decay"] *= 0.01
         betas = (draw.uniform(0.0, 0.95), draw.uniform(0.0, 0.999))
         options |= dict(betas=betas, eps=10 ** draw.uniform(-3, -1), amsgrad=draw.random() < 0.3)
@@ -139,7 +139,7 @@ def _drawn(seed: int) -> tuple[Row, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to verify. Its id can be given to `fusedsched verify --case`."""
+    """One configuration. `fusedsched verify --case` takes its id."""
 
     row: str
     dtype: str
@@ -177,7 +177,7 @@ class Case:
 
 
 def cases(quick: bool, randoms: int) -> Iterator[Case]:
-    """Every row in every type; every schedule with every optimizer in every type (`quick`: each once, in turn)."""
+    """Every row in every type; every schedule with every optimizer in every type (`quick`: each schedule once)."""
     for name, row in OPTIMIZERS.items():
         for dtype in row.dtypes:
             yield Case(name, dtype)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one case: a backend, torch, and the same computation in a wider type, over the same gradients."""
+"""Compares the updates of a backend with torch and with the same computation in a wider type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fusedsched.verify.machine import Make
 from fusedsched.verify.table import DTYPES, Case, Row, cases
 
 # (shape, size of the numbers, first update with a gradient, pool). A pool is judged by its largest error, so small
-# numbers have one of their own: an error in 1 - beta2 shows on them alone.
+# numbers have a separate pool: only they show an error in 1 - beta2.
 _TENSORS = (
     ((41, 27), 1.0, 0, "large"),  # its gradient has other strides
     ((3, 5, 7), 1.0, 0, "large"),
@@ -98,9 +98,10 @@ def trajectory(
     scheduled: bool,
     masters: bool = False,
 ) -> list[Snapshot]:
-    """Runs an optimizer; snapshots after updates 1, 2, 3, 5, 8, ... and the last.
+    """Runs an optimizer and takes snapshots after updates 1, 2, 3, 5, 8, ... and the last.
 
-    `scheduled`: it takes the case's schedules in the place of numbers; else its groups get their values at each update.
+    `scheduled`: the optimizer takes the case's schedules; otherwise their values are written to its groups before each
+    update.
     """
     row, slots = case.configuration()
     params = _parameters(case, draw, device)
@@ -126,7 +127,7 @@ def with_schedules(row: Row, slots: dict[str, Any]) -> dict[str, Any]:
 
 
 def torch_twin(name: str, params: list[Tensor], **options: Any) -> torch.optim.Optimizer:
-    """torch's class on its plain path. Its foreach and fused paths give wrong results for some strides and types."""
+    """torch's plain implementation. Its foreach and fused ones are wrong for some strides and types."""
     return getattr(torch.optim, name)(params, **{"foreach": False, "fused": False, **options})
 
 
@@ -163,13 +164,13 @@ def _extended_snapshot(twins: list[extended.Extended]) -> dict[tuple[str, str], 
 
 
 def unjudged(case: Case) -> str | None:
-    """Why a case cannot be judged on this machine; None where it can."""
+    """Why a case cannot be judged on this machine; None if it can."""
     return extended.reason() if case.dtype == "float64" else None
 
 
 @lru_cache(maxsize=4)
 def _yardsticks(case: Case, steps: int, draw: int) -> tuple[list[dict[tuple[str, str], Exact]], list[Snapshot]]:
-    # Every backend of a case is held against the same two; running them is most of the time.
+    # All backends of a case are compared with the same two runs, which take most of the time.
     if case.dtype == "float64":
         truth = _extended_trajectory(case, steps, draw)
     else:
@@ -200,7 +201,7 @@ def _compare(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A thousand elements are not worth a second thread, and on a busy machine waiting for it is most of the time."""
+    """Uses one thread: a thousand elements need no second one, and on a busy machine it mostly waits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -211,13 +212,13 @@ def one_thread() -> Iterator[None]:
 
 @one_thread()
 def run(make: Make, case: Case, steps: int, scheduled: bool = True, device: torch.device | str = "cpu") -> Verdict:
-    """The worst verdict of a case over quantities and pools; the checked updates are pooled.
+    """The worst verdict of a case over all quantities and pools. All checked updates are pooled.
 
-    `make(name, params, **options)` builds the optimizer to be judged, of parameters on `device`. `scheduled`: it takes
+    `make(name, params, **options)` builds the optimizer to judge, of parameters on `device`. `scheduled`: it takes
     schedules as arguments.
     """
     # Two maxima over a thousand elements of one distribution differ by more than 10 % in one draw of four. So a near
-    # miss is drawn again, and the sums over the draws are compared; what is wrong stays wrong.
+    # miss is drawn again and the sums over the draws are compared. Wrong results stay wrong.
     pooled = _compare(make, case, steps, 0, scheduled, device)
     for draw in range(1, _MOST_DRAWS):
         worst = max(pooled, key=lambda verdict: verdict.margin)
@@ -244,7 +245,7 @@ def checks(level: Level) -> Iterator[Check]:
 
 
 def parse(text: str, level: Level) -> Check | None:
-    """The check of an id, of cases too that no level runs; None for another text.
+    """The check with this id, also for cases that no level runs; None if the text is no such id.
 
     Raises ValueError for a case that cannot be judged here.
     """
