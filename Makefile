@@ -12,7 +12,7 @@ TORCH ?= $(shell $(PYTHON) -c "from importlib.metadata import version as v; prin
 VENV := .venv$(if $(filter $(PINNED),$(TORCH)),,-$(TORCH))
 RUN := $(VENV)/bin/python
 TOOLS := "setuptools>=77" wheel ninja "pytest>=8" "pytest-benchmark>=4" "hypothesis>=6.100" "numpy>=1.26" \
-  "matplotlib>=3.8" "rich>=13"
+  "matplotlib>=3.8"
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.py')
 # The extension lies in the source tree and belongs to one torch, so there is one stamp at a time.
 BUILT := build/.built$(subst /,-,$(VENV))
