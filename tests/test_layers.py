@@ -189,6 +189,20 @@ def test_loops_name_no_rule(path):
     assert not re.search(r"\b(Adam|SGD)", code)
 
 
+LAUNCHERS = ["csrc/cpu/step.cpp", "csrc/cpu/kernels.h", "csrc/plan/cpu_plan.cpp", "csrc/plan/cuda_plan.cpp"]
+LAUNCHERS += ["csrc/plan/cuda_tables.cpp", "csrc/plan/plan.cpp", "csrc/plan/collect.cpp", "csrc/plan/group.cpp"]
+LAUNCHERS += ["csrc/cuda/step.cu", "csrc/cuda/runtime.cu", "triton_kernels/step.py", "fusedsched/optim/triton_plan.py"]
+
+
+@pytest.mark.parametrize("path", LAUNCHERS)
+def test_no_launcher_names_a_rule(path):
+    """Nor a family: what it launches is chosen by spec and header."""
+    code = re.sub(r"//.*|#.*", "", (ROOT / path).read_text())
+    headers = sorted((ROOT / "csrc" / "core").glob("*.h"))
+    families = re.findall(r'kFamily = "(\w+)"', "".join(header.read_text() for header in headers))
+    assert len(families) > 2 and not re.findall(rf"(?i)\bk?({'|'.join(families)})", code)
+
+
 # Each law sees what breaks it.
 LAZY = "def plot():\n    from ..plotting import draw\n"
 TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from fusedsched.optim.adam import Adam\n"
