@@ -38,8 +38,8 @@ _TINY_EPS = ("float32", "float64", "bfloat16", "complex64")
 
 @dataclass(frozen=True)
 class Row:
-    """An optimizer, its arguments, the types that it is verified in; how far a parameter jumps where a rounding decides a
-    sign."""
+    """An optimizer, its arguments, the types that it is verified in, and how far a parameter jumps where a rounding
+    decides a sign."""
 
     optimizer: str
     options: dict[str, Any]
