@@ -60,8 +60,8 @@ def test_no_kernel_has_memory_of_its_own(found):
 
 @pytest.mark.parametrize("variant", range(len(cuda_report.VARIANTS)), ids=cuda_report.VARIANTS)
 def test_vectors_are_loaded_and_stored_whole(objects, found, variant):
-    """Of every variant, on the newest processor that was built for: parameter, gradient and each state are loaded 16 bytes
-    at a time, and all but the gradient stored so. (The gradient too where it is unscaled.)"""
+    """Of every variant, on the newest processor that was built for: parameter, gradient and each state are loaded 16
+    bytes at a time, and all but the gradient stored so. (The gradient too where it is unscaled.)"""
     archs = {k.arch for k in found}
     arch = "sm_90" if "sm_90" in archs else max(archs, key=lambda a: int(a[3:].rstrip("af")))
     accesses = cuda_report.wide_accesses(TOOL, variant, arch, objects)

@@ -41,7 +41,7 @@ PENDING = {
             for name in ("busy", "can_follow", "capturing", "clocks", "counts_on_device", "follow", "followers")
         ),
         *(("lr_scheduler", f"_{name}") for name in ("has_device", "invalidate", "plan", "ready_plan")),
-        *(("monitor", f"_{name}") for name in ("recording", "ring", "slots")),
+        *(("monitor", f"_{name}") for name in ("recording", "ring", "spec")),
         ("optim", "_busy"),
         ("runtime", "_follow"),
         ("schedules", "_branch"),
@@ -61,13 +61,13 @@ PENDING = {
 # Room -> the rooms that it may know. Rooms that are not here are commands, which may know all of these.
 LIBRARY = {
     "_native": set(),
-    "_layouts": {"_native"},
+    "_layouts": set(),
     "command_line": set(),
     "files": set(),
     "progress": set(),
     "reference": set(),
     "schedules": set(),
-    "triton_kernels": set(),
+    "triton_kernels": {"_layouts"},
     "runtime": {"_native", "_layouts", "schedules", "triton_kernels"},
     "optim": {"_native", "_layouts", "reference", "runtime", "schedules", "triton_kernels"},
     "lr_scheduler": {"_native", "_layouts", "runtime", "schedules", "triton_kernels"},
