@@ -19,6 +19,7 @@ import toolchain  # noqa: E402
 
 # csrc/FOLDER/NAME.cpp: may include torch
 PLAN = [
+    "spec",
     "group",
     "plan",
     "overlap",
@@ -30,7 +31,7 @@ PLAN = [
     "cuda_runtime",
     "telemetry",
 ]
-BINDINGS = ["bridge", "bindings", "host_driver", "device_schedule", "metric", "threads"]
+BINDINGS = ["bridge", "bindings", "host_driver", "device_schedule", "layouts", "metric", "threads"]
 SOURCES = [*(f"bindings/{name}" for name in BINDINGS), *(f"plan/{name}" for name in PLAN)]  # the longest first
 
 # (object, source, flags): one source makes several objects, one for each instruction set, under different names.

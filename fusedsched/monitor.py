@@ -130,6 +130,6 @@ class Monitor:
         new, self._seen = written - self._seen, written
         if new == 0:
             return None
-        rows = decoded(ring, self._optimizer._slots, new)
+        rows = decoded(ring, self._optimizer._spec.hyperparameters, new)
         self._skipped += int(rows.skipped.sum())
         return Report(rows, self._skipped)

@@ -27,6 +27,7 @@ if _native.module() is not None and backends()["cuda"] is not None:
     # No GPU here: the same kernels, run by the CPU (tests/emulation), behind the same plan.
     _native.module().emulate_cuda(str(emulation.build()))
 BACKENDS = tuple(name for name, missing in backends().items() if missing is None)
+DROP_INS = tuple(name for name in VISIBLE if hasattr(torch.optim, name))  # the others are no class of torch
 REFERENCE_CLASSES = "reference-classes"  # fusedsched.reference, judged like a backend
 
 

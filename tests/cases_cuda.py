@@ -1,53 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables for the laws about the CUDA kernels: rules, loops, lengths; and what one update is in float64."""
+"""Tables for the laws about the CUDA kernels: rules, storage variants, lengths; and what one update is in float64."""
 
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import core_rules
 import torch
 from emulation.driver import TILE, Tensors
 from torch import Tensor
 
-from fusedsched.reference import adam_update_, sgd_update_
+from fusedsched import optim
+from fusedsched.optim import adam, sgd
+from fusedsched.optim.spec import OptimizerSpec
+from fusedsched.verify.table import VISIBLE
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 
 
 class RuleCase(NamedTuple):
-    """`number`: its place in FS_RULES. `slots`: in the order of AdamSlot or SGDSlot. `states`: how many arrays."""
+    """`values`: the hyperparameters of a group, in the order of the spec."""
 
-    number: int
-    adam: bool
-    states: int
-    slots: tuple[float, ...]
+    spec: OptimizerSpec
+    values: tuple[float, ...]
+
+    @property
+    def number(self) -> int:
+        """Its place in FS_RULES."""
+        return [rule.name for rule in core_rules.rules()].index(self.spec.choose(self._nonzero()))
+
+    @property
+    def states(self) -> int:
+        """How many arrays."""
+        return sum(state.needed(self._nonzero()) for state in self.spec.states)
+
+    def _nonzero(self) -> dict[str, bool]:
+        names = [hyper.name for hyper in self.spec.hyperparameters]
+        return {name: value != 0.0 for name, value in zip(names, self.values, strict=True)}
+
+    def group(self, values) -> dict[str, Any]:
+        """A group with these numbers."""
+        group = {}
+        for hyper, value in zip(self.spec.hyperparameters, values, strict=True):
+            group[hyper.key] = value if hyper.item is None else (*group.get(hyper.key, ()), value)
+        return group
 
 
 _LR, _WD, _MOMENTUM, _DAMPENING = 0.1, 0.5, 0.6, 0.25
 
 
-def _adam(number, decoupled, amsgrad, maximize=0):
-    return RuleCase(number, True, 2 + amsgrad, (_LR, 0.6, 0.7, 1e-2, _WD, amsgrad, maximize, decoupled))
+def _adam(decoupled, amsgrad, maximize=0):
+    return RuleCase(adam.SPEC, (_LR, 0.6, 0.7, 1e-2, _WD, amsgrad, maximize, decoupled))
 
 
-def _sgd(number, momentum, weight_decay, nesterov=0, maximize=0):
+def _sgd(momentum, weight_decay, nesterov=0, maximize=0):
     dampening = 0.0 if nesterov else _DAMPENING
-    return RuleCase(number, False, int(momentum > 0), (_LR, momentum, dampening, weight_decay, nesterov, maximize))
+    return RuleCase(sgd.SPEC, (_LR, momentum, dampening, weight_decay, nesterov, maximize))
+
+
+def _visible(name):
+    """An optimizer of one rule, with the numbers that show a wrong line."""
+    spec = getattr(optim, name)._spec
+    group = getattr(optim, name)([torch.zeros(1)], **VISIBLE[name]).param_groups[0]
+    return RuleCase(spec, tuple(float(hyper.read(group)) for hyper in spec.hyperparameters))
 
 
 RULES = {
-    "adamw": _adam(0, 1, 0),
-    "adamw, amsgrad": _adam(1, 1, 1, maximize=1),
-    "adam, coupled": _adam(2, 0, 0),
-    "adam, coupled, amsgrad": _adam(3, 0, 1),
-    "sgd": _sgd(4, 0.0, 0.0),
-    "sgd, decay": _sgd(5, 0.0, _WD, maximize=1),
-    "sgd, momentum": _sgd(6, _MOMENTUM, 0.0),
-    "sgd, momentum, decay": _sgd(7, _MOMENTUM, _WD),
-    "sgd, nesterov": _sgd(8, _MOMENTUM, 0.0, nesterov=1),
-    "sgd, nesterov, decay": _sgd(9, _MOMENTUM, _WD, nesterov=1),
+    "adamw": _adam(1, 0),
+    "adamw, amsgrad": _adam(1, 1, maximize=1),
+    "adam, coupled": _adam(0, 0),
+    "adam, coupled, amsgrad": _adam(0, 1),
+    "sgd": _sgd(0.0, 0.0),
+    "sgd, decay": _sgd(0.0, _WD, maximize=1),
+    "sgd, momentum": _sgd(_MOMENTUM, 0.0),
+    "sgd, momentum, decay": _sgd(_MOMENTUM, _WD),
+    "sgd, nesterov": _sgd(_MOMENTUM, 0.0, nesterov=1),
+    "sgd, nesterov, decay": _sgd(_MOMENTUM, _WD, nesterov=1),
+    **{name.lower(): _visible(name) for name in optim.OPTIMIZERS if not hasattr(torch.optim, name)},
 }
 
-# fs::kLoops, and the types of parameter, gradient and states; of each mixed loop, all types in all places.
+# fs::kVariants, and the types of parameter, gradient and states; of each mixed variant, all types in all places.
 LOOPS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "float32": (0, (F32, F32, F32, F32, F32)),
     "float64": (1, (F64, F64, F64, F64, F64)),
@@ -94,27 +125,18 @@ def tensors(rule: RuleCase, dtypes, n: int, seed: int = 0, shifts=(0, 0, 0, 0, 0
     values = [*draw, *(torch.zeros(n) for _ in range(rule.states))]
     rooms = [room(v, d, s) for v, d, s in zip(values, dtypes, shifts, strict=False)]
     param, grad, *state = (r.inner for r in rooms)
-    step = torch.zeros(1) if rule.adam else None
+    step = torch.zeros(1) if rule.spec.counts_steps else None
     return Tensors(param, grad, state, torch.zeros(1, dtype=torch.int64), step, group), rooms
 
 
-def updated(rule: RuleCase, t: Tensors, slots=None, gain: float = 1.0) -> list[Tensor]:
+def updated(rule: RuleCase, t: Tensors, values=None, gain: float = 1.0) -> list[Tensor]:
     """Parameter and states after one more update, in float64."""
-    slots = rule.slots if slots is None else slots
-    p, g, *s = (x.to(F64, copy=True) for x in (t.param, t.grad, *t.state))
-    g = g * gain
+    p, g, *arrays = (x.to(F64, copy=True) for x in (t.param, t.grad, *t.state))
     step = int(t.count) + 1
-    if rule.adam:
-        lr, beta1, beta2, eps, weight_decay, _, maximize, decoupled = slots
-        options = dict(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
-        largest = s[2] if rule.states > 2 else None
-        adam_update_(p, g, s[0], s[1], largest, step, decoupled=bool(decoupled), maximize=bool(maximize), **options)
-        return [p, *s]
-    lr, momentum, dampening, weight_decay, nesterov, maximize = slots
-    options = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay)
-    buffer = s[0] if s and step > 1 else None
-    buffer = sgd_update_(p, g, buffer, nesterov=bool(nesterov), maximize=bool(maximize), **options)
-    return [p] if buffer is None else [p, buffer]
+    specs = rule.spec.states[: len(arrays)]
+    state = {s.name: x for s, x in zip(specs, arrays, strict=True) if step > 1 or s.init == "zeros"}
+    rule.spec.reference(rule.group(rule.values if values is None else values), p, g * gain, state, step)
+    return [p, *state.values()]
 
 
 def evenly(numbers, parts):

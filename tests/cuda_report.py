@@ -20,19 +20,20 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "csrc" / "cuda"))  # where the build looks for it too
 
+import core_rules  # noqa: E402
 import toolchain  # noqa: E402
 
 TABLE = ROOT / "csrc" / "cuda" / "resources.txt"
 KINDS = (".h", ".cu", ".cuh")
 SOURCES = [p for f in ("core", "cuda") for p in sorted((ROOT / "csrc" / f).iterdir()) if p.suffix in KINDS]
 ONE = ["9.0"]  # what `make test` compiles for; `make check-cuda` sets FUSEDSCHED_CHECK_ARCHS
-LOOPS = ("float32", "float64", "bfloat16", "float16", "mixed float32", "mixed float64")
+VARIANTS = ("float32", "float64", "bfloat16", "float16", "mixed float32", "mixed float64")
 
 
 class Kernel(NamedTuple):
-    """`loop`: of fs::kLoops, -1 for kernels that are no step. `name`: the rule as csrc/core/rules.h has it."""
+    """`variant`: of fs::kVariants, -1 for kernels that are no step. `name`: the rule as csrc/core/rules.h has it."""
 
-    loop: int
+    variant: int
     name: str
     arch: str
     registers: int
@@ -56,17 +57,15 @@ NUMBERS = {"false": "0", "true": "1", "Momentum::kNone": "0", "Momentum::kPlain"
 
 def rules():
     """FS_RULES: the names by template and arguments, as in ("AdamRule", "0", "1")."""
-    text = (ROOT / "csrc" / "core" / "rules.h").read_text()
-    entries = re.findall(r"X\(k(\w+), (\w+)<([^>]*)>\)", text)
-    return {(rule, *(NUMBERS[word.strip()] for word in words.split(","))): name for name, rule, words in entries}
+    return {(rule.template, *(NUMBERS[word] for word in rule.arguments)): rule.name for rule in core_rules.rules()}
 
 
 def rule_of(function, known):
     """The rule in a mangled name; of other kernels, their name."""
-    mangled = re.search(r"\d([A-Z]+[a-z]*Rule)I(.*?)EE[fd]NS", function)
+    mangled = re.search(r"\d([A-Z]+[a-z]*Rule)(?:I(.*?)E)?E[fd]NS", function)
     if mangled is None:
         return re.search(r"\d([a-z][a-z_]*_kernel)", function)[1]
-    return known[(mangled[1], *re.findall(r"(?:Lb|MomentumE)(\d)E", mangled[2]))]
+    return known[(mangled[1], *re.findall(r"(?:Lb|MomentumE)(\d)E", mangled[2] or ""))]
 
 
 def kernels(tool, folder):
@@ -75,7 +74,7 @@ def kernels(tool, folder):
     for path in [folder / f"{name}.o" for name, _, _ in toolchain.UNITS if (folder / f"{name}.o").exists()]:
         text = subprocess.run([tool, "--dump-resource-usage", str(path)], capture_output=True, text=True, check=True)
         arch, function = "", ""
-        loop = int(path.stem[-1]) if path.stem[-1].isdigit() else -1
+        variant = int(path.stem[-1]) if path.stem[-1].isdigit() else -1
         for line in text.stdout.splitlines():
             if line.startswith("arch = "):
                 arch = line.removeprefix("arch = ").strip()
@@ -84,13 +83,13 @@ def kernels(tool, folder):
             elif "REG:" in line:
                 number = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", line)}
                 name = rule_of(function, known)
-                found.append(Kernel(loop, name, arch, number["REG"], number["STACK"], number["LOCAL"]))
+                found.append(Kernel(variant, name, arch, number["REG"], number["STACK"], number["LOCAL"]))
     return found
 
 
-def wide_accesses(tool, loop, arch, folder):
-    """(loads, stores) of 16 bytes in each kernel of a loop, by the rule's name; and the instructions that spill."""
-    path = folder / f"cuda_step_{loop}.o"
+def wide_accesses(tool, variant, arch, folder):
+    """(loads, stores) of 16 bytes in each kernel of a variant, by the rule's name; and the instructions that spill."""
+    path = folder / f"cuda_step_{variant}.o"
     text = subprocess.run([tool, "-sass", "-arch", arch, str(path)], capture_output=True, text=True, check=True).stdout
     known, found = rules(), {}
     for part in text.split("Function : ")[1:]:
@@ -103,24 +102,24 @@ def wide_accesses(tool, loop, arch, folder):
 def table(found, nvcc):
     """The text of resources.txt: registers of each kernel, by processor."""
     archs = sorted({k.arch for k in found}, key=lambda a: int(re.sub(r"\D", "", a)))
-    registers = {(k.loop, k.name, k.arch): k.registers for k in found}
+    registers = {(k.variant, k.name, k.arch): k.registers for k in found}
     lines = [
         f"# Registers per thread, CUDA {nvcc}. No kernel has a stack frame or spills. Written by tests/cuda_report.py.",
-        f"{'loop':<15}{'rule':<21}" + "".join(f"{arch:>8}" for arch in archs),
+        f"{'variant':<15}{'rule':<21}" + "".join(f"{arch:>8}" for arch in archs),
     ]
-    for loop, name in sorted({(k.loop, k.name) for k in found}, key=lambda key: (key[0] % 9, key[1])):
-        cells = "".join(f"{registers.get((loop, name, arch), '-'):>8}" for arch in archs)
-        lines.append(f"{LOOPS[loop] if loop >= 0 else '-':<15}{name:<21}{cells}")
+    for variant, name in sorted({(k.variant, k.name) for k in found}, key=lambda key: (key[0] % 9, key[1])):
+        cells = "".join(f"{registers.get((variant, name, arch), '-'):>8}" for arch in archs)
+        lines.append(f"{VARIANTS[variant] if variant >= 0 else '-':<15}{name:<21}{cells}")
     return "\n".join(lines) + "\n"
 
 
 def columns(text):
-    """A table's numbers by (loop, rule, arch)."""
+    """A table's numbers by (variant, rule, arch)."""
     archs = text.splitlines()[1].split()[2:]
     cells = {}
     for line in text.splitlines()[2:]:
-        loop, name = line[:15].strip(), line[15:36].strip()
-        cells |= {(loop, name, arch): cell for arch, cell in zip(archs, line[36:].split(), strict=True)}
+        variant, name = line[:15].strip(), line[15:36].strip()
+        cells |= {(variant, name, arch): cell for arch, cell in zip(archs, line[36:].split(), strict=True)}
     return cells
 
 

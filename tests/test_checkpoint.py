@@ -17,6 +17,7 @@ import fusedsched
 from fusedsched import schedules as S
 
 SCHEDULED = {
+    **{name: dict(lr=S.linear(0.1, 0.0, steps=8), weight_decay=S.cosine(0.5, 0.0, steps=8)) for name in VISIBLE},
     "AdamW": dict(
         lr=S.warmup_cosine(peak=0.1, warmup_steps=3, total_steps=9),
         betas=(S.linear(0.5, 0.9, steps=6), 0.7),

@@ -29,7 +29,7 @@ def machine():
 
 
 def plan_of(machine, rule, loop=0, made=()):
-    return Plan(machine, rule.number, loop, list(made), [rule.slots])
+    return Plan(machine, rule.number, loop, list(made), [rule.values])
 
 
 def check_update(plan, rule, **options):

@@ -9,10 +9,17 @@ import subprocess
 
 import cuda_report
 import pytest
+import test_spec
 from cuda_report import toolchain
 
 TOOL = cuda_report.cuobjdump()
 NVCC = toolchain.find()
+# How many arrays a rule has.
+STATES = {
+    spec.choose(nonzero): sum(state.needed(nonzero) for state in spec.states)
+    for spec in test_spec.SPECS.values()
+    for nonzero in test_spec.settings(spec)
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +54,20 @@ def test_the_objects_link_and_load_without_a_gpu(objects, tmp_path):
 
 
 def test_no_kernel_has_memory_of_its_own(found):
-    assert len(found) >= len(cuda_report.LOOPS) * len(cuda_report.rules())
+    assert len(found) >= len(cuda_report.VARIANTS) * len(cuda_report.rules())
     assert [k for k in found if k.stack or k.local] == []
 
 
-@pytest.mark.parametrize("loop", range(len(cuda_report.LOOPS)), ids=cuda_report.LOOPS)
-def test_vectors_are_loaded_and_stored_whole(objects, found, loop):
-    """Of every loop, on the newest processor that was built for: parameter, gradient and each state are loaded 16 bytes
-    at a time, and all but the gradient stored so. (The gradient too where it is unscaled.)"""
+@pytest.mark.parametrize("variant", range(len(cuda_report.VARIANTS)), ids=cuda_report.VARIANTS)
+def test_vectors_are_loaded_and_stored_whole(objects, found, variant):
+    """Of every variant, on the newest processor that was built for: parameter, gradient and each state are loaded 16
+    bytes at a time, and all but the gradient stored so. (The gradient too where it is unscaled.)"""
     archs = {k.arch for k in found}
     arch = "sm_90" if "sm_90" in archs else max(archs, key=lambda a: int(a[3:].rstrip("af")))
-    accesses = cuda_report.wide_accesses(TOOL, loop, arch, objects)
+    accesses = cuda_report.wide_accesses(TOOL, variant, arch, objects)
     assert set(accesses) == set(cuda_report.rules().values())
     for rule, (loads, stores, spills) in accesses.items():
-        states = 2 + rule.endswith("Amsgrad") if rule.startswith("Adam") else rule.startswith(("SGDMom", "SGDNes"))
-        enough = loads >= 2 + states and stores >= 2 + states
+        enough = loads >= 2 + STATES[rule] and stores >= 2 + STATES[rule]
         assert enough, f"{rule} has {loads} loads and {stores} stores of 16 bytes"
         assert spills == 0, rule
 
@@ -79,8 +85,8 @@ def test_registers_are_those_of_the_table(found):
 
 def test_the_table_names_every_rule_and_loop():
     cells = cuda_report.columns(cuda_report.TABLE.read_text())
-    names = {(loop, name) for loop, name, _ in cells}
-    assert {(loop, name) for loop in cuda_report.LOOPS for name in cuda_report.rules().values()} <= names
+    names = {(variant, name) for variant, name, _ in cells}
+    assert {(variant, name) for variant in cuda_report.VARIANTS for name in cuda_report.rules().values()} <= names
     assert all(0 < int(cell) < 256 for cell in cells.values())
 
 

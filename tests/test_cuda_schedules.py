@@ -34,7 +34,7 @@ def plain_sgd(machine, n=3, program=None, clock=UPDATES, shown=None):
     t, _ = tensors(SGD, LOOPS["float64"][1], n)
     t.param.zero_()
     t.grad.fill_(1.0)
-    plan = Plan(machine, SGD.number, 1, [t], [SGD.slots])
+    plan = Plan(machine, SGD.number, 1, [t], [SGD.values])
     if program is not None:
         plan.schedule(0, 0, program, clock, shown)
     return plan, t
@@ -54,7 +54,7 @@ def test_every_program_is_what_the_cpu_makes_of_it(machine):
     cases = list(SCHEDULES.values())
     programs = [case.make().lower() for case in cases]
     shown = torch.zeros(len(cases), dtype=F64)
-    plan = Plan(machine, SGD.number, 1, [], [SGD.slots] * len(cases))
+    plan = Plan(machine, SGD.number, 1, [], [SGD.values] * len(cases))
     for group, program in enumerate(programs):
         plan.schedule(group, 0, torch.tensor(list(program.table), dtype=F64), shown=shown[group:])
     for clock in (0, 1, 2, 3, 49, 50, 51, 99, 100, 101, 500, 999, 1000, 1001, 12345, 2**31, 2**40):
@@ -122,7 +122,7 @@ def test_an_edit_of_the_shown_value_stays(machine):
     shown.fill_(0.25)
     for _ in range(3):
         plan.step()
-        assert lr_of(t) == 0.25 and shown.item() == 0.25 and plan.groups[0].slots[0].edited
+        assert lr_of(t) == 0.25 and shown.item() == 0.25 and plan.groups[0].hyperparameters[0].edited
     shown.fill_(LINE(4))  # even if it is what the schedule says: an edit means "from here on"
     plan.step()
     plan.show()
@@ -140,7 +140,7 @@ def test_an_edit_can_hold_up_to_a_clock(machine):
 def test_edits_stand_before_the_table_and_reach_it_with_the_last_launch(machine):
     plan, t = plain_sgd(machine)
     plan.step(edits=[(0, 0, 0.75)], last=False)
-    assert lr_of(t) == 0.75 and plan.values[0, 0] == SGD.slots[0]
+    assert lr_of(t) == 0.75 and plan.values[0, 0] == SGD.values[0]
     plan.step(edits=[(0, 0, 0.75)])
     assert lr_of(t) == 0.75 and plan.values[0, 0] == 0.75
     plan.step()
@@ -194,6 +194,6 @@ def test_tables_can_be_written_while_a_stream_is_being_recorded(machine):
 def test_what_a_device_refuses_comes_back_in_words(machine):
     plan, _ = plain_sgd(machine)
     launch, blocks = plan.launch()
-    words = machine.runtime.step(-1, 0, plan.rule, plan.loop, blocks, ctypes.byref(launch))
+    words = machine.runtime.step(-1, 0, plan.rule, plan.variant, blocks, ctypes.byref(launch))
     assert words == b"invalid device ordinal"
-    assert machine.runtime.step(0, 0, plan.rule, plan.loop, 0, ctypes.byref(launch)) is not None
+    assert machine.runtime.step(0, 0, plan.rule, plan.variant, 0, ctypes.byref(launch)) is not None

@@ -41,7 +41,7 @@ PENDING = {
             for name in ("busy", "can_follow", "capturing", "clocks", "counts_on_device", "follow", "followers")
         ),
         *(("lr_scheduler", f"_{name}") for name in ("has_device", "invalidate", "plan", "ready_plan")),
-        *(("monitor", f"_{name}") for name in ("recording", "ring", "slots")),
+        *(("monitor", f"_{name}") for name in ("recording", "ring", "spec")),
         ("optim", "_busy"),
         ("runtime", "_follow"),
         ("schedules", "_branch"),
@@ -61,13 +61,13 @@ PENDING = {
 # Room -> the rooms that it may know. Rooms that are not here are commands, which may know all of these.
 LIBRARY = {
     "_native": set(),
-    "_layouts": {"_native"},
+    "_layouts": set(),
     "command_line": set(),
     "files": set(),
     "progress": set(),
     "reference": set(),
     "schedules": set(),
-    "triton_kernels": set(),
+    "triton_kernels": {"_layouts"},
     "runtime": {"_native", "_layouts", "schedules", "triton_kernels"},
     "optim": {"_native", "_layouts", "reference", "runtime", "schedules", "triton_kernels"},
     "lr_scheduler": {"_native", "_layouts", "runtime", "schedules", "triton_kernels"},
@@ -187,6 +187,20 @@ def test_loops_name_no_rule(path):
     text = (ROOT / "csrc" / path).read_text()
     code = re.sub(r"//.*", "", text) if path.startswith("cuda") else text
     assert not re.search(r"\b(Adam|SGD)", code)
+
+
+LAUNCHERS = ["csrc/cpu/step.cpp", "csrc/cpu/kernels.h", "csrc/plan/cpu_plan.cpp", "csrc/plan/cuda_plan.cpp"]
+LAUNCHERS += ["csrc/plan/cuda_tables.cpp", "csrc/plan/plan.cpp", "csrc/plan/collect.cpp", "csrc/plan/group.cpp"]
+LAUNCHERS += ["csrc/cuda/step.cu", "csrc/cuda/runtime.cu", "triton_kernels/step.py", "fusedsched/optim/triton_plan.py"]
+
+
+@pytest.mark.parametrize("path", LAUNCHERS)
+def test_no_launcher_names_a_rule(path):
+    """Nor a family: what it launches is chosen by spec and header."""
+    code = re.sub(r"//.*|#.*", "", (ROOT / path).read_text())
+    headers = sorted((ROOT / "csrc" / "core").glob("*.h"))
+    families = re.findall(r'kFamily = "(\w+)"', "".join(header.read_text() for header in headers))
+    assert len(families) > 2 and not re.findall(rf"(?i)\bk?({'|'.join(families)})", code)
 
 
 # Each law sees what breaks it.

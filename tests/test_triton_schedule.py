@@ -6,8 +6,10 @@ import random
 import re
 from pathlib import Path
 
+import core_rules
 import numpy
 import pytest
+import test_spec
 import torch
 from cases import named
 from cases_schedules import SCHEDULES, SHAPES
@@ -127,7 +129,7 @@ def test_fmod_is_exact():
     assert called(_fmod_kernel, pairs) == [math.fmod(x, y) for x, y in pairs]
 
 
-# One list of shapes, rules and slots; this is its second telling.
+# The numbers of the headers, a second time.
 
 
 def test_numbers_are_those_of_the_headers():
@@ -135,17 +137,15 @@ def test_numbers_are_those_of_the_headers():
     for name, number in re.findall(r"\bk(\w+) = (\d+),", header):
         ours = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper()
         assert getattr(schedule, ours).value == int(number)
-    entries = re.findall(r"X\(k(\w+), ", (CSRC / "core" / "rules.h").read_text())
-    assert tuple(name for name in entries if name != "name") == rules.RULES
-    assert f"kMaxScalars = {rules.MAX_SCALARS.value};" in (CSRC / "core" / "rules.h").read_text()
-    assert f"kMaxSlots = {rules.MAX_SLOTS.value};" in (CSRC / "core" / "rules.h").read_text()
 
 
-@pytest.mark.parametrize("file, slots", [("adam.h", rules.ADAM_SLOTS), ("sgd.h", rules.SGD_SLOTS)])
-def test_slots_are_those_of_the_headers(file, slots):
-    names = re.search(r"enum : int \{ (.*?) \}", (CSRC / "core" / file).read_text()).group(1).split(", ")
-    ours = ["k" + name.title().replace("_", "").replace("DecoupledWeightDecay", "Decoupled") for name, _, _ in slots]
-    assert ours == names
+def test_rules_are_those_of_the_specs():
+    """In the order of the headers; with as many states as groups have that choose them."""
+    assert list(rules.STATES) == [rule.name for rule in core_rules.rules()]
+    for spec in test_spec.SPECS.values():
+        for nonzero in test_spec.settings(spec):
+            needed = [state for state in spec.states if state.needed(nonzero)]
+            assert rules.STATES[spec.choose(nonzero)] == len(needed), nonzero
 
 
 # The law can fail.

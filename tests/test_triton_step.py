@@ -246,18 +246,19 @@ def test_triton_agrees_with_the_compiled_backend():
 @jit
 def _one_too_many(
     param, grad, state0, state1, state2, scalars, offsets, mask,
-    RULE: tl.constexpr, A: tl.constexpr, WRITE_GRAD: tl.constexpr,
+    RULE: tl.constexpr, STATES: tl.constexpr, A: tl.constexpr, WRITE_GRAD: tl.constexpr,
 ):  # fmt: skip
-    _right(param, grad, state0, state1, state2, scalars, offsets, offsets < 18, RULE, A, WRITE_GRAD)
+    _right(param, grad, state0, state1, state2, scalars, offsets, offsets < 18, RULE, STATES, A, WRITE_GRAD)
 
 
 @jit
 def _one_forgotten(
     param, grad, state0, state1, state2, scalars, offsets, mask,
-    RULE: tl.constexpr, A: tl.constexpr, WRITE_GRAD: tl.constexpr,
+    RULE: tl.constexpr, STATES: tl.constexpr, A: tl.constexpr, WRITE_GRAD: tl.constexpr,
 ):  # fmt: skip
     last = int(mask.handle.data.sum()) - 1  # the interpreter's numbers
-    _right(param, grad, state0, state1, state2, scalars, offsets, mask & (offsets != last), RULE, A, WRITE_GRAD)
+    mask = mask & (offsets != last)
+    _right(param, grad, state0, state1, state2, scalars, offsets, mask, RULE, STATES, A, WRITE_GRAD)
 
 
 _right = step.update_elements

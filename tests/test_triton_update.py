@@ -2,7 +2,7 @@
 """Law: a Triton update is as close to the same computation in a wider type as torch's. Under the interpreter."""
 
 import pytest
-from interpreted import interpreter as interpreter, jit, make, rules, step
+from interpreted import interpreter as interpreter, jit, make, rules
 from triton import language as tl
 
 from fusedsched.verify.table import DTYPES, OPTIMIZERS, Case
@@ -32,45 +32,48 @@ def test_every_row_and_every_type_is_covered():
 
 # The law can fail.
 
+_adam_update, _adam_scalars = rules.adam_update, rules.adam_scalars
+_sgd_update, _sgd_scalars = rules.sgd_update, rules.sgd_scalars
+
 
 @jit
 def _late_decay(a, keep, c, d, e, f, h, i, j, k, g, p, m, v, vmax, COUPLED: tl.constexpr, AMSGRAD: tl.constexpr):
-    p, m, v, vmax = rules.adam_update(a, 1.0, c, d, e, f, h, i, j, k, g, p, m, v, vmax, COUPLED, AMSGRAD)
+    p, m, v, vmax = _adam_update(a, 1.0, c, d, e, f, h, i, j, k, g, p, m, v, vmax, COUPLED, AMSGRAD)
     return p * keep, m, v, vmax
 
 
 @jit
 def _maximum_forgotten(a, b, c, d, e, f, h, i, j, k, g, p, m, v, vmax, COUPLED: tl.constexpr, AMSGRAD: tl.constexpr):
-    p, m, v, vmax = rules.adam_update(a, b, c, d, e, f, h, i, j, k, g, p, m, v, vmax, COUPLED, False)
+    p, m, v, vmax = _adam_update(a, b, c, d, e, f, h, i, j, k, g, p, m, v, vmax, COUPLED, False)
     return p, m, v, vmax
 
 
 @jit
-def _rounded_constants(slots, gain, step):
-    a, b, c, d, e, f, g, h, i, j = rules.adam_scalars(slots, gain, step)
+def _rounded_constants(hyper, gain, step):
+    a, b, c, d, e, f, g, h, i, j = _adam_scalars(hyper, gain, step)
     return a, b, c, d, e, f, g, h, (1.0 - h.to(tl.float32)).to(tl.float64), j
 
 
 @jit
-def _no_bias_correction(slots, gain, step):
-    return rules.adam_scalars(slots, gain, step * 0.0 + 1e6)
+def _no_bias_correction(hyper, gain, step):
+    return _adam_scalars(hyper, gain, step * 0.0 + 1e6)
 
 
 @jit
-def _first_forgotten(slots, gain, step):
-    return rules.sgd_scalars(slots, gain, step + 1.0)
+def _first_forgotten(hyper, gain, step):
+    return _sgd_scalars(hyper, gain, step + 1.0)
 
 
 @jit
 def _plain_momentum(
     a, b, c, d, e, f, g, p, buffer, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, DECAY: tl.constexpr
 ):
-    return rules.sgd_update(a, b, c, d, e, f, g, p, buffer, MOMENTUM, False, DECAY)
+    return _sgd_update(a, b, c, d, e, f, g, p, buffer, MOMENTUM, False, DECAY)
 
 
 @jit
-def _gain_without_sign(slots, gain, step):
-    a, b, c, d, e, f = rules.sgd_scalars(slots, gain, step)
+def _gain_without_sign(hyper, gain, step):
+    a, b, c, d, e, f = _sgd_scalars(hyper, gain, step)
     return gain, b, c, d, e, f
 
 
@@ -87,5 +90,5 @@ MUTANTS = {
 
 @pytest.mark.parametrize("name, mutant, case", MUTANTS.values(), ids=list(MUTANTS))
 def test_a_wrong_rule_fails(name, mutant, case, monkeypatch):
-    monkeypatch.setattr(step, name, mutant)
+    monkeypatch.setattr(rules, name, mutant)
     assert not run(make, Case.parse(case), STEPS).passed

@@ -18,6 +18,7 @@ from fusedsched.triton_kernels import metric, rules, scheduled_targets, step, te
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from fusedsched import optim
 from fusedsched.optim.triton_launches import warps_of
 
 F32, F64, BF16, F16 = (f"torch.{name}" for name in ("float32", "float64", "bfloat16", "float16"))
@@ -34,7 +35,7 @@ TYPES = {
 MOST = "AdamCoupledAmsgrad"  # the rule with the most arrays and the longest update
 POINTERS = {"i32": ("control", "edited", "past_horizon", "negative"), "fp32": ("singles", "grad_scale", "found_inf")}
 POINTERS["fp64"] = ("values", "resolved", "doubles", "written", "ring")
-NUMBERS = ("n_slots", "n_active", "n_chunks", "n_rates", "unit", "amount", "rows")
+NUMBERS = ("n_numbers", "n_active", "n_chunks", "n_rates", "unit", "amount", "rows")
 
 
 def compiled(kernel, constants, arch, warps, types=None, **options):
@@ -54,15 +55,15 @@ def compiled(kernel, constants, arch, warps, types=None, **options):
 
 def update(arch, rule, types, aligned=True, write_grad=False, **options):
     param, grad, state, wide = (step.TYPES[name] for name in TYPES[types])
-    constants = dict(RULE=rules.RULES.index(rule), P=param, G=grad, S0=state, S1=state, S2=state, A=wide)
+    constants = dict(RULE=rule, STATES=rules.STATES[rule], P=param, G=grad, S0=state, S1=state, S2=state, A=wide)
     constants |= dict(ALIGNED=aligned, WRITE_GRAD=write_grad, BLOCK=tuning.BLOCK)
     scalars = {"scalars": "*fp64" if wide == step.TYPES[F64] else "*fp32"}
     warps = warps_of(tuple(getattr(torch, name.removeprefix("torch.")) for name in TYPES[types]))
     return compiled(step.update_kernel, constants, arch, warps, scalars, **options)
 
 
-def prepare(arch, adam, amp):
-    constants = dict(ADAM=adam, SCALED=amp, CHECKED=amp, BLOCK=tuning.PREPARE_BLOCK)
+def prepare(arch, family, amp):
+    constants = dict(FAMILY=family, SCALED=amp, CHECKED=amp, BLOCK=tuning.PREPARE_BLOCK)
     return compiled(step.prepare_kernel, constants, arch, tuning.PREPARE_WARPS)
 
 
@@ -92,7 +93,7 @@ def product(arch):
         f"{rule}/{types}/{'' if aligned else 'un'}aligned{'/amp' if amp else ''}": facts(
             update(arch, rule, types, aligned=aligned, write_grad=amp)
         )
-        for rule in rules.RULES
+        for rule in rules.STATES
         for types in TYPES
         for aligned in (True, False)
         for amp in (False, True)
@@ -102,13 +103,13 @@ def product(arch):
 def everything(arch, every_rule):
     """name -> facts of the variants: all rules in float32, the longest one in all types, aligned or not, with AMP."""
     found = {}
-    for rule in rules.RULES if every_rule else (MOST, "AdamW"):
+    for rule in rules.STATES if every_rule else (MOST, "AdamW"):
         found[f"{rule}/float32"] = facts(update(arch, rule, "float32"))
     for types in TYPES:
         found[f"{MOST}/{types}/amp"] = facts(update(arch, MOST, types, write_grad=True))
         found[f"{MOST}/{types}/unaligned"] = facts(update(arch, MOST, types, aligned=False, write_grad=True))
-    for adam in (True, False):
-        found[f"prepare/{'Adam' if adam else 'SGD'}"] = facts(prepare(arch, adam, amp=True))
+    for family in sorted({getattr(optim, name)._spec.family for name in optim.OPTIMIZERS}):
+        found[f"prepare/{family}"] = facts(prepare(arch, family, amp=True))
     watch = {"board": "*fp64", "metric": "*fp64", "n": "i32"}
     found["observe"] = facts(compiled(metric.observe_kernel, dict(BLOCK=tuning.WATCH_BLOCK), arch, 1, watch))
     found["advance"] = facts(compiled(step.advance_kernel, {}, arch, 1))

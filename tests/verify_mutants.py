@@ -119,7 +119,7 @@ def _none_counts(run, updates, scale):
 def _float32_tables(install, optimizer, plans):
     class Rounding:
         def __init__(self, plan):
-            self.device, self.foreign, self._plan = plan.device, plan.foreign, plan
+            self.device, self.unsupported, self._plan = plan.device, plan.unsupported, plan
 
         def set_program(self, group, name, table, *rest):
             self._plan.set_program(group, name, torch.tensor(table, dtype=torch.float32).tolist(), *rest)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules: `csrc/core/adam.h`, `sgd.h` and `rules.h` in Triton, same names, same order of operations.
+"""The rules: the headers of `csrc/core` in Triton, same names, same order of operations.
 
 `*_scalars` are float64 and work on a block of parameters; `*_update` are in the type that the kernel computes in.
+`prepare` and `update` choose among them: no kernel names a rule.
 """
 
 from __future__ import annotations
@@ -11,75 +12,35 @@ import triton.language as tl
 
 from .maths import bias_correction
 
-# The list of rules, in the order of csrc/core/rules.h.
-RULES = (
-    "AdamW",
-    "AdamWAmsgrad",
-    "AdamCoupled",
-    "AdamCoupledAmsgrad",
-    "SGD",
-    "SGDDecay",
-    "SGDMomentum",
-    "SGDMomentumDecay",
-    "SGDNesterov",
-    "SGDNesterovDecay",
-)
-STATES = (2, 3, 2, 3, 0, 0, 1, 1, 1, 1)
-"""How many state tensors each rule has."""
-
-FIRST_SGD: tl.constexpr = tl.constexpr(4)
-FIRST_MOMENTUM: tl.constexpr = tl.constexpr(6)
-FIRST_NESTEROV: tl.constexpr = tl.constexpr(8)
-MAX_SCALARS: tl.constexpr = tl.constexpr(10)
-MAX_SLOTS: tl.constexpr = tl.constexpr(8)
-
-# The numbers of a group: (name, key, item of the key or None). The order is that of AdamSlot and SGDSlot.
-ADAM_SLOTS = (
-    ("lr", "lr", None),
-    ("beta1", "betas", 0),
-    ("beta2", "betas", 1),
-    ("eps", "eps", None),
-    ("weight_decay", "weight_decay", None),
-    ("amsgrad", "amsgrad", None),
-    ("maximize", "maximize", None),
-    ("decoupled_weight_decay", "decoupled_weight_decay", None),
-)
-SGD_SLOTS = (
-    ("lr", "lr", None),
-    ("momentum", "momentum", None),
-    ("dampening", "dampening", None),
-    ("weight_decay", "weight_decay", None),
-    ("nesterov", "nesterov", None),
-    ("maximize", "maximize", None),
-)
-
-
-def rule_of(adam: bool, on: dict[str, bool]) -> int:
-    """The rule of a group. `on`: for each slot, whether its number is other than zero, or not known on the host.
-
-    >>> RULES[rule_of(True, {"decoupled_weight_decay": False, "weight_decay": True, "amsgrad": False})]
-    'AdamCoupled'
-    """
-    if adam:
-        coupled = not on["decoupled_weight_decay"] and on["weight_decay"]
-        return 2 * coupled + on["amsgrad"]
-    if not on["momentum"]:
-        return 4 + on["weight_decay"]
-    return 6 + 2 * on["nesterov"] + on["weight_decay"]
+STATES = {
+    "AdamW": 2,
+    "AdamWAmsgrad": 3,
+    "AdamCoupled": 2,
+    "AdamCoupledAmsgrad": 3,
+    "SGD": 0,
+    "SGDDecay": 0,
+    "SGDMomentum": 1,
+    "SGDMomentumDecay": 1,
+    "SGDNesterov": 1,
+    "SGDNesterovDecay": 1,
+    "Lion": 1,
+    "LionDecay": 1,
+}
+"""The rules, and how many state arrays each has."""
 
 
 @triton.jit
-def adam_scalars(slots, gain, step):
-    """slots: where a lane's eight numbers lie. gain: the gradient is multiplied by it. step: 1 for the first update."""
-    beta1 = tl.load(slots + 1)
-    beta2 = tl.load(slots + 2)
+def adam_scalars(hyper, gain, step):
+    """hyper: where a lane's eight numbers lie. gain: the gradient is multiplied by it. step: 1 for the first update."""
+    beta1 = tl.load(hyper + 1)
+    beta2 = tl.load(hyper + 2)
     first = bias_correction(beta1, step)
     second_inv_sqrt = 1.0 / tl.sqrt(bias_correction(beta2, step))
-    lr = tl.load(slots)
-    eps = tl.load(slots + 3)
-    decay = tl.load(slots + 4)
-    maximize = tl.load(slots + 6) != 0.0
-    decoupled = tl.load(slots + 7) != 0.0
+    lr = tl.load(hyper)
+    eps = tl.load(hyper + 3)
+    decay = tl.load(hyper + 4)
+    maximize = tl.load(hyper + 6) != 0.0
+    decoupled = tl.load(hyper + 7) != 0.0
     gain = tl.where(maximize, -gain, gain)
     keep = tl.where(decoupled, 1.0 - lr * decay, 1.0)
     weight_decay = tl.where(decoupled, 0.0, decay)
@@ -89,14 +50,14 @@ def adam_scalars(slots, gain, step):
 
 
 @triton.jit
-def sgd_scalars(slots, gain, step):
+def sgd_scalars(hyper, gain, step):
     """As adam_scalars. step 1: the buffer is new (zeros). torch then stores the gradient itself, without dampening; as
     it does while a schedule has the momentum at zero."""
-    lr = tl.load(slots)
-    momentum = tl.load(slots + 1)
-    dampening = tl.load(slots + 2)
-    weight_decay = tl.load(slots + 3)
-    maximize = tl.load(slots + 5) != 0.0
+    lr = tl.load(hyper)
+    momentum = tl.load(hyper + 1)
+    dampening = tl.load(hyper + 2)
+    weight_decay = tl.load(hyper + 3)
+    maximize = tl.load(hyper + 5) != 0.0
     first = step == 1.0
     gain = tl.where(maximize, -gain, gain)
     keep = tl.where(first, 0.0, momentum)
@@ -159,3 +120,66 @@ def sgd_update(
             g = buffer
     p = p - lr * g
     return p, buffer
+
+
+@triton.jit
+def lion_scalars(hyper, gain, step):
+    """As adam_scalars."""
+    lr = tl.load(hyper)
+    beta1 = tl.load(hyper + 1)
+    beta2 = tl.load(hyper + 2)
+    maximize = tl.load(hyper + 4) != 0.0
+    gain = tl.where(maximize, -gain, gain)
+    return gain, lr * tl.load(hyper + 3), lr, beta1, 1.0 - beta1, beta2, 1.0 - beta2
+
+
+@triton.jit
+def lion_update(gain, decay, lr, beta1, one_minus_beta1, beta2, one_minus_beta2, g, p, m, DECAY: tl.constexpr):
+    g = g * gain
+    mixed = beta1 * m + one_minus_beta1 * g
+    # The sign of zero is zero, and that of NaN is NaN: a broken gradient shows in the parameter.
+    sign = tl.where(mixed > 0.0, 1.0, tl.where(mixed < 0.0, -1.0, mixed))
+    if DECAY:
+        p = p - decay * p
+    p = p - lr * sign
+    m = beta2 * m + one_minus_beta2 * g
+    return p, m
+
+
+@triton.jit
+def prepare(hyper, gain, step, FAMILY: tl.constexpr):
+    """MAX_SCALARS float64 numbers of a block of parameters; those that a rule has no use for are zero."""
+    tl.static_assert(FAMILY == "adam" or FAMILY == "sgd" or FAMILY == "lion")
+    none = step * 0.0
+    if FAMILY == "adam":
+        return adam_scalars(hyper, gain, step)
+    elif FAMILY == "sgd":
+        a, b, c, d, e, f = sgd_scalars(hyper, gain, step)
+        return a, b, c, d, e, f, none, none, none, none
+    else:
+        a, b, c, d, e, f, g = lion_scalars(hyper, gain, step)
+        return a, b, c, d, e, f, g, none, none, none
+
+
+@triton.jit
+def update(s, g, p, state0, state1, state2, RULE: tl.constexpr):
+    """The parameter and its states after one update. s: where the scalars lie, the gain first."""
+    if RULE == "Lion" or RULE == "LionDecay":
+        p, state0 = lion_update(
+            tl.load(s), tl.load(s + 1), tl.load(s + 2), tl.load(s + 3), tl.load(s + 4), tl.load(s + 5), tl.load(s + 6),
+            g, p, state0, RULE == "LionDecay",
+        )  # fmt: skip
+    elif RULE == "AdamW" or RULE == "AdamWAmsgrad" or RULE == "AdamCoupled" or RULE == "AdamCoupledAmsgrad":
+        p, state0, state1, state2 = adam_update(
+            tl.load(s), tl.load(s + 1), tl.load(s + 2), tl.load(s + 3), tl.load(s + 4), tl.load(s + 5), tl.load(s + 6),
+            tl.load(s + 7), tl.load(s + 8), tl.load(s + 9), g, p, state0, state1, state2,
+            RULE == "AdamCoupled" or RULE == "AdamCoupledAmsgrad",
+            RULE == "AdamWAmsgrad" or RULE == "AdamCoupledAmsgrad",
+        )  # fmt: skip
+    else:
+        p, state0 = sgd_update(
+            tl.load(s), tl.load(s + 1), tl.load(s + 2), tl.load(s + 3), tl.load(s + 4), tl.load(s + 5), g, p, state0,
+            RULE != "SGD" and RULE != "SGDDecay", RULE == "SGDNesterov" or RULE == "SGDNesterovDecay",
+            RULE == "SGDDecay" or RULE == "SGDMomentumDecay" or RULE == "SGDNesterovDecay",
+        )  # fmt: skip
+    return p, state0, state1, state2

@@ -14,37 +14,33 @@ Tables are int64 tensors on the device, so that addresses and sizes of any magni
 
 - arrays: one row per tensor: parameter, gradient, three states, length in real numbers, row of its scalars.
 - chunks: pairs (row of arrays, tile).
-- sources: one pair per slot of each group: where its number is (`VALUE`: in `values`; otherwise the dtype of the tensor
-  at the address that follows), the address.
-- programs: how many there are, in a row of its own; then one row per scheduled slot: address of the table, clock,
-  address of the tensor that shows the value.
+- sources: one pair per hyperparameter of each group: where its number is (`VALUE`: in `values`; otherwise the dtype of
+  the tensor at the address that follows), the address.
+- programs: how many there are, in a row of its own; then one row per scheduled hyperparameter: address of the table,
+  clock, address of the tensor that shows the value.
 - entries: one row per parameter: group, address of its shown float32 step, 0 if it has none.
 """
 
 import triton
 import triton.language as tl
 
-from .rules import (
-    FIRST_MOMENTUM,
-    FIRST_NESTEROV,
-    FIRST_SGD,
-    MAX_SCALARS,
-    MAX_SLOTS,
-    adam_scalars,
-    adam_update,
-    sgd_scalars,
-    sgd_update,
-)
+from .. import _layouts
+from .rules import prepare, update
 from .schedule import HORIZON, evaluate
 
-ARRAY_WIDTH: tl.constexpr = tl.constexpr(7)
+MAX_HYPERPARAMETERS: tl.constexpr = tl.constexpr(_layouts.MAX_HYPERPARAMETERS)
+MAX_SCALARS: tl.constexpr = tl.constexpr(_layouts.MAX_SCALARS)
+ARRAY_WIDTH: tl.constexpr = tl.constexpr(len(_layouts.UPDATE_ARRAY))
+STATE0: tl.constexpr = tl.constexpr(_layouts.UPDATE_ARRAY.index("state0"))
+NUMEL: tl.constexpr = tl.constexpr(_layouts.UPDATE_ARRAY.index("numel"))
+SCALARS: tl.constexpr = tl.constexpr(_layouts.UPDATE_ARRAY.index("scalars"))
 PROGRAM_WIDTH: tl.constexpr = tl.constexpr(3)
 ENTRY_WIDTH: tl.constexpr = tl.constexpr(2)
-VALUE: tl.constexpr = tl.constexpr(0)
-FLOAT32: tl.constexpr = tl.constexpr(1)
-FLOAT64: tl.constexpr = tl.constexpr(2)
-UPDATES: tl.constexpr = tl.constexpr(0)
-SKIPPED: tl.constexpr = tl.constexpr(3)
+VALUE: tl.constexpr = tl.constexpr(_layouts.NUMBER_SOURCES.index("value"))
+FLOAT32: tl.constexpr = tl.constexpr(_layouts.NUMBER_SOURCES.index("float32"))
+FLOAT64: tl.constexpr = tl.constexpr(_layouts.NUMBER_SOURCES.index("float64"))
+UPDATES: tl.constexpr = tl.constexpr(_layouts.CLOCKS.index("updates"))
+SKIPPED: tl.constexpr = tl.constexpr(_layouts.CLOCKS.index("skipped"))
 TAIL: tl.constexpr = tl.constexpr(16)  # 128 bits of every type divide this many elements
 TYPES = {
     "torch.float32": tl.float32,
@@ -128,11 +124,11 @@ def advance_by_kernel(programs, written, edited, clocks, past_horizon, unit, by,
 
 
 @triton.jit
-def resolve(sources, values, resolved, n_slots, BLOCK: tl.constexpr):
-    """The present number of every slot of every group."""
-    for begin in range(0, n_slots, BLOCK):
+def resolve(sources, values, resolved, n_numbers, BLOCK: tl.constexpr):
+    """The present value of every hyperparameter of every group."""
+    for begin in range(0, n_numbers, BLOCK):
         at = begin + tl.arange(0, BLOCK)
-        mask = at < n_slots
+        mask = at < n_numbers
         kind = tl.load(sources + 2 * at, mask=mask, other=VALUE)
         address = tl.load(sources + 2 * at + 1, mask=mask, other=0)
         single = tl.load(address.to(tl.pointer_type(tl.float32)), mask=mask & (kind == FLOAT32), other=0.0)
@@ -150,14 +146,14 @@ def store_scalar(doubles, singles, at, k: tl.constexpr, value, mask):
 
 @triton.jit
 def write_scalars(
-    resolved, gain, active, n_active, entries, counts, doubles, singles, ADAM: tl.constexpr, BLOCK: tl.constexpr
+    resolved, gain, active, n_active, entries, counts, doubles, singles, FAMILY: tl.constexpr, BLOCK: tl.constexpr
 ):
     """The scalars of every parameter that has a gradient; its count and the step that users see advance by one."""
     for begin in range(0, n_active, BLOCK):
         lane = begin + tl.arange(0, BLOCK)
         mask = lane < n_active
         entry = tl.load(active + lane, mask=mask, other=0)
-        slots = resolved + tl.load(entries + entry * ENTRY_WIDTH) * MAX_SLOTS
+        hyper = resolved + tl.load(entries + entry * ENTRY_WIDTH) * MAX_HYPERPARAMETERS
         address = tl.load(entries + entry * ENTRY_WIDTH + 1)
         seen = mask & (address != 0)
         shown_step = address.to(tl.pointer_type(tl.float32))
@@ -168,29 +164,26 @@ def write_scalars(
         step = count.to(tl.float64)
         at = entry * MAX_SCALARS
         tl.debug_barrier()
-        if ADAM:
-            a, b, c, d, e, f, g, h, i, j = adam_scalars(slots, step * 0.0 + gain, step)
-            store_scalar(doubles, singles, at, 6, g, mask)
-            store_scalar(doubles, singles, at, 7, h, mask)
-            store_scalar(doubles, singles, at, 8, i, mask)
-            store_scalar(doubles, singles, at, 9, j, mask)
-        else:
-            a, b, c, d, e, f = sgd_scalars(slots, step * 0.0 + gain, step)
+        a, b, c, d, e, f, g, h, i, j = prepare(hyper, step * 0.0 + gain, step, FAMILY)
         store_scalar(doubles, singles, at, 0, a, mask)
         store_scalar(doubles, singles, at, 1, b, mask)
         store_scalar(doubles, singles, at, 2, c, mask)
         store_scalar(doubles, singles, at, 3, d, mask)
         store_scalar(doubles, singles, at, 4, e, mask)
         store_scalar(doubles, singles, at, 5, f, mask)
+        store_scalar(doubles, singles, at, 6, g, mask)
+        store_scalar(doubles, singles, at, 7, h, mask)
+        store_scalar(doubles, singles, at, 8, i, mask)
+        store_scalar(doubles, singles, at, 9, j, mask)
         tl.store(counts + entry, count, mask=mask)
         tl.store(shown_step, count.to(tl.float32), mask=seen)
 
 
-@triton.jit(do_not_specialize=["n_slots", "n_active", "grad_scale", "found_inf", "past_horizon"])
+@triton.jit(do_not_specialize=["n_numbers", "n_active", "grad_scale", "found_inf", "past_horizon"])
 def prepare_kernel(
-    control, clocks, sources, values, resolved, n_slots, active, n_active, entries, counts, doubles, singles,
+    control, clocks, sources, values, resolved, n_numbers, active, n_active, entries, counts, doubles, singles,
     programs, written, edited, past_horizon, grad_scale, found_inf,
-    ADAM: tl.constexpr, SCALED: tl.constexpr, CHECKED: tl.constexpr, BLOCK: tl.constexpr,
+    FAMILY: tl.constexpr, SCALED: tl.constexpr, CHECKED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Everything of a step but the elements. One program: nobody else reads or writes what it advances."""
     applied = n_active >= 0
@@ -200,12 +193,12 @@ def prepare_kernel(
     if SCALED:
         gain = 1.0 / tl.load(grad_scale).to(tl.float64)
     tl.store(control, applied.to(tl.int32))
-    n_slots = tl.where(applied, n_slots, 0)  # not a branch: one around all of this costs a stack frame
+    n_numbers = tl.where(applied, n_numbers, 0)  # not a branch: one around all of this costs a stack frame
     n_active = tl.where(applied, n_active, 0)
     n_programs = tl.where(applied, tl.load(programs), 0).to(tl.int32)
-    resolve(sources, values, resolved, n_slots, BLOCK)
+    resolve(sources, values, resolved, n_numbers, BLOCK)
     tl.debug_barrier()  # what was resolved is read by other threads
-    write_scalars(resolved, gain, active, n_active, entries, counts, doubles, singles, ADAM, BLOCK)
+    write_scalars(resolved, gain, active, n_active, entries, counts, doubles, singles, FAMILY, BLOCK)
     tl.debug_barrier()
     show(programs, written, edited, clocks, past_horizon, n_programs, 1)
     applied = tl.load(control)  # read again: what lives through all of the above would be spilled
@@ -218,39 +211,28 @@ def prepare_kernel(
 @triton.jit
 def update_elements(
     param, grad, state0, state1, state2, scalars, offsets, mask,
-    RULE: tl.constexpr, A: tl.constexpr, WRITE_GRAD: tl.constexpr,
+    RULE: tl.constexpr, STATES: tl.constexpr, A: tl.constexpr, WRITE_GRAD: tl.constexpr,
 ):  # fmt: skip
     """One tile. No array is named twice, so all loads may go out before the first store."""
     p = widen(tl.load(param + offsets, mask=mask), A)
     g = widen(tl.load(grad + offsets, mask=mask), A)
-    gain = tl.load(scalars)
     if WRITE_GRAD:  # users find unscaled gradients after the step, as with torch's fused optimizers
-        tl.store(grad + offsets, rounded(g * tl.abs(gain), grad.dtype.element_ty), mask=mask)
-    if RULE < FIRST_SGD:
-        m = widen(tl.load(state0 + offsets, mask=mask), A)
-        v = widen(tl.load(state1 + offsets, mask=mask), A)
-        vmax = v
-        if RULE % 2 == 1:
-            vmax = widen(tl.load(state2 + offsets, mask=mask), A)
-        p, m, v, vmax = adam_update(
-            gain, tl.load(scalars + 1), tl.load(scalars + 2), tl.load(scalars + 3), tl.load(scalars + 4),
-            tl.load(scalars + 5), tl.load(scalars + 6), tl.load(scalars + 7), tl.load(scalars + 8),
-            tl.load(scalars + 9), g, p, m, v, vmax, RULE >= 2, RULE % 2 == 1,
-        )  # fmt: skip
-        tl.store(state0 + offsets, rounded(m, state0.dtype.element_ty), mask=mask)
-        tl.store(state1 + offsets, rounded(v, state1.dtype.element_ty), mask=mask)
-        if RULE % 2 == 1:
-            tl.store(state2 + offsets, rounded(vmax, state2.dtype.element_ty), mask=mask)
-    else:
-        buffer = p
-        if RULE >= FIRST_MOMENTUM:
-            buffer = widen(tl.load(state0 + offsets, mask=mask), A)
-        p, buffer = sgd_update(
-            gain, tl.load(scalars + 1), tl.load(scalars + 2), tl.load(scalars + 3), tl.load(scalars + 4),
-            tl.load(scalars + 5), g, p, buffer, RULE >= FIRST_MOMENTUM, RULE >= FIRST_NESTEROV, RULE % 2 == 1,
-        )  # fmt: skip
-        if RULE >= FIRST_MOMENTUM:
-            tl.store(state0 + offsets, rounded(buffer, state0.dtype.element_ty), mask=mask)
+        gain = tl.abs(tl.load(scalars))
+        tl.store(grad + offsets, rounded(g * gain, grad.dtype.element_ty), mask=mask)
+    s0, s1, s2 = p, p, p
+    if STATES > 0:
+        s0 = widen(tl.load(state0 + offsets, mask=mask), A)
+    if STATES > 1:
+        s1 = widen(tl.load(state1 + offsets, mask=mask), A)
+    if STATES > 2:
+        s2 = widen(tl.load(state2 + offsets, mask=mask), A)
+    p, s0, s1, s2 = update(scalars, g, p, s0, s1, s2, RULE)
+    if STATES > 0:
+        tl.store(state0 + offsets, rounded(s0, state0.dtype.element_ty), mask=mask)
+    if STATES > 1:
+        tl.store(state1 + offsets, rounded(s1, state1.dtype.element_ty), mask=mask)
+    if STATES > 2:
+        tl.store(state2 + offsets, rounded(s2, state2.dtype.element_ty), mask=mask)
     tl.store(param + offsets, rounded(p, param.dtype.element_ty), mask=mask)
 
 
@@ -265,31 +247,38 @@ def first_element(row, k: tl.constexpr, begin, T: tl.constexpr, ALIGNED: tl.cons
 @triton.jit(do_not_specialize=["n_chunks"])
 def update_kernel(
     control, arrays, grads, chunks, n_chunks, scalars,
-    RULE: tl.constexpr, P: tl.constexpr, G: tl.constexpr, S0: tl.constexpr, S1: tl.constexpr, S2: tl.constexpr,
-    A: tl.constexpr, ALIGNED: tl.constexpr, WRITE_GRAD: tl.constexpr, BLOCK: tl.constexpr,
+    RULE: tl.constexpr, STATES: tl.constexpr, P: tl.constexpr, G: tl.constexpr,
+    S0: tl.constexpr, S1: tl.constexpr, S2: tl.constexpr, A: tl.constexpr, ALIGNED: tl.constexpr,
+    WRITE_GRAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """All tensors of one rule and one mixture of types. Each program takes every so manieth tile."""
+    """All tensors of one rule and one mixture of types. Of n programs, number i takes the tiles i, i + n, i + 2n ..."""
     n_chunks = tl.where(tl.load(control) != 0, n_chunks, 0)
     for chunk in range(tl.program_id(0), n_chunks, tl.num_programs(0)):
         pair = chunks + chunk * 2
         array = tl.load(pair)
         begin = tl.load(pair + 1) * BLOCK
         row = arrays + array * ARRAY_WIDTH
-        numel = tl.load(row + 5)
-        own = scalars + tl.load(row + 6) * MAX_SCALARS
+        numel = tl.load(row + NUMEL)
+        own = scalars + tl.load(row + SCALARS) * MAX_SCALARS
         param = first_element(row, 0, begin, P, ALIGNED)
         grad = first_element(grads + array, 0, begin, G, ALIGNED)
-        state0 = first_element(row, 2, begin, S0, ALIGNED)
-        state1 = first_element(row, 3, begin, S1, ALIGNED)
-        state2 = first_element(row, 4, begin, S2, ALIGNED)
+        state0 = first_element(row, STATE0, begin, S0, ALIGNED)
+        state1 = first_element(row, STATE0 + 1, begin, S1, ALIGNED)
+        state2 = first_element(row, STATE0 + 2, begin, S2, ALIGNED)
         left = tl.minimum(numel - begin, BLOCK).to(tl.int32)
         offsets = tl.arange(0, BLOCK)
         if ALIGNED:
             # A mask that may end anywhere would break the vectors: the last few elements go by themselves.
             whole = tl.multiple_of(left // TAIL * TAIL, 16)
-            update_elements(param, grad, state0, state1, state2, own, offsets, offsets < whole, RULE, A, WRITE_GRAD)
+            update_elements(
+                param, grad, state0, state1, state2, own, offsets, offsets < whole, RULE, STATES, A, WRITE_GRAD
+            )
             if whole < left:
                 rest = whole + tl.arange(0, TAIL)
-                update_elements(param, grad, state0, state1, state2, own, rest, rest < left, RULE, A, WRITE_GRAD)
+                update_elements(
+                    param, grad, state0, state1, state2, own, rest, rest < left, RULE, STATES, A, WRITE_GRAD
+                )
         else:
-            update_elements(param, grad, state0, state1, state2, own, offsets, offsets < left, RULE, A, WRITE_GRAD)
+            update_elements(
+                param, grad, state0, state1, state2, own, offsets, offsets < left, RULE, STATES, A, WRITE_GRAD
+            )

@@ -7,6 +7,7 @@
 #include "plan/cuda_plan.h"
 #include "bindings/metric.h"
 #include "bindings/device_schedule.h"
+#include "bindings/layouts.h"
 #include "bindings/threads.h"
 #include "bindings/host_driver.h"
 
@@ -77,7 +78,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("record_to", &Plan::record_to)
       .def("zero_grad", &Plan::zero_grad)
       .def("missing", &Plan::missing)
-      .def("foreign", &Plan::foreign)
+      .def("unsupported", &Plan::unsupported)
       .def("adopt",
            [](Plan& p, const std::vector<std::pair<int, int>>& which) {
              p.await_update();
@@ -92,10 +93,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def_property_readonly("device", &Plan::device)
       .def_property_readonly("name", &Plan::name);
   py::class_<fs::CpuPlan, Plan>(m, "CpuPlan", py::custom_type_setup(collectable))
-      .def(py::init<bool, py::list, py::dict, at::Tensor>(), py::arg("adam"), py::arg("param_groups"),
+      .def(py::init<py::object, py::list, py::dict, at::Tensor>(), py::arg("spec"), py::arg("param_groups"),
            py::arg("state"), py::arg("clocks"));
   py::class_<fs::CudaPlan, Plan>(m, "CudaPlan", py::custom_type_setup(collectable))
-      .def(py::init<bool, py::list, py::dict, at::Tensor, at::Tensor, py::object>(), py::arg("adam"),
+      .def(py::init<py::object, py::list, py::dict, at::Tensor, at::Tensor, py::object>(), py::arg("spec"),
            py::arg("param_groups"), py::arg("state"), py::arg("clocks"), py::arg("flags"), py::arg("stream_of"))
       .def("follow", &fs::CudaPlan::follow)
       .def("write", &fs::CudaPlan::write, py::arg("host"), py::arg("there") = py::none())
@@ -113,8 +114,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("isa", [] { return std::string(fs_cpu::kernels().isa); });
   m.def("threads_used", &fs::threads_used);
   m.def("trust_dict_tags", [](bool trust) { fs::WatchedDict::trust_tags = trust; });
-  m.attr("n_shapes") = fs::kShapes;
-  m.attr("row_width") = fs::kRowWidth;
+  bind_layouts(m);
   bind_rates(m);
   bind_track(m);
   bind_plateau(m);

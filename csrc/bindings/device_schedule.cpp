@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "bindings/casters.h"
-#include "plan/cuda_part.h"
+#include "plan/cuda_batch.h"
 #include "plan/tensors.h"
 
 namespace {

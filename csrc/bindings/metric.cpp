@@ -3,7 +3,7 @@
 
 #include "bindings/casters.h"
 #include "core/metric.h"
-#include "plan/cuda_part.h"
+#include "plan/cuda_batch.h"
 #include "plan/tensors.h"
 
 namespace {

@@ -1,35 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// The list of rules. Launchers instantiate their loop for each entry; nothing else names a rule's template.
+// The list of rules and families. Launchers instantiate their loop for each rule; nothing else names its template.
 #pragma once
 
 #include "adam.h"
+#include "lion.h"
 #include "sgd.h"
 
 FS_NAMESPACE_BEGIN
 
-// FS_RULES(X): X(name, type). A rule with and without a term is two entries, since 0 * inf is not "no term".
-#define FS_RULES(X)                                    \
-  X(kAdamW, AdamRule<false, false>)                    \
-  X(kAdamWAmsgrad, AdamRule<false, true>)              \
-  X(kAdamCoupled, AdamRule<true, false>)               \
-  X(kAdamCoupledAmsgrad, AdamRule<true, true>)         \
-  X(kSGD, SGDRule<Momentum::kNone, false>)             \
-  X(kSGDDecay, SGDRule<Momentum::kNone, true>)         \
-  X(kSGDMomentum, SGDRule<Momentum::kPlain, false>)    \
-  X(kSGDMomentumDecay, SGDRule<Momentum::kPlain, true>) \
-  X(kSGDNesterov, SGDRule<Momentum::kNesterov, false>) \
-  X(kSGDNesterovDecay, SGDRule<Momentum::kNesterov, true>)
+// X(name, type) of every rule; in this order they are numbered.
+#define FS_RULES(X) FS_ADAM_RULES(X) FS_SGD_RULES(X) FS_LION_RULES(X)
 
-enum Rule : uint8_t {
-#define FS_ENUM(name, ...) name,
-  FS_RULES(FS_ENUM)
-#undef FS_ENUM
-  kRules
-};
+// X(type) of every family, in the same order.
+#define FS_FAMILIES(X) X(Adam) X(SGD) X(Lion)
+
+enum Rule : uint8_t { FS_RULES(FS_RULE_NAME) kRules };
 
 // Scalars travel as doubles, named by the rule that prepared them.
 constexpr int kMaxScalars = 10;
-constexpr int kMaxSlots = 8;
+constexpr int kMaxHyperparameters = 8;  // of a group
 
 // The counters of an optimizer.
 enum Clock : int { kUpdates, kSamples, kTokens, kSkipped, kClocks };

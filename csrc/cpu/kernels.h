@@ -8,7 +8,7 @@
 
 namespace fs_cpu {
 
-using fs::DType, fs::kLoops, fs::kMixedFloat32, fs::kMixedFloat64;
+using fs::DType, fs::kVariants, fs::kMixedFloat32, fs::kMixedFloat64;
 
 constexpr int64_t kLine = 64;    // bytes of a cache line
 constexpr int64_t kAhead = 1280;  // bytes; how far before their use lines are asked for
@@ -31,7 +31,7 @@ constexpr int kMaxRules = 16;
 
 struct Kernels {
   const char* isa;
-  Kernel kernel[kMaxRules][kLoops];
+  Kernel kernel[kMaxRules][kVariants];
 };
 
 // The best kernels that this processor runs, or the ones named by the environment variable FUSEDSCHED_ISA.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hyperparameters as the kernel sees them: what a slot is worth now, and what is shown after a step.
+// Hyperparameters as the kernel sees them: what a hyperparameter is now, and what is shown after a step.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,9 +22,9 @@ __device__ __forceinline__ double program_value(const double* program, int64_t c
 }
 
 // Whether somebody wrote to the shown value. Before the first time that it is shown, `written` is NaN.
-__device__ __forceinline__ bool is_edited(const Slot& slot) {
-  if (slot.edited) return true;
-  return slot.shown != nullptr && slot.written == slot.written && *slot.shown != slot.written;
+__device__ __forceinline__ bool is_edited(const Hyperparameter& h) {
+  if (h.edited) return true;
+  return h.shown != nullptr && h.written == h.written && *h.shown != h.written;
 }
 
 __device__ __forceinline__ double number_at(const void* tensor, DType dtype) {
@@ -37,17 +37,17 @@ __device__ __forceinline__ double number_at(const void* tensor, DType dtype) {
   return 0.0;
 }
 
-__device__ __forceinline__ double slot_value(const Header& header, int32_t group, int32_t k) {
-  const Slot& slot = header.groups[group].slots[k];
-  if (slot.program != nullptr) {
-    if (*slot.clock < slot.held_until) return slot.held;
-    return is_edited(slot) ? *slot.shown : program_value(slot.program, *slot.clock);
+__device__ __forceinline__ double hyperparameter_value(const Header& header, int32_t group, int32_t k) {
+  const Hyperparameter& h = header.groups[group].hyperparameters[k];
+  if (h.program != nullptr) {
+    if (*h.clock < h.held_until) return h.held;
+    return is_edited(h) ? *h.shown : program_value(h.program, *h.clock);
   }
-  if (slot.tensor != nullptr) return number_at(slot.tensor, slot.tensor_dtype);
-  const int32_t at = group * kMaxSlots + k;
+  if (h.tensor != nullptr) return number_at(h.tensor, h.tensor_dtype);
+  const int32_t at = group * kMaxHyperparameters + k;
 #pragma unroll 1
-  for (int32_t e = 0; e < header.n_edits; ++e) {
-    if (header.edits[e].at == at) return header.edits[e].value;
+  for (int32_t e = 0; e < header.n_pending; ++e) {
+    if (header.pending[e].at == at) return header.pending[e].value;
   }
   return header.values[at];
 }
@@ -56,18 +56,18 @@ __device__ __forceinline__ double slot_value(const Header& header, int32_t group
 __device__ __forceinline__ void show_programs(Group* groups, int32_t n_groups, int32_t* past_horizon, int32_t first,
                                               int32_t stride) {
 #pragma unroll 1
-  for (int32_t item = first; item < n_groups * kMaxSlots; item += stride) {
-    Slot& slot = groups[item / kMaxSlots].slots[item % kMaxSlots];
-    if (slot.program == nullptr) continue;
-    if (is_edited(slot)) {
-      slot.edited = true;
+  for (int32_t item = first; item < n_groups * kMaxHyperparameters; item += stride) {
+    Hyperparameter& h = groups[item / kMaxHyperparameters].hyperparameters[item % kMaxHyperparameters];
+    if (h.program == nullptr) continue;
+    if (is_edited(h)) {
+      h.edited = true;
       continue;
     }
-    const int64_t clock = *slot.clock;
-    if (is_past(slot.program, clock)) *past_horizon = 1;
-    if (slot.shown == nullptr) continue;
-    slot.written = program_value(slot.program, clock);
-    *slot.shown = slot.written;
+    const int64_t clock = *h.clock;
+    if (is_past(h.program, clock)) *past_horizon = 1;
+    if (h.shown == nullptr) continue;
+    h.written = program_value(h.program, clock);
+    *h.shown = h.written;
   }
 }
 

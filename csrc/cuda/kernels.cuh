@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels that runtime.cu launches. step.cu is compiled once for each loop.
+// The kernels that runtime.cu launches. step.cu is compiled once for each variant.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -14,7 +14,8 @@
 
 namespace fs_cuda {
 
-using fs::DType, fs::kClocks, fs::kSamples, fs::kSkipped, fs::kTokens, fs::kUpdates, fs::kLoops, fs::kMaxSlots, fs::kMaxStates;
+using fs::DType, fs::kClocks, fs::kSamples, fs::kSkipped, fs::kTokens, fs::kUpdates;
+using fs::kMaxHyperparameters, fs::kMaxStates, fs::kVariants;
 
 // One parameter. All arrays have the same element order.
 struct Array {
@@ -22,7 +23,7 @@ struct Array {
   void* state[kMaxStates];
   float* shown_step;  // state["step"], float32; null for rules without one
   int64_t numel;      // real numbers: a complex one is two
-  int64_t* count;     // updates so far, exact. If shown_step says otherwise, somebody wrote to it: then that counts
+  int64_t* count;     // updates so far, exact. If shown_step says otherwise, user code wrote to it: then that counts
   int32_t group;
   DType param_dtype, grad_dtype, state_dtype[kMaxStates];
   bool aligned;       // param and state begin on 16 bytes
@@ -30,7 +31,7 @@ struct Array {
 
 // One hyperparameter of a group. Exactly one of `program` and `tensor` is set, or neither: then it is the number in
 // Header::values.
-struct Slot {
+struct Hyperparameter {
   const double* program;  // a schedule program (core/schedule.h)
   const int64_t* clock;   // what the program is evaluated at
   const void* tensor;     // a tensor with one element that the user may write to at any time
@@ -43,13 +44,13 @@ struct Slot {
 };
 
 struct Group {
-  Slot slots[kMaxSlots];  // in the order of AdamSlot or SGDSlot
+  Hyperparameter hyperparameters[kMaxHyperparameters];  // in the order of the family's Hyper
 };
 
-// A number that changed since Header::values was written. It stands before the one there, where the last block of the
-// step's last launch stores it.
-struct Edit {
-  int32_t at;  // group * kMaxSlots + slot
+// A number that changed since Header::values was written. It replaces the one there, where the last block of the step's
+// last launch stores it.
+struct PendingValue {
+  int32_t at;  // group * kMaxHyperparameters + number within the group
   int32_t reserved;
   double value;
 };
@@ -60,23 +61,23 @@ struct Start {
 };
 
 #if defined(FS_SMALL_ARGUMENTS)  // CUDA before 12.1
-constexpr int kArgumentBytes = 4096, kMaxBlocks = 256, kMaxEdits = 16;
+constexpr int kArgumentBytes = 4096, kMaxBlocks = 256, kMaxPending = 16;
 #else
-constexpr int kArgumentBytes = 32764, kMaxBlocks = 640, kMaxEdits = 64;
+constexpr int kArgumentBytes = 32764, kMaxBlocks = 640, kMaxPending = 64;
 #endif
 
 struct Header {
   const Array* arrays;
   Group* groups;
-  double* values;           // kMaxSlots of each group
+  double* values;           // kMaxHyperparameters of each group
   int64_t* clocks;          // kClocks of them
   uint32_t* ticket;         // zero between launches
   int32_t* past_horizon;    // set to 1 when a program has ended that must not go on; memory that the host can read
   const float* grad_scale;  // the gradients are divided by it, in memory too; or null
   const float* found_inf;   // not zero: change nothing; or null
-  int32_t n_arrays, n_groups, n_edits;
+  int32_t n_arrays, n_groups, n_pending;
   bool last;                // of this step's launches: it advances the clocks
-  Edit edits[kMaxEdits];
+  PendingValue pending[kMaxPending];
   Start starts[kMaxBlocks + 1];
 };
 
@@ -131,12 +132,12 @@ struct Rates {
   int32_t n_rates;
 };
 
-// What a device can do for the plan. `rule` is fs::Rule, `loop` one of fs::kLoops. Functions return null or CUDA's words
-// for what went wrong. Streams are cudaStream_t as numbers.
+// What a device can do for the plan. `rule` is fs::Rule, `variant` a storage variant (fs::kVariants of them). Functions
+// return null or CUDA's words for what went wrong. Streams are cudaStream_t as numbers.
 struct Runtime {
   const char* name;                                     // "cuda", or what stands in for it
-  const char* (*blocks)(int device, int rule, int loop, int* blocks);  // as many as run at once, at most kMaxBlocks
-  const char* (*step)(int device, uint64_t stream, int rule, int loop, int blocks, const Launch& launch);
+  const char* (*blocks)(int device, int rule, int variant, int* blocks);  // as many as run at once, at most kMaxBlocks
+  const char* (*step)(int device, uint64_t stream, int rule, int variant, int blocks, const Launch& launch);
   // Adds `by` to *clock. With `updates`, only if *updates is not what it was the last time, which is kept in *seen.
   const char* (*advance)(int device, uint64_t stream, int64_t* clock, int64_t by, const int64_t* updates,
                          int64_t* seen);

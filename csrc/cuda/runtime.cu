@@ -35,10 +35,10 @@ __global__ void __launch_bounds__(kSmallThreads) show_kernel(Group* groups, int3
   show_programs(groups, n_groups, past_horizon, blockIdx.x * kSmallThreads + threadIdx.x, gridDim.x * kSmallThreads);
 }
 
-const StepKernels& kernels_of(int loop) {
-  static const StepKernels* const tables[kLoops] = {&step_kernels_0, &step_kernels_1, &step_kernels_2,
+const StepKernels& kernels_of(int variant) {
+  static const StepKernels* const tables[kVariants] = {&step_kernels_0, &step_kernels_1, &step_kernels_2,
                                                     &step_kernels_3, &step_kernels_4, &step_kernels_5};
-  return *tables[loop];
+  return *tables[variant];
 }
 
 const char* words(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
@@ -75,13 +75,13 @@ const char* launch_on(int device, uint64_t stream, Kernel kernel, int blocks, in
   return words(cudaLaunchKernel(kernel, dim3(blocks), dim3(threads), arguments, shared_bytes, stream_of(stream)));
 }
 
-const char* blocks(int device, int rule, int loop, int* result) {
+const char* blocks(int device, int rule, int variant, int* result) {
   const OnDevice on(device);
   cudaError_t error = on.error;
   int multiprocessors = 0, resident = 0;
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error == cudaSuccess) {
-    const StepKernels& kernels = kernels_of(loop);
+    const StepKernels& kernels = kernels_of(variant);
     error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernels.kernel[rule], kThreads,
                                                           kernels.shared_bytes[rule]);
   }
@@ -90,8 +90,8 @@ const char* blocks(int device, int rule, int loop, int* result) {
   return words(error);
 }
 
-const char* step(int device, uint64_t stream, int rule, int loop, int blocks, const Launch& launch) {
-  const StepKernels& kernels = kernels_of(loop);
+const char* step(int device, uint64_t stream, int rule, int variant, int blocks, const Launch& launch) {
+  const StepKernels& kernels = kernels_of(variant);
   void* arguments[] = {const_cast<Launch*>(&launch)};
   return launch_on(device, stream, kernels.kernel[rule], blocks, kThreads, arguments, kernels.shared_bytes[rule]);
 }
@@ -112,7 +112,7 @@ const char* rates(int device, uint64_t stream, const Rates& rates) {
 }
 
 const char* show(int device, uint64_t stream, Group* groups, int n_groups, int32_t* past_horizon) {
-  const int blocks = (n_groups * kMaxSlots + kSmallThreads - 1) / kSmallThreads;
+  const int blocks = (n_groups * kMaxHyperparameters + kSmallThreads - 1) / kSmallThreads;
   void* arguments[] = {&groups, &n_groups, &past_horizon};
   return blocks == 0 ? nullptr : launch_on(device, stream, show_kernel, blocks, kSmallThreads, arguments, 0);
 }

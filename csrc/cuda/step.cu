@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one CUDA kernel of a step: every rule, every dtype. Compiled once for each loop (FS_LOOP) to build in parallel.
+// The one CUDA kernel of a step: every rule, every dtype. Compiled once for each storage variant
+// (FS_VARIANT) to build in parallel.
 //
 // A block walks its share of all arrays' elements. Of each batch of arrays it first works out the scalars, in float64,
 // then it updates their tiles. The block that is done last knows that all others have read the tables: it counts the
@@ -23,7 +24,7 @@ template <class R, class A>
 struct Block {
   Array arrays[kBatch];
   typename R::template Scalars<A> scalars[kBatch];
-  double slots[kBatch][kMaxSlots];
+  double hyper[kBatch][kMaxHyperparameters];
   double updates[kBatch];  // the number of this update of each array, 1 for its first
   double gain;             // gradients are multiplied by it
   Start start, stop;       // of the block's share
@@ -164,18 +165,18 @@ __device__ __forceinline__ void prepare(const Launch& launch, Block<R, A>& block
   for (int32_t word = thread; word < block.n * kWords; word += kThreads) to[word] = from[word];
   __syncthreads();
 #pragma unroll 1
-  for (int32_t item = thread; item < kBatch * (kMaxSlots + 1); item += kThreads) {
+  for (int32_t item = thread; item < kBatch * (kMaxHyperparameters + 1); item += kThreads) {
     const int32_t i = item % kBatch, k = item / kBatch;
     if (i >= block.n || launch.grads[block.first + i] == nullptr) continue;
-    if (k == kMaxSlots) {
+    if (k == kMaxHyperparameters) {
       block.updates[i] = static_cast<double>(updates_of(block.arrays[i]) + 1);
     } else {
-      block.slots[i][k] = slot_value(launch, block.arrays[i].group, k);
+      block.hyper[i][k] = hyperparameter_value(launch, block.arrays[i].group, k);
     }
   }
   __syncthreads();
   if (thread < block.n && launch.grads[block.first + thread] != nullptr) {
-    block.scalars[thread] = rounded<R, A>(R::prepare(block.slots[thread], block.gain, block.updates[thread]));
+    block.scalars[thread] = rounded<R, A>(R::prepare(block.hyper[thread], StepInfo{block.gain, block.updates[thread]}));
   }
   __syncthreads();
 }
@@ -213,7 +214,9 @@ __device__ __forceinline__ void finish(const Launch& launch, bool skipped) {
   if (!launch.last) return;
   // Also when the update is skipped: the plan hands over an edit once.
 #pragma unroll 1
-  for (int32_t e = thread; e < launch.n_edits; e += kThreads) launch.values[launch.edits[e].at] = launch.edits[e].value;
+  for (int32_t e = thread; e < launch.n_pending; e += kThreads) {
+    launch.values[launch.pending[e].at] = launch.pending[e].value;
+  }
   if (thread == 0) ++launch.clocks[skipped ? kSkipped : kUpdates];
   if (skipped) return;
   __syncthreads();
@@ -254,19 +257,19 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Arrays::kBy
   finish(launch, block.skipped);
 }
 
-#if FS_LOOP == 0
+#if FS_VARIANT == 0
 using Compute = float;
 using Stored = Uniform<float>;
-#elif FS_LOOP == 1
+#elif FS_VARIANT == 1
 using Compute = double;
 using Stored = Uniform<double>;
-#elif FS_LOOP == 2
+#elif FS_VARIANT == 2
 using Compute = float;
 using Stored = Uniform<BFloat16>;
-#elif FS_LOOP == 3
+#elif FS_VARIANT == 3
 using Compute = float;
 using Stored = Uniform<Float16>;
-#elif FS_LOOP == 4
+#elif FS_VARIANT == 4
 using Compute = float;
 using Stored = Mixed<float>;
 #else
@@ -279,7 +282,7 @@ using Stored = Mixed<double>;
 #define FS_JOIN_(a, b) a##b
 #define FS_JOIN(a, b) FS_JOIN_(a, b)
 
-const StepKernels FS_JOIN(step_kernels_, FS_LOOP) = {
+const StepKernels FS_JOIN(step_kernels_, FS_VARIANT) = {
     {
 #define FS_ENTRY(name, ...) step_kernel<__VA_ARGS__, Compute, Stored>,
         FS_RULES(FS_ENTRY)

@@ -10,11 +10,11 @@ namespace fs_cuda {
 
 __global__ void __launch_bounds__(kSmallThreads) record_kernel(const __grid_constant__ Header header, double* ring,
                                                                 int64_t rows) {
-  const int32_t n_slots = header.n_groups * kMaxSlots;
+  const int32_t n_numbers = header.n_groups * kMaxHyperparameters;
   double* const row = fs::next_row(ring, rows, fs::row_width(header.n_groups));
 #pragma unroll 1
-  for (int32_t item = threadIdx.x; item < n_slots; item += kSmallThreads) {
-    row[fs::kRowHead + item] = slot_value(header, item / kMaxSlots, item % kMaxSlots);
+  for (int32_t item = threadIdx.x; item < n_numbers; item += kSmallThreads) {
+    row[fs::kRowHead + item] = hyperparameter_value(header, item / kMaxHyperparameters, item % kMaxHyperparameters);
   }
   __syncthreads();  // all have read which row it is
   if (threadIdx.x != 0) return;

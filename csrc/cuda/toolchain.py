@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# (object, source, flags), as in setup.py. Loops (fs::kLoops) are compiled apart, so that all cores have work.
-UNITS = [(f"cuda_step_{loop}", "csrc/cuda/step.cu", f"-DFS_LOOP={loop}") for loop in range(6)]
+# (object, source, flags), as in setup.py. Storage variants are compiled apart, so that all cores have work.
+UNITS = [(f"cuda_step_{variant}", "csrc/cuda/step.cu", f"-DFS_VARIANT={variant}") for variant in range(6)]
 UNITS += [("cuda_launches", "csrc/cuda/runtime.cu", "")]
 UNITS += [(f"cuda_{name}", f"csrc/cuda/{name}.cu", "") for name in ("metric", "schedule", "telemetry")]
 

@@ -15,7 +15,7 @@ std::string where(const Entry& entry) {
   return out.str();
 }
 
-int loop_of(const fs_cpu::Span& span, int states) {
+int variant_of(const fs_cpu::Span& span, int states) {
   using fs::DType;
   bool same = span.grad_dtype == span.param_dtype;
   bool wide = span.param_dtype == DType::kFloat64 || span.grad_dtype == DType::kFloat64;
@@ -27,18 +27,18 @@ int loop_of(const fs_cpu::Span& span, int states) {
   return wide ? kMixedFloat64 : kMixedFloat32;
 }
 
-// Whether all that inspect() found the last time still holds; then only addresses have to be read.
-bool as_seen(const Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
-  const Kind& kind = *entry.kind;
-  if (!kind.param.holds(param) || !entry.layout->matches(param)) return false;
-  if (!kind.grad.holds(grad) || !entry.layout->matches(grad)) return false;
+// Whether everything is as inspect() found it last; then only addresses have to be read.
+bool unchanged(const Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
+  const EntryKind& kind = *entry.kind;
+  if (!kind.param.matches(param) || !entry.layout->matches(param)) return false;
+  if (!kind.grad.matches(grad) || !entry.layout->matches(grad)) return false;
   for (int k = 0; k < states; ++k) {
     const at::TensorImpl& state = *entry.state[k].unsafeGetTensorImpl();
-    if (!kind.state[k].holds(state) || !entry.layout->same_order(state)) return false;
+    if (!kind.state[k].matches(state) || !entry.layout->same_order(state)) return false;
   }
   if (entry.shown_step == nullptr) return true;
   const at::TensorImpl& step = *entry.step.unsafeGetTensorImpl();
-  return kind.step.holds(step) && unwrap(step) == entry.shown_step;
+  return kind.step.matches(step) && unwrap(step) == entry.shown_step;
 }
 
 // Writes only what differs, and says whether it did.
@@ -52,54 +52,54 @@ bool set(T& place, U value) {
 // Whether another array than the gradient has moved: gradients may, at each step.
 bool read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
   set(entry.span.grad, unwrap(grad));
-  bool moved = !entry.gathered && set(entry.span.param, unwrap(param));
+  bool moved = !entry.packed && set(entry.span.param, unwrap(param));
   for (int k = 0; k < states; ++k) {
     moved |= set(entry.span.state[k], unwrap(entry.state[k]));
   }
   return moved;
 }
 
-// Whether it still has the layout that its state was given; one with gaps, its dense copy.
+// Whether it still has the layout that its state was given; one with gaps, its packed copy.
 bool is_laid_out(const Entry& entry) {
   const at::Tensor& p = entry.param();
-  if (entry.gathered != has_gaps(p)) return false;
-  if (!entry.gathered) return entry.layout->matches(*p.unsafeGetTensorImpl());
+  if (entry.packed != has_gaps(p)) return false;
+  if (!entry.packed) return entry.layout->matches(*p.unsafeGetTensorImpl());
   return entry.layout->is(p.sizes(), dense_strides(p));
 }
 
 template <class T>
-void ask_for(const T* object) {
+void prefetch(const T* object) {
   for (size_t at = 0; at < sizeof(T); at += fs_cpu::kLine) __builtin_prefetch(reinterpret_cast<const char*>(object) + at);
 }
 
 // What collect() reads of an entry hangs on a chain of pointers. Entries further on are followed along it, each a link
 // less far, so that the waits for memory overlap.
-void ask_ahead(const std::vector<Entry>& entries, size_t i) {
+void prefetch_ahead(const std::vector<Entry>& entries, size_t i) {
   constexpr size_t step = 3;  // entries from link to link
   const size_t left = entries.size() - i;
   if (left > 4 * step) {
     const Entry& entry = entries[i + 4 * step];
     __builtin_prefetch(entry.object.ptr());
     for (const at::Tensor& state : entry.state) {
-      if (state.defined()) ask_for(state.unsafeGetTensorImpl());
+      if (state.defined()) prefetch(state.unsafeGetTensorImpl());
     }
-    if (entry.step.defined()) ask_for(entry.step.unsafeGetTensorImpl());
+    if (entry.step.defined()) prefetch(entry.step.unsafeGetTensorImpl());
   }
   if (left > 3 * step) {
     const Entry& entry = entries[i + 3 * step];
-    ask_for(entry.param().unsafeGetTensorImpl());
+    prefetch(entry.param().unsafeGetTensorImpl());
     for (const at::Tensor& state : entry.state) {
-      if (state.defined()) ask_for(state.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+      if (state.defined()) prefetch(state.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
     }
   }
   if (left > 2 * step) {
     const at::TensorImpl& param = *entries[i + 2 * step].param().unsafeGetTensorImpl();
-    ask_for(param.unsafe_storage().unsafeGetStorageImpl());
+    prefetch(param.unsafe_storage().unsafeGetStorageImpl());
     if (param.autograd_meta() != nullptr) __builtin_prefetch(&gradient_of(param));
   }
   if (left > step) {
     const at::Tensor& grad = gradient_of(*entries[i + step].param().unsafeGetTensorImpl());
-    if (grad.defined()) ask_for(grad.unsafeGetTensorImpl());
+    if (grad.defined()) prefetch(grad.unsafeGetTensorImpl());
   }
 }
 
@@ -107,9 +107,8 @@ void ask_ahead(const std::vector<Entry>& entries, size_t i) {
 
 void Plan::inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work) {
   TORCH_CHECK(grad.layout() == at::kStrided,
-              adam_ ? "Adam does not support sparse gradients, please consider SparseAdam instead"
-                    : "SGD does not support sparse gradients, please consider torch.optim.SGD instead",
-              ". The gradient of ", where(entry), " is sparse; use sparse=False in the embedding, or to_dense().");
+              spec_of(entry).sparse_error, " The gradient of ", where(entry),
+              " is sparse; use sparse=False in the embedding, or to_dense().");
   TORCH_CHECK(grad.device() == entry.param().device(), "The gradient of ", where(entry), " is on ", grad.device(),
               ". Move it to the device of its parameter.");
   TORCH_CHECK(grad.sizes() == entry.param().sizes(), "The gradient of ", where(entry), " has shape ", grad.sizes(),
@@ -128,11 +127,11 @@ void Plan::inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work) {
   work.copies.emplace_back(&entry, std::move(copy));
 }
 
-// Looks at everything and remembers what as_seen compares with. False: the plan is out of date.
+// Checks everything and records what unchanged() compares with. False: the plan is out of date.
 bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) {
-  const Kind* before = std::exchange(entry.kind, nullptr);
-  Kind kind;
-  const int states = states_of(rule);
+  const EntryKind* before = std::exchange(entry.kind, nullptr);
+  EntryKind kind;
+  const int states = kRuleInfo[rule].states;
   const at::TensorImpl& param = *entry.param().unsafeGetTensorImpl();
   const auto dtype = dtype_of(entry.param().scalar_type());
   if (!is_native(entry.param(), device_) || !is_laid_out(entry)) return false;
@@ -154,33 +153,33 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
     if (!state_dtype || !is_native(state, device_)) return false;
     if (!entry.layout->same_order(*state.unsafeGetTensorImpl())) return false;
     span.state_dtype[k] = *state_dtype;
-    kind.state[k].note(*state.unsafeGetTensorImpl());
+    kind.state[k].record(*state.unsafeGetTensorImpl());
   }
   if (entry.step.defined()) {
     if (!is_count(entry.step)) return false;
-    kind.step.note(*entry.step.unsafeGetTensorImpl());
+    kind.step.record(*entry.step.unsafeGetTensorImpl());
     work.moved |= set(entry.shown_step, static_cast<float*>(unwrap(entry.step)));
   }
-  kind.param.note(param);
-  kind.grad.note(*grad.unsafeGetTensorImpl());
-  kind.loop = loop_of(span, states);
-  kind.kernel = on_host_ ? fs_cpu::kernels().kernel[rule][kind.loop] : nullptr;
+  kind.param.record(param);
+  kind.grad.record(*grad.unsafeGetTensorImpl());
+  kind.variant = variant_of(span, states);
+  kind.kernel = on_host_ ? fs_cpu::kernels().kernel[rule][kind.variant] : nullptr;
   entry.kind = interned(kinds_, kind);
   work.moved |= entry.kind != before || rule != rule_before;
   const bool copied = work.copies.size() > copies;
   const at::Tensor& gradient = copied ? work.copies.back().second : grad;
   work.moved |= read_addresses(entry, param, *gradient.unsafeGetTensorImpl(), states);
-  if (entry.gathered) {
+  if (entry.packed) {
     at::NoGradGuard no_grad;
-    at::Tensor& dense = found_[entry.at].dense;  // kept, since a captured graph goes on writing to it
-    if (!dense.defined()) {
-      dense = entry.param().new_empty_strided(entry.layout->sizes, entry.layout->strides);
+    at::Tensor& copy = state_objects_[entry.at].packed_copy;  // kept, since a captured graph goes on writing to it
+    if (!copy.defined()) {
+      copy = entry.param().new_empty_strided(entry.layout->sizes, entry.layout->strides);
     }
-    dense.copy_(entry.param());
-    span.param = unwrap(dense);
-    work.gathered.push_back(&entry);
+    copy.copy_(entry.param());
+    span.param = unwrap(copy);
+    work.packed.push_back(&entry);
   }
-  entry.by_copy = copied || entry.gathered;
+  entry.by_copy = copied || entry.packed;
   return true;
 }
 
@@ -197,23 +196,23 @@ bool Plan::collect(Work& work) {
   work.clear();
   int64_t units = 0;
   int32_t last_group = -1;
-  Rule rule = kAdamW;
+  Rule rule{};
   int states = 0;
   for (size_t i = 0; i < entries_.size(); ++i) {
     Entry& entry = entries_[i];
-    if (work.cold) ask_ahead(entries_, i);
-    if (entry.foreign) continue;
+    if (work.cold) prefetch_ahead(entries_, i);
+    if (entry.unsupported) continue;
     const at::TensorImpl& param = *entry.param().unsafeGetTensorImpl();
     const at::Tensor& grad = gradient_of(param);
     if (!grad.defined()) continue;
     const at::TensorImpl& grad_impl = *grad.unsafeGetTensorImpl();
     if (entry.group != last_group) {
       last_group = entry.group;
-      rule = rule_of(groups_[last_group]);
-      states = states_of(rule);
+      rule = groups_[last_group].rule();
+      states = kRuleInfo[rule].states;
     }
     if (entry.kind != nullptr && !entry.by_copy && entry.span.rule == rule &&
-        as_seen(entry, param, grad_impl, states) && (states == 0 || state_unchanged(entry))) {
+        unchanged(entry, param, grad_impl, states) && (states == 0 || state_unchanged(entry))) {
       work.moved |= read_addresses(entry, param, grad_impl, states);
     } else {
       if (!inspect(entry, grad, rule, work)) return false;

@@ -12,8 +12,8 @@
 
 namespace fs {
 
-CpuPlan::CpuPlan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks)
-    : Plan(adam, std::move(param_groups), std::move(state), std::move(clocks), at::kCPU, true),
+CpuPlan::CpuPlan(const py::object& spec, py::list param_groups, py::dict state, at::Tensor clocks)
+    : Plan(spec, std::move(param_groups), std::move(state), std::move(clocks), at::kCPU, true),
       clock_(unwrap<int64_t>(clocks_)) {}
 
 Plan::Outcome CpuPlan::apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
@@ -26,9 +26,12 @@ Plan::Outcome CpuPlan::apply(const OptionalTensor& scale, const OptionalTensor& 
   write_scalars(*work_, gain);
   // Now, while they are in the cache: the update does not fail.
   for (Entry* entry : work_->entries) {
-    Beside& beside = beside_[entry->at];
-    beside.fresh = false;
-    if (entry->shown_step) *entry->shown_step = static_cast<float>(++beside.step);
+    int64_t& updates = entry_counts_[entry->at].updates;
+    if (entry->shown_step) {
+      *entry->shown_step = static_cast<float>(++updates);
+    } else if (updates == 0) {
+      updates = kRuleInfo[entry->span.rule].states > 0;
+    }
   }
   bump_versions(*work_);
   run(*work_);
@@ -41,9 +44,9 @@ Plan::Outcome CpuPlan::apply(const OptionalTensor& scale, const OptionalTensor& 
 // The tensor that users see may have been written to: then it is the count.
 void CpuPlan::read_counts(Work& work) {
   for (Entry* entry : work.entries) {
-    int64_t& step = beside_[entry->at].step;
-    if (entry->shown_step && static_cast<float>(step) != *entry->shown_step) {
-      step = static_cast<int64_t>(*entry->shown_step);
+    int64_t& updates = entry_counts_[entry->at].updates;
+    if (entry->shown_step && static_cast<float>(updates) != *entry->shown_step) {
+      updates = static_cast<int64_t>(*entry->shown_step);
     }
   }
 }
@@ -71,46 +74,37 @@ void CpuPlan::scale_gradients(double gain) {
   }
 }
 
+// One set for all parameters of a group at one step, and for the next group if its numbers are the same.
 void CpuPlan::write_scalars(Work& work, double gain) {
-  int32_t group_index = -1;
-  int64_t step = -1;
-  bool fresh = false;
-  AdamBias bias{};
-  double bias_key[3] = {-1.0, -1.0, -1.0};
-  for (size_t i = 0; i < work.entries.size(); ++i) {
-    Entry& entry = *work.entries[i];
-    const Beside& beside = beside_[entry.at];
-    if (entry.group != group_index || beside.step != step || beside.fresh != fresh) {
-      group_index = entry.group;
-      step = beside.step;
-      fresh = beside.fresh;
-      const Group& g = groups_[group_index];
-      work.scalars.resize(work.scalars.size() + kMaxScalars);
-      double* out = &work.scalars[work.scalars.size() - kMaxScalars];
-      double slots[kMaxSlots];
-      g.read(slots);
-      if (adam_) {
-        const double key[3] = {slots[AdamSlot::kBeta1], slots[AdamSlot::kBeta2], static_cast<double>(step + 1)};
-        if (std::memcmp(key, bias_key, sizeof key) != 0) {
-          bias = adam_bias(key[0], key[1], key[2]);
-          std::memcpy(bias_key, key, sizeof key);
-        }
-        const auto s = adam_scalars(slots, gain, bias);
-        std::memcpy(out, &s, sizeof s);
-      } else {
-        const auto s = sgd_scalars(slots, gain, fresh);
-        std::memcpy(out, &s, sizeof s);
+  StepOfGroups info(gain);
+  const double* hyper = nullptr;
+  int32_t group = -1, scalars = -1;
+  int64_t updates = -1;
+  uint8_t rule = kRules;
+  for (Entry* entry : work.entries) {
+    const int64_t now = entry_counts_[entry->at].updates;
+    if (entry->group != group || now != updates) {
+      const double* values = groups_[entry->group].values();
+      const bool same = now == updates && entry->span.rule == rule &&
+                        std::memcmp(values, hyper, kMaxHyperparameters * sizeof(double)) == 0;
+      group = entry->group;
+      if (!same) {
+        hyper = values;
+        updates = now;
+        rule = entry->span.rule;
+        work.scalars.resize(++scalars * kMaxScalars + kMaxScalars);
+        info.follow(updates);
+        kRuleInfo[rule].prepare(hyper, info, &work.scalars[scalars * kMaxScalars]);
       }
     }
-    const int32_t scalars = static_cast<int32_t>(work.scalars.size() / kMaxScalars) - 1;
-    if (entry.span.scalars != scalars) entry.span.scalars = scalars;
+    if (entry->span.scalars != scalars) entry->span.scalars = scalars;
   }
 }
 
 namespace {
 
-// The beginning of its arrays; what comes later the kernel asks for itself.
-void ask_for(const fs_cpu::Span& span) {
+// Prefetches the beginning of its arrays; the kernel prefetches the rest.
+void prefetch(const fs_cpu::Span& span) {
   const int64_t bytes = std::min(fs_cpu::kAhead, span.numel * fs::size_of(span.param_dtype));
   for (int64_t at = 0; at < bytes; at += fs_cpu::kLine) {
     __builtin_prefetch(static_cast<const char*>(span.param) + at);
@@ -125,14 +119,14 @@ void ask_for(const fs_cpu::Span& span) {
 
 void CpuPlan::run(Work& work) {
   if (work.entries.empty()) return;
-  auto part = [&](int64_t begin, int64_t end) {
+  auto update = [&](int64_t begin, int64_t end) {
     size_t i = std::upper_bound(work.unit_ends.begin(), work.unit_ends.end(), begin) - work.unit_ends.begin();
     for (int64_t at = begin; at < end; ++i) {
       const fs_cpu::Span& span = work.entries[i]->span;
       const int64_t first = i == 0 ? 0 : work.unit_ends[i - 1];
       const int64_t last = std::min(end, work.unit_ends[i]);
       if (last == first) continue;  // no elements
-      if (work.cold && last < end) ask_for(work.entries[i + 1]->span);
+      if (work.cold && last < end) prefetch(work.entries[i + 1]->span);
       work.entries[i]->kind->kernel(span, (at - first) * kUnit, std::min(span.numel, (last - first) * kUnit),
                               &work.scalars[static_cast<size_t>(span.scalars) * kMaxScalars]);
       at = last;
@@ -140,14 +134,14 @@ void CpuPlan::run(Work& work) {
   };
   const int64_t units = work.unit_ends.back();
   if (units <= kGrain) {
-    part(0, units);
+    update(0, units);
     return;
   }
   updating_ = true;
   {
     const ReleasedInterpreter released;
-    const std::lock_guard<std::mutex> update(update_);
-    at::parallel_for(0, units, kGrain, part);
+    const std::lock_guard<std::mutex> lock(update_);
+    at::parallel_for(0, units, kGrain, update);
   }
   updating_ = false;
 }

@@ -7,7 +7,7 @@ namespace fs {
 
 class CpuPlan : public Plan {
  public:
-  CpuPlan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks);
+  CpuPlan(const py::object& spec, py::list param_groups, py::dict state, at::Tensor clocks);
   std::string name() const override { return "cpu"; }
   Outcome apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) override;
   void advance(int unit, int64_t amount) override;

@@ -7,7 +7,7 @@
 #include <limits>
 #include <unordered_set>
 
-#include "plan/cuda_part.h"
+#include "plan/cuda_batch.h"
 #include "plan/work.h"
 
 namespace fs {
@@ -17,11 +17,11 @@ namespace {
 // An empty tensor has no address; to the kernel, none means no gradient.
 void* const kNoElements = reinterpret_cast<void*>(16);
 
-size_t slot_named(const Group& group, const std::string& name) {
-  const auto& slots = group.slots();
-  const auto found = std::find_if(slots.begin(), slots.end(), [&](const Slot& s) { return s.name == name; });
-  TORCH_CHECK_VALUE(found != slots.end(), "'", name, "' cannot be scheduled by this optimizer.");
-  return found - slots.begin();
+size_t index_named(const Group& group, const std::string& name) {
+  const auto& all = group.hyperparameters();
+  const auto found = std::find_if(all.begin(), all.end(), [&](const Hyperparameter& h) { return h.key->name == name; });
+  TORCH_CHECK_VALUE(found != all.end(), "'", name, "' cannot be scheduled by this optimizer.");
+  return found - all.begin();
 }
 
 const fs_cuda::Runtime& present_runtime() {
@@ -32,14 +32,14 @@ const fs_cuda::Runtime& present_runtime() {
 
 }  // namespace
 
-CudaPlan::CudaPlan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor flags,
+CudaPlan::CudaPlan(const py::object& spec, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor flags,
                    py::object stream_of)
-    : Plan(adam, std::move(param_groups), std::move(state), clocks, clocks.device(), false),
+    : Plan(spec, std::move(param_groups), std::move(state), clocks, clocks.device(), false),
       runtime_(present_runtime()),
       stream_of_(std::move(stream_of)),
       flags_(std::move(flags)),
       ticket_(clocks.new_zeros({1}, at::kInt)),
-      idle_(std::make_unique<Part>()) {}
+      empty_batch_(std::make_unique<LaunchBatch>()) {}
 
 CudaPlan::~CudaPlan() = default;
 
@@ -85,12 +85,12 @@ Plan::Outcome CudaPlan::prepare_tables(bool moved) {
               " and the tables that the kernel reads have to be written before the capture. Call step() once with the "
               "same gradients, outside of the graph, and capture then.");
   if (!ready) build_groups();
-  if (moved) build_parts();
+  if (moved) build_batches();
   return kDone;
 }
 
 // The kernel unscales gradients in memory: of one that several parameters share, the others read a copy.
-void CudaPlan::separate_gradients() {
+void CudaPlan::unshare_gradients() {
   at::NoGradGuard no_grad;
   std::unordered_set<const void*> seen;
   for (Entry* entry : work_->entries) {
@@ -107,20 +107,20 @@ void CudaPlan::separate_gradients() {
 void CudaPlan::address_gradients() {
   const bool same = present_ == work_->entries;
   if (!same) {
-    for (auto& part : parts_) std::fill(std::begin(part->launch.grads), std::end(part->launch.grads), nullptr);
+    for (auto& batch : batches_) std::fill(std::begin(batch->launch.grads), std::end(batch->launch.grads), nullptr);
   }
   for (const Entry* entry : work_->entries) {
     void* grad = entry->span.numel == 0 ? kNoElements : const_cast<void*>(entry->span.grad);
-    part_of_[entry->at]->launch.grads[place_of_[entry->at]] = grad;
+    batch_of_[entry->at]->launch.grads[index_in_batch_[entry->at]] = grad;
   }
   if (same) return;
-  for (auto& part : parts_) share_out(*part);
+  for (auto& batch : batches_) assign_tiles(*batch);
   present_ = work_->entries;
 }
 
-void CudaPlan::address(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last) {
-  fs_cuda::Launch& args = part.launch;
-  args.arrays = part.arrays.defined() ? static_cast<const fs_cuda::Array*>(unwrap<const void>(part.arrays)) : nullptr;
+void CudaPlan::address(LaunchBatch& batch, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last) {
+  fs_cuda::Launch& args = batch.launch;
+  args.arrays = batch.arrays.defined() ? static_cast<const fs_cuda::Array*>(unwrap<const void>(batch.arrays)) : nullptr;
   args.groups = static_cast<fs_cuda::Group*>(unwrap(groups_table_));
   args.values = static_cast<double*>(unwrap(numbers_));
   args.clocks = static_cast<int64_t*>(unwrap(clocks_));
@@ -128,11 +128,11 @@ void CudaPlan::address(Part& part, const OptionalTensor& scale, const OptionalTe
   args.past_horizon = unwrap<int32_t>(flags_);
   args.grad_scale = scale ? unwrap<const float>(*scale) : nullptr;
   args.found_inf = found_inf ? unwrap<const float>(*found_inf) : nullptr;
-  args.n_arrays = static_cast<int32_t>(part.members.size());
+  args.n_arrays = static_cast<int32_t>(batch.members.size());
   args.n_groups = static_cast<int32_t>(groups_.size());
-  args.n_edits = static_cast<int32_t>(edits_.size());
+  args.n_pending = static_cast<int32_t>(pending_values_.size());
   args.last = last;
-  std::copy(edits_.begin(), edits_.end(), args.edits);
+  std::copy(pending_values_.begin(), pending_values_.end(), args.pending);
 }
 
 Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
@@ -143,23 +143,25 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
   const OptionalTensor scale_here = here(scale), found_inf_here = here(found_inf);
   const bool in_capture = capturing();
   if (in_capture) note_capture();
-  if (!edits_.empty() && (in_capture || edits_.size() > fs_cuda::kMaxEdits)) flush_numbers(in_capture);
+  if (!pending_values_.empty() && (in_capture || pending_values_.size() > fs_cuda::kMaxPending)) {
+    flush_numbers(in_capture);
+  }
   if (scale) {
     check_writable(*work_);
-    separate_gradients();
+    unshare_gradients();
   }
   address_gradients();
-  std::vector<Part*> chosen;
-  for (auto& part : parts_) {
-    if (part->present > 0) chosen.push_back(part.get());
+  std::vector<LaunchBatch*> chosen;
+  for (auto& batch : batches_) {
+    if (batch->present > 0) chosen.push_back(batch.get());
   }
-  if (chosen.empty()) chosen.push_back(idle_.get());
-  for (Part* part : chosen) address(*part, scale_here, found_inf_here, part == chosen.back());
+  if (chosen.empty()) chosen.push_back(empty_batch_.get());
+  for (LaunchBatch* batch : chosen) address(*batch, scale_here, found_inf_here, batch == chosen.back());
   if (ring_.defined()) record(*chosen.front());
-  for (Part* part : chosen) {
-    check_cuda(runtime_.step(index(), stream(), part->rule, part->loop, part->blocks, part->launch));
+  for (LaunchBatch* batch : chosen) {
+    check_cuda(runtime_.step(index(), stream(), batch->rule, batch->variant, batch->blocks, batch->launch));
   }
-  edits_.clear();
+  pending_values_.clear();
   if (scale) {
     at::NoGradGuard no_grad;
     for (auto& [entry, copy] : work_->copies) entry->param().mutable_grad().copy_(copy);
@@ -200,9 +202,9 @@ bool CudaPlan::set_program(int group, const std::string& name, std::vector<doubl
   if (!groups_table_.defined()) return false;
   groups_[group].refresh();
   if (leaves_graph(group)) return true;
-  const size_t slot = slot_named(groups_[group], name);
-  followed_.erase(static_cast<int64_t>(group * kMaxSlots + slot));
-  rewrite(group, slot);
+  const size_t k = index_named(groups_[group], name);
+  followed_.erase(static_cast<int64_t>(group * kMaxHyperparameters + k));
+  rewrite(group, k);
   *unwrap<int32_t>(flags_) = 0;  // those that have ended say so again
   show();
   return false;
@@ -215,16 +217,16 @@ std::vector<std::pair<at::Tensor, int64_t>> CudaPlan::exact_counts() const {
   const auto* count = static_cast<const int64_t*>(unwrap<const void>(counts));
   for (const Entry& e : entries_) {
     const int64_t n = count[e.at];
-    if (adam_ ? n > (int64_t{1} << 24) : n == 0 && e.states > 0) out.emplace_back(e.param(), n);
+    if (is_to_be_saved(e, n)) out.emplace_back(e.param(), n);
   }
   return out;
 }
 
 void CudaPlan::follow(int group, const std::string& name, const at::Tensor& program, const at::Tensor& clock,
                       double held, int64_t until) {
-  const size_t slot = slot_named(groups_.at(group), name), at = group * kMaxSlots + slot;
+  const size_t k = index_named(groups_.at(group), name), at = group * kMaxHyperparameters + k;
   if (!groups_table_.defined()) prepare_tables(false);
-  fs_cuda::Slot& out = slots_.at(group).slots[slot];
+  fs_cuda::Hyperparameter& out = device_groups_.at(group).hyperparameters[k];
   out = {};
   out.program = unwrap<const double>(program);
   out.clock = unwrap<const int64_t>(clock);
@@ -232,10 +234,10 @@ void CudaPlan::follow(int group, const std::string& name, const at::Tensor& prog
   out.held = held;
   out.held_until = until;
   followed_[static_cast<int64_t>(at)] = {program, clock};
-  kinds_of_slots_[at] = kFollowing;
-  if (!capturing()) return send_slot(group, slot);
+  sources_[at] = kFollowing;
+  if (!capturing()) return send(group, k);
   auto* table = static_cast<fs_cuda::Group*>(unwrap(groups_table_));
-  check_cuda(runtime_.write(index(), &table[group].slots[slot], &out, sizeof out));
+  check_cuda(runtime_.write(index(), &table[group].hyperparameters[k], &out, sizeof out));
 }
 
 at::Tensor CudaPlan::write(const at::Tensor& host, const OptionalTensor& there) {
@@ -258,7 +260,7 @@ bool CudaPlan::sync_hparams(const py::list& param_groups) {
   if (!same_structure(param_groups)) return false;
   if (!groups_table_.defined()) return true;
   if (!read_numbers(true)) return false;
-  if (!edits_.empty()) flush_numbers(capturing());
+  if (!pending_values_.empty()) flush_numbers(capturing());
   return true;
 }
 

@@ -17,7 +17,7 @@ class CudaPlan : public Plan {
  public:
   // flags: kClocks int32 in memory that both sides reach. The first: a program has ended that must not go on; of each
   // other clock: it was to be advanced by a negative number. stream_of: a device's index to its present stream.
-  CudaPlan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor flags,
+  CudaPlan(const py::object& spec, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor flags,
            py::object stream_of);
   ~CudaPlan() override;
 
@@ -32,8 +32,8 @@ class CudaPlan : public Plan {
   void record_to(const OptionalTensor& ring) override;
   std::vector<std::pair<at::Tensor, int64_t>> exact_counts() const override;
 
-  // Lets a slot of a group follow a program at a clock of its own: a drop-in scheduler inside a captured graph. Up to
-  // the clock `until` the value is `held`.
+  // Lets a hyperparameter of a group follow a program at a clock of its own: a drop-in scheduler inside a captured
+  // graph. Up to the clock `until` the value is `held`.
   void follow(int group, const std::string& name, const at::Tensor& program, const at::Tensor& clock, double held,
               int64_t until);
   // Memory on the device with a copy of what lies on the host, or what is there already, overwritten. In stream order;
@@ -50,49 +50,49 @@ class CudaPlan : public Plan {
   bool captured() const { return captured_; }
 
  private:
-  struct Part;  // the arrays of one launch
+  struct LaunchBatch;  // the arrays of one launch
 
-  enum SlotKind : uint8_t { kNumber, kProgram, kTensor, kFollowing };
+  enum Source : uint8_t { kNumber, kProgram, kTensor, kFollowing };
 
   uint64_t stream() const;
   at::Tensor upload(const void* data, size_t bytes);
   void check_horizons() override;
-  SlotKind kind_of(size_t group, size_t slot) const;
-  fs_cuda::Slot slot_of(size_t group, size_t slot);
-  void rewrite(size_t group, size_t slot);
-  void send_slot(size_t group, size_t slot);
+  Source source_of(size_t group, size_t k) const;
+  fs_cuda::Hyperparameter for_device(size_t group, size_t k);
+  void rewrite(size_t group, size_t k);
+  void send(size_t group, size_t k);
   void note_capture();
   bool leaves_graph(size_t group) const;
   void build_groups();
   void show();
-  void build_parts();
+  void build_batches();
   void count_entries();
-  void separate_gradients();
+  void unshare_gradients();
   void address_gradients();
-  void share_out(Part& part);
+  void assign_tiles(LaunchBatch& batch);
   bool read_numbers(bool accept);
   void flush_numbers(bool now);
   Outcome prepare_tables(bool moved);
-  void address(Part& part, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last);
-  void record(const Part& part);
+  void address(LaunchBatch& batch, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last);
+  void record(const LaunchBatch& batch);
   int index() const { return device_.has_index() ? device_.index() : 0; }
 
   const fs_cuda::Runtime& runtime_;
   py::object stream_of_;
   at::Tensor flags_, ticket_, groups_table_, numbers_, counts_;
-  std::vector<at::Tensor> programs_;          // what slots point to, by slot
-  std::vector<fs_cuda::Group> slots_;         // as built
-  std::vector<SlotKind> kinds_of_slots_;      // the same, by kind
-  std::vector<double> known_;                 // the numbers as the device has them
-  std::vector<fs_cuda::Edit> edits_;          // those that it has not
-  std::vector<std::unique_ptr<Part>> parts_;
-  std::unique_ptr<Part> idle_;                // without arrays: advances the clocks
-  std::vector<Part*> part_of_;                // by entry; null: in none
-  std::vector<int32_t> place_of_;             // by entry: within its part
-  std::vector<Entry*> present_;               // those with a gradient at the last step
-  std::unordered_map<int64_t, std::pair<at::Tensor, at::Tensor>> followed_;  // by slot: program, clock
-  std::vector<at::Tensor> kept_;              // old rings and tables that a captured graph goes on using
-  std::vector<Rule> captured_rules_;          // by group, in the last captured step
+  std::vector<at::Tensor> programs_;           // what hyperparameters point to
+  std::vector<fs_cuda::Group> device_groups_;  // as built
+  std::vector<Source> sources_;               // of each number
+  std::vector<double> known_;                  // the numbers as the device has them
+  std::vector<fs_cuda::PendingValue> pending_values_;  // those that it has not
+  std::vector<std::unique_ptr<LaunchBatch>> batches_;
+  std::unique_ptr<LaunchBatch> empty_batch_;  // without arrays: advances the clocks
+  std::vector<LaunchBatch*> batch_of_;       // by entry; null: in none
+  std::vector<int32_t> index_in_batch_;      // by entry
+  std::vector<Entry*> present_;                // those with a gradient at the last step
+  std::unordered_map<int64_t, std::pair<at::Tensor, at::Tensor>> followed_;  // by number: program, clock
+  std::vector<at::Tensor> kept_;               // old rings and tables that a captured graph goes on using
+  std::vector<Rule> captured_rules_;           // by group, in the last captured step
   bool captured_ = false;
 };
 

@@ -2,7 +2,7 @@
 // Where the kernels come from: built in, or an emulation that tests load in their place.
 #include <dlfcn.h>
 
-#include "plan/cuda_part.h"
+#include "plan/cuda_batch.h"
 
 namespace fs {
 

@@ -3,6 +3,8 @@
 #pragma once
 
 
+#include <algorithm>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,6 +12,7 @@
 
 #include "bindings/bridge.h"
 #include "core/rules.h"
+#include "plan/spec.h"
 
 namespace fs {
 
@@ -68,17 +71,13 @@ struct Program {
   bool locate();
 };
 
-// One number of a group: a Python number, a tensor, or the present value of a program.
-struct Slot {
-  std::string name;      // as users say it: "lr", "beta1"
-  PyObject* key;         // interned key of the dictionary
-  int item;              // index inside a tuple, -1 if the value is the number itself
-  bool flag;             // true or false
-  py::object object;     // what the dictionary held when last read
-  at::Tensor tensor;     // the same, if it is a tensor
-  double value = 0.0;    // NaN: a kernel reads it
-  const void* address = nullptr;  // where it does; the memory of a tensor may be exchanged
-  bool on_device = false;
+// Where the value of a hyperparameter comes from: a Python number, a tensor, or the present value of a program.
+struct Hyperparameter {
+  const HyperparameterKey* key;
+  py::object object;  // what the dictionary held when last read
+  at::Tensor tensor;  // the same, if it is a tensor
+  const void* address = nullptr;  // where a kernel reads it; the memory of a tensor may be exchanged
+  bool on_device = false;         // a kernel reads it
   std::unique_ptr<Program> program;
 
   // Whether it is the tensor that its own program writes to, not something that a user put there.
@@ -87,16 +86,15 @@ struct Slot {
 
 class Group {
  public:
-  // device: tensors there are left to the kernels to read; none: all numbers are read here.
-  Group(py::dict dict, bool adam, std::optional<at::Device> device);
+  // spec: outlives the group. device: tensors there are left to the kernels to read; none: all numbers are read here.
+  Group(py::dict dict, const Spec& spec, std::optional<at::Device> device);
 
   // Reads what changed. False if the list of parameters was replaced or edited: the plan is out of date.
   bool refresh();
-  // A number, by its place in AdamSlot or SGDSlot; all of them.
-  double operator[](int slot) const { return slots_[slot].value; }
-  void read(double (&values)[kMaxSlots]) const {
-    for (size_t i = 0; i < slots_.size(); ++i) values[i] = slots_[i].value;
-  }
+  // The numbers, in the order of the rules' Hyper. One that a kernel reads is NaN.
+  const double* values() const { return values_; }
+  const Spec& spec() const { return *spec_; }
+  Rule rule() const { return spec_->family->rule_of(values_); }
   PyObject* params() const { return params_.ptr(); }
   const py::dict& dict() const { return dict_.get(); }
 
@@ -115,22 +113,26 @@ class Group {
   int traverse(visitproc visit, void* arg) const {
     Py_VISIT(dict_.get().ptr());
     Py_VISIT(params_.ptr());
-    for (const Slot& slot : slots_) Py_VISIT(slot.object.ptr());
+    for (const Hyperparameter& h : hyperparameters_) Py_VISIT(h.object.ptr());
     return 0;
   }
-  const std::vector<Slot>& slots() const { return slots_; }
+  const std::vector<Hyperparameter>& hyperparameters() const { return hyperparameters_; }
 
  private:
+  double& value_of(const Hyperparameter& h) { return values_[&h - hyperparameters_.data()]; }
   void read_items();
+  void read_item(Hyperparameter& h);
   void read_values();
-  void read_scheduled(Slot& slot);
+  void read_scheduled(Hyperparameter& h);
   void find_edit(Program& program);
 
   WatchedDict dict_;
+  const Spec* spec_;
   std::optional<at::Device> device_;
   py::object params_;
   std::vector<PyObject*> members_;  // the parameters of params_, borrowed: the plan owns them
-  std::vector<Slot> slots_;
+  std::vector<Hyperparameter> hyperparameters_;
+  double values_[kMaxHyperparameters] = {};
   bool volatile_ = false;      // holds a mutable container: reads its items at each step
   bool has_tensors_ = false;
   bool has_programs_ = false;

@@ -45,7 +45,7 @@ std::vector<bool> Plan::sharing() const {
 // Whether a parameter of these kernels has come to share memory since they were given it.
 bool Plan::shares_anew() const {
   const std::vector<bool> now = sharing();
-  return std::any_of(entries_.begin(), entries_.end(), [&now](const Entry& e) { return now[e.at] && !e.foreign; });
+  return std::any_of(entries_.begin(), entries_.end(), [&now](const Entry& e) { return now[e.at] && !e.unsupported; });
 }
 
 }  // namespace fs

@@ -11,19 +11,8 @@ namespace fs {
 
 namespace {
 
-constexpr const char* kAdamState[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
-constexpr const char* kSGDState[] = {"momentum_buffer"};
-
-PyObject* key_of(const char* name) { return PyUnicode_InternFromString(name); }
-
-PyObject* state_key(bool adam, int k) {
-  static PyObject* const adam_keys[] = {key_of(kAdamState[0]), key_of(kAdamState[1]), key_of(kAdamState[2])};
-  static PyObject* const sgd_keys[] = {key_of(kSGDState[0])};
-  return adam ? adam_keys[k] : sgd_keys[k];
-}
-
 PyObject* step_key() {
-  static PyObject* const key = key_of("step");
+  static PyObject* const key = PyUnicode_InternFromString("step");
   return key;
 }
 
@@ -31,8 +20,9 @@ PyObject* step_key() {
 
 Plan::~Plan() = default;
 
-Plan::Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, at::Device device, bool on_host)
-    : adam_(adam),
+Plan::Plan(const py::object& spec, py::list param_groups, py::dict state, at::Tensor clocks, at::Device device,
+           bool on_host)
+    : spec_(spec),
       device_(device),
       on_host_(on_host),
       param_groups_(std::move(param_groups)),
@@ -41,7 +31,7 @@ Plan::Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, 
   state_.watch(std::move(state));
   for (py::handle handle : param_groups_) {
     const int32_t g = static_cast<int32_t>(groups_.size());
-    groups_.emplace_back(py::reinterpret_borrow<py::dict>(handle), adam_,
+    groups_.emplace_back(py::reinterpret_borrow<py::dict>(handle), spec_,
                          on_host ? std::nullopt : std::optional<at::Device>(device));
     group_objects_.push_back(handle.ptr());
     PyObject* params = groups_.back().params();
@@ -55,11 +45,11 @@ Plan::Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, 
   std::unordered_map<at::TensorImpl*, int> listed;
   for (const Entry& e : entries_) ++listed[e.param().unsafeGetTensorImpl()];
   const std::vector<bool> shared = sharing();
-  for (Entry& e : entries_) e.foreign |= shared[e.at] || listed[e.param().unsafeGetTensorImpl()] > 1;
-  remember_state();
+  for (Entry& e : entries_) e.unsupported |= shared[e.at] || listed[e.param().unsafeGetTensorImpl()] > 1;
+  record_state_items();
 }
 
-void Plan::remember_state() {
+void Plan::record_state_items() {
   state_items_.clear();
   PyObject *key, *value;
   Py_ssize_t at = 0;
@@ -85,18 +75,18 @@ bool Plan::same_state(const py::dict& state) {
 void Plan::add(Entry entry, PyObject* object) {
   entry.object = py::reinterpret_borrow<py::object>(object);
   entry.at = static_cast<int32_t>(entries_.size());
-  beside_.emplace_back();
-  found_.emplace_back();
+  entry_counts_.emplace_back();
+  state_objects_.emplace_back();
   const at::Tensor& p = entry.param();
   PyObject* state = PyDict_GetItemWithError(state_.get().ptr(), object);
-  entry.foreign = !is_native(p, device_) || !holds_native_tensors(state);
-  if (!entry.foreign) {
-    entry.gathered = has_gaps(p);
-    TORCH_CHECK(!entry.gathered || at::has_internal_overlap(p) != at::MemOverlap::Yes,
+  entry.unsupported = !is_native(p, device_) || !holds_native_tensors(state);
+  if (!entry.unsupported) {
+    entry.packed = has_gaps(p);
+    TORCH_CHECK(!entry.packed || at::has_internal_overlap(p) != at::MemOverlap::Yes,
                 "unsupported operation: more than one element of the written-to tensor refers to a single memory "
                 "location. Parameter ", entry.index, " of group ", entry.group, " with shape ", p.sizes(),
                 " is expanded; clone() it before it becomes a parameter.");
-    const at::Tensor like = entry.gathered ? p.new_empty_strided(p.sizes(), dense_strides(p)) : p;
+    const at::Tensor like = entry.packed ? p.new_empty_strided(p.sizes(), dense_strides(p)) : p;
     Layout layout;
     layout.sizes.assign(like.sizes().begin(), like.sizes().end());
     layout.strides.assign(like.strides().begin(), like.strides().end());
@@ -111,35 +101,38 @@ void Plan::add(Entry entry, PyObject* object) {
 
 void Plan::read_state(Entry& entry, PyObject* state) {
   entry.state_dict.watch(py::reinterpret_borrow<py::dict>(state));
-  Found& found = found_[entry.at];
+  StateObjects& found = state_objects_[entry.at];
+  const Spec& spec = spec_of(entry);
+  int64_t& updates = entry_counts_[entry.at].updates;
   entry.states = -1;
   entry.kind = nullptr;
   entry.step.reset();
   entry.shown_step = nullptr;
-  const int wanted = states_of(rule_of(groups_[entry.group]));
+  const int wanted = kRuleInfo[groups_[entry.group].rule()].states;
   for (int k = 0; k < wanted; ++k) {
-    PyObject* object = PyDict_GetItemWithError(state, state_key(adam_, k));
+    PyObject* object = PyDict_GetItemWithError(state, spec.state_keys[k]);
     if (object == nullptr || !is_tensor(object)) return;
     entry.state[k] = tensor_of(object);
     found.state[k] = object;
     TORCH_CHECK(is_native(entry.state[k], device_) && entry.layout->matches(*entry.state[k].unsafeGetTensorImpl()),
-                "state['", std::string(py::str(py::handle(state_key(adam_, k)))), "'] of parameter ",
+                "state['", std::string(py::str(py::handle(spec.state_keys[k]))), "'] of parameter ",
                 entry.index, " of group ", entry.group, " has shape ", entry.state[k].sizes(), ", strides ",
                 entry.state[k].strides(), " and dtype ", entry.state[k].scalar_type(), " on ",
                 entry.state[k].device(), "; the parameter has shape ", entry.param().sizes(), " on ",
                 entry.param().device(), ". Load a state that belongs to this model.");
   }
-  if (adam_) {
+  if (spec.counts_steps) {
     PyObject* object = PyDict_GetItemWithError(state, step_key());
     if (object == nullptr || !is_tensor(object)) return;
     const at::Tensor& step = tensor_of(object);
     TORCH_CHECK(is_count(step), "state['step'] of parameter ", entry.index, " of group ", entry.group,
                 " must be a float32 tensor with one element on ", device_, ".");
-    found.state[kMaxStates] = object;
+    found.step = object;
     entry.step = step;
     entry.shown_step = static_cast<float*>(unwrap(step));
-    int64_t& count = beside_[entry.at].step;
-    if (on_host_ && static_cast<float>(count) != *entry.shown_step) count = static_cast<int64_t>(*entry.shown_step);
+    if (on_host_ && static_cast<float>(updates) != *entry.shown_step) updates = static_cast<int64_t>(*entry.shown_step);
+  } else {
+    updates = wanted > 0;  // adopt() knows if it is new
   }
   entry.states = static_cast<int8_t>(wanted);
 }
@@ -151,11 +144,13 @@ bool Plan::is_count(const at::Tensor& step) const {
 bool Plan::state_unchanged(Entry& entry) {
   if (!entry.state_dict.may_have_changed()) return true;
   PyObject* dict = entry.state_dict.get().ptr();
-  const int wanted = states_of(rule_of(groups_[entry.group]));
+  const Spec& spec = spec_of(entry);
+  const StateObjects& found = state_objects_[entry.at];
+  const int wanted = kRuleInfo[groups_[entry.group].rule()].states;
   for (int k = 0; k < wanted; ++k) {
-    if (PyDict_GetItemWithError(dict, state_key(adam_, k)) != found_[entry.at].state[k]) return false;
+    if (PyDict_GetItemWithError(dict, spec.state_keys[k]) != found.state[k]) return false;
   }
-  if (adam_ && PyDict_GetItemWithError(dict, step_key()) != found_[entry.at].state[kMaxStates]) return false;
+  if (spec.counts_steps && PyDict_GetItemWithError(dict, step_key()) != found.step) return false;
   entry.state_dict.looked();
   return true;
 }
@@ -168,30 +163,11 @@ bool Plan::has_state(const Entry& entry, int wanted) const {
     PyObject* object = PyDict_GetItemWithError(dict, key);
     return object != nullptr && is_tensor(object);
   };
+  const Spec& spec = spec_of(entry);
   for (int k = 0; k < wanted; ++k) {
-    if (!has_tensor(state_key(adam_, k))) return false;
+    if (!has_tensor(spec.state_keys[k])) return false;
   }
-  return !adam_ || has_tensor(step_key());
-}
-
-Rule Plan::rule_of(const Group& group) const {
-  if (adam_) {
-    const bool coupled = group[AdamSlot::kDecoupled] == 0.0 && group[AdamSlot::kWeightDecay] != 0.0;
-    const bool amsgrad = group[AdamSlot::kAmsgrad] != 0.0;
-    return coupled ? (amsgrad ? kAdamCoupledAmsgrad : kAdamCoupled) : (amsgrad ? kAdamWAmsgrad : kAdamW);
-  }
-  const bool decay = group[SGDSlot::kWeightDecay] != 0.0;
-  if (group[SGDSlot::kMomentum] == 0.0) return decay ? kSGDDecay : kSGD;
-  if (group[SGDSlot::kNesterov] != 0.0) return decay ? kSGDNesterovDecay : kSGDNesterov;
-  return decay ? kSGDMomentumDecay : kSGDMomentum;
-}
-
-int Plan::states_of(Rule rule) const {
-#define FS_STATES(name, ...) \
-  if (rule == name) return __VA_ARGS__::kStates;
-  FS_RULES(FS_STATES)
-#undef FS_STATES
-  return 0;
+  return !spec.counts_steps || has_tensor(step_key());
 }
 
 bool Plan::same_structure(const py::list& param_groups) {
@@ -226,15 +202,15 @@ Plan::Outcome Plan::step(const py::list& param_groups, const py::dict& state, co
 void Plan::bump_versions(Work& work) {
   for (Entry* entry : work.entries) {
     at::TensorImpl* impl = entry->param().unsafeGetTensorImpl();
-    if (!entry->gathered && !impl->is_inference()) impl->bump_version();
+    if (!entry->packed && !impl->is_inference()) impl->bump_version();
   }
 }
 
 void Plan::finish(Work& work) {
   at::NoGradGuard no_grad;
-  for (Entry* entry : work.gathered) entry->param().copy_(found_[entry->at].dense);
+  for (Entry* entry : work.packed) entry->param().copy_(state_objects_[entry->at].packed_copy);
   work.copies.clear();
-  work.gathered.clear();
+  work.packed.clear();
 }
 
 Plan::Outcome Plan::outcome() {
@@ -251,10 +227,10 @@ bool Plan::set_program(int group, const std::string& name, std::vector<double> t
   return false;
 }
 
-std::vector<std::pair<int, int>> Plan::foreign() const {
+std::vector<std::pair<int, int>> Plan::unsupported() const {
   std::vector<std::pair<int, int>> out;
   for (const Entry& e : entries_) {
-    if (e.foreign) out.emplace_back(e.group, e.index);
+    if (e.unsupported) out.emplace_back(e.group, e.index);
   }
   return out;
 }
@@ -269,16 +245,21 @@ void Plan::adopt(const std::vector<std::pair<int, int>>& which) {
     PyObject* state = PyDict_GetItemWithError(state_.get().ptr(), param);
     if (state != nullptr && !PyDict_Check(state)) throw py::type_error("The state of a parameter must be a dict.");
     if (state != nullptr) read_state(e, state);
-    beside_[e.at].fresh = true;
+    if (!spec_of(e).counts_steps) entry_counts_[e.at].updates = 0;
   }
-  remember_state();
+  record_state_items();
+}
+
+// Whether the state itself cannot tell a count.
+bool Plan::is_to_be_saved(const Entry& entry, int64_t updates) const {
+  return spec_of(entry).counts_steps ? updates > (int64_t{1} << 24) : updates == 0 && entry.states > 0;
 }
 
 std::vector<std::pair<at::Tensor, int64_t>> Plan::exact_counts() const {
   std::vector<std::pair<at::Tensor, int64_t>> out;
   for (const Entry& e : entries_) {
-    const Beside& beside = beside_[e.at];
-    if (beside.step > (int64_t{1} << 24) || (!adam_ && beside.fresh)) out.emplace_back(e.param(), beside.step);
+    const int64_t updates = entry_counts_[e.at].updates;
+    if (is_to_be_saved(e, updates)) out.emplace_back(e.param(), updates);
   }
   return out;
 }
@@ -290,9 +271,10 @@ void Plan::adopt_counts(const std::vector<std::pair<at::Tensor, int64_t>>& count
     const auto found = known.find(e.param().unsafeGetTensorImpl());
     // The tensor that users see may have been written to; then it wins.
     if (found == known.end()) continue;
-    beside_[e.at].fresh = !adam_ && found->second == 0;
+    int64_t& updates = entry_counts_[e.at].updates;
+    if (!spec_of(e).counts_steps && found->second == 0) updates = 0;
     if (!e.shown_step) continue;
-    if (!on_host_ || static_cast<float>(found->second) == *e.shown_step) beside_[e.at].step = found->second;
+    if (!on_host_ || static_cast<float>(found->second) == *e.shown_step) updates = found->second;
   }
 }
 

@@ -16,6 +16,7 @@
 #include "core/rules.h"
 #include "cpu/kernels.h"
 #include "plan/group.h"
+#include "plan/spec.h"
 #include "plan/tensors.h"
 
 namespace fs {
@@ -47,64 +48,67 @@ struct Layout {
   }
 };
 
-// What was true of a tensor when it was last looked at in full. Its key set says device, layout, conjugation and
+// What was true of a tensor when it was last checked in full. Its key set says device, layout, conjugation and
 // whether Python intercepts it; so few comparisons tell that the same kernel may read it again.
-struct Seen {
+struct TensorFingerprint {
   c10::DispatchKeySet keys;
   caffe2::TypeMeta type;
-  void note(const at::TensorImpl& impl) {
+  void record(const at::TensorImpl& impl) {
     keys = impl.key_set();
     type = impl.dtype();
   }
-  bool holds(const at::TensorImpl& impl) const { return impl.key_set() == keys && impl.dtype() == type; }
-  bool operator==(const Seen& other) const { return keys == other.keys && type == other.type; }
+  bool matches(const at::TensorImpl& impl) const { return impl.key_set() == keys && impl.dtype() == type; }
+  bool operator==(const TensorFingerprint& other) const { return keys == other.keys && type == other.type; }
 };
 
-// What parameters of one kind have in common. Shared, since a thousand small tensors that each carry a copy no longer
-// fit into the cache.
-struct Kind {
-  Seen param, grad, state[kMaxStates], step;
-  int loop = -1;
+// What parameters that are stored alike have in common. Shared, since a thousand small tensors that each carry a copy no
+// longer fit into the cache.
+struct EntryKind {
+  TensorFingerprint param, grad, state[kMaxStates], step;
+  int variant = -1;
   fs_cpu::Kernel kernel = nullptr;
-  bool operator==(const Kind& other) const {
+  bool operator==(const EntryKind& other) const {
     return param == other.param && grad == other.grad && state[0] == other.state[0] && state[1] == other.state[1] &&
-           state[2] == other.state[2] && step == other.step && loop == other.loop && kernel == other.kernel;
+           state[2] == other.state[2] && step == other.step && variant == other.variant && kernel == other.kernel;
   }
 };
 
 // A parameter. Read at every step, and in the steady state only read: thousands of them pass through the cache each
-// time, and lines that were written would have to travel back. What changes or is rarely needed stands beside it.
+// time, and lines that were written would have to travel back. What changes or is rarely needed is in Count and
+// StateObjects.
 struct Entry {
   // Held as Python's object, not as its tensor: torch.utils.swap_tensors, with which Module.to() moves FSDP models,
   // refuses a tensor that anyone else holds, and puts another one into the same object.
   py::object object;
-  const Kind* kind = nullptr;      // null: nothing may be taken for granted, look at everything
-  const Layout* layout = nullptr;  // of the state, and of a dense parameter
+  const EntryKind* kind = nullptr;  // null: nothing is known, check everything
+  const Layout* layout = nullptr;   // of the state, and of a parameter without gaps
   at::Tensor state[kMaxStates];
   WatchedDict state_dict;
-  at::Tensor step;                 // the count as users see it; none for SGD
+  at::Tensor step;                 // the count as users see it; none if the family counts no steps
   float* shown_step = nullptr;     // where it was last found
   fs_cpu::Span span{};             // as the kernel gets it
   int32_t group = 0;
   int32_t index = 0;               // within its group
   int32_t at = 0;                  // among all
   int8_t states = -1;              // how many of the state tensors are known; -1: none, not even the step
-  bool foreign = false;            // not for these kernels: another plan or the reference takes it
-  bool gathered = false;           // has gaps or a lazy conjugate: updated in a dense copy
-  bool by_copy = false;            // it, or its last gradient, went through a copy: look at everything again
+  bool unsupported = false;        // not for these kernels: another plan or the reference takes it
+  bool packed = false;             // has gaps or a lazy conjugate: updated in a packed copy
+  bool by_copy = false;            // it, or its last gradient, went through a copy: check everything again
 
   const at::Tensor& param() const { return tensor_of(object.ptr()); }
 };
 
-struct Beside {
-  int64_t step = 0;    // exact, beyond 2**24 too
-  bool fresh = false;  // its momentum buffer has not been filled yet
+// How often a parameter was updated: exact, beyond 2**24 too. Of a family that counts no steps, 0 while its state is new
+// and 1 from its first update on.
+struct Count {
+  int64_t updates = 0;
 };
 
 // Where an entry's state was found, to see whether it was replaced.
-struct Found {
-  PyObject* state[kMaxStates + 1] = {};  // as last seen in state_dict; the last one is the step
-  at::Tensor dense;                      // what a parameter with gaps is updated in
+struct StateObjects {
+  PyObject* state[kMaxStates] = {};  // as last read from state_dict
+  PyObject* step = nullptr;
+  at::Tensor packed_copy;            // what a parameter with gaps is updated in
 };
 
 // The one equal to `value` in `known`, which gets it if there is none.
@@ -120,8 +124,10 @@ using OptionalTensor = std::optional<at::Tensor>;
 
 class Plan {
  public:
-  // device: the one whose parameters it serves. on_host: whether this side may read and write what lies there.
-  Plan(bool adam, py::list param_groups, py::dict state, at::Tensor clocks, at::Device device, bool on_host);
+  // spec: an OptimizerSpec. device: the one whose parameters it serves. on_host: whether this side may read and write
+  // what lies there.
+  Plan(const py::object& spec, py::list param_groups, py::dict state, at::Tensor clocks, at::Device device,
+       bool on_host);
   virtual ~Plan();
   at::Device device() const { return device_; }
   virtual std::string name() const = 0;
@@ -146,7 +152,7 @@ class Plan {
 
   // Groups and indices of parameters that have a gradient but no state; of those that another backend takes.
   std::vector<std::pair<int, int>> missing() const { return missing_; }
-  std::vector<std::pair<int, int>> foreign() const;
+  std::vector<std::pair<int, int>> unsupported() const;
   // Takes in state that was made for these since.
   void adopt(const std::vector<std::pair<int, int>>& which);
   // Counts that the state cannot tell, to be carried to the next plan and into checkpoints: those that float32 cannot
@@ -196,10 +202,11 @@ class Plan {
   bool has_state(const Entry& entry, int wanted) const;
   bool same_structure(const py::list& param_groups);
   bool same_state(const py::dict& state);
-  void remember_state();
+  void record_state_items();
   virtual void check_horizons() = 0;
   bool collect(Work& work);
   bool is_count(const at::Tensor& step) const;
+  bool is_to_be_saved(const Entry& entry, int64_t updates) const;
   std::vector<bool> sharing() const;
   bool shares_anew() const;
   bool forgotten(const Work& work) const;
@@ -209,10 +216,9 @@ class Plan {
   void bump_versions(Work& work);
   void finish(Work& work);
   Outcome outcome();
-  Rule rule_of(const Group& group) const;
-  int states_of(Rule rule) const;
+  const Spec& spec_of(const Entry& entry) const { return groups_[entry.group].spec(); }
 
-  bool adam_;
+  const Spec spec_;
   at::Device device_;
   bool on_host_;
   py::list param_groups_;
@@ -221,16 +227,16 @@ class Plan {
   std::vector<PyObject*> group_objects_;
   std::vector<Group> groups_;
   std::vector<Entry> entries_;
-  std::vector<Beside> beside_;  // of each entry
-  std::vector<Found> found_;
-  std::deque<Kind> kinds_;      // deques: what points into them stays valid
+  std::vector<Count> entry_counts_;  // of each entry
+  std::vector<StateObjects> state_objects_;
+  std::deque<EntryKind> kinds_;      // deques: what points into them stays valid
   std::deque<Layout> layouts_;
   at::Tensor clocks_;  // kClocks numbers
   at::Tensor ring_;    // telemetry; undefined: off
   std::vector<std::pair<int, int>> missing_;
   std::shared_ptr<Work> work_;
-  bool updating_ = false;  // read and written by who has the interpreter
-  std::mutex update_;      // held while it is let go
+  bool updating_ = false;  // read and written under the interpreter lock
+  std::mutex update_;      // held while that is released
 };
 
 }  // namespace fs

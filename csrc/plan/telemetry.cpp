@@ -3,7 +3,7 @@
 #include "core/telemetry.h"
 
 #include "plan/cpu_plan.h"
-#include "plan/cuda_part.h"
+#include "plan/cuda_batch.h"
 #include "plan/work.h"
 
 namespace fs {
@@ -24,9 +24,7 @@ void CpuPlan::record(bool skipped) {
   double* const row = next_row(ring, ring_.size(0) - 1, ring_.size(1));
   double* at = row + kRowHead;
   for (const Group& group : groups_) {
-    double slots[kMaxSlots] = {};
-    group.read(slots);
-    at = std::copy(std::begin(slots), std::end(slots), at);
+    at = std::copy_n(group.values(), kMaxHyperparameters, at);
   }
   finish_row(ring, row, clock_[kUpdates], skipped);
 }
@@ -45,8 +43,8 @@ void CudaPlan::record_to(const OptionalTensor& ring) {
   Plan::record_to(ring);
 }
 
-void CudaPlan::record(const Part& part) {
-  check_cuda(runtime_.record(index(), stream(), part.launch, static_cast<double*>(unwrap(ring_)),
+void CudaPlan::record(const LaunchBatch& batch) {
+  check_cuda(runtime_.record(index(), stream(), batch.launch, static_cast<double*>(unwrap(ring_)),
                              ring_.size(0) - 1));
 }
 
@@ -56,10 +54,10 @@ Plan::Outcome CudaPlan::skip(const py::list& param_groups, const at::Tensor& fou
   if (ring_.defined()) {
     const Outcome found = same_structure(param_groups) ? prepare_tables(false) : kRebuild;
     if (found != kDone) return found;
-    if (edits_.size() > fs_cuda::kMaxEdits) flush_numbers(false);
+    if (pending_values_.size() > fs_cuda::kMaxPending) flush_numbers(false);
     const at::Tensor here = native(found_inf.to(device_, at::kFloat, /*non_blocking=*/true));
-    address(*idle_, std::nullopt, here, true);
-    record(*idle_);
+    address(*empty_batch_, std::nullopt, here, true);
+    record(*empty_batch_);
   }
   check_cuda(runtime_.advance(index(), stream(), clocks + kSkipped, 1, nullptr, nullptr));
   return kDone;

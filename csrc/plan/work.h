@@ -18,7 +18,7 @@ struct Plan::Work {
   std::vector<double> scalars;          // kMaxScalars each, shared by the entries of one group at one step
   std::vector<int64_t> unit_ends;       // running sum of the entries' work units
   std::vector<std::pair<Entry*, at::Tensor>> copies;  // gradients laid out anew
-  std::vector<Entry*> gathered;         // parameters with gaps, to be written back from their dense copies
+  std::vector<Entry*> packed;         // parameters with gaps, to be written back from their packed copies
   bool cold = false;                    // what the step reads has left the cache since the last one
   bool moved = true;                    // something else than a gradient is not as the kernels were told
 
@@ -27,7 +27,7 @@ struct Plan::Work {
     scalars.clear();
     unit_ends.clear();
     copies.clear();
-    gathered.clear();
+    packed.clear();
   }
 };
 

@@ -9,15 +9,64 @@ import torch
 from torch import Tensor
 
 from fusedsched.optim.optimizer import FusedOptimizer
-from fusedsched.optim.spec import Slot, not_negative, one_of_unit_interval
+from fusedsched.optim.spec import (
+    Hyperparameter,
+    NonZero,
+    OptimizerSpec,
+    StateArray,
+    flag,
+    not_negative,
+    one_of_unit_interval,
+)
 from fusedsched.reference import adam_update_
 
-_SLOTS = (
-    Slot("lr", "lr", None, not_negative("learning rate")),
-    Slot("beta1", "betas", 0, one_of_unit_interval("beta parameter at index 0")),
-    Slot("beta2", "betas", 1, one_of_unit_interval("beta parameter at index 1")),
-    Slot("eps", "eps", None, not_negative("epsilon value"), schedulable=False),
-    Slot("weight_decay", "weight_decay", None, not_negative("weight_decay value")),
+
+def _choose(nonzero: NonZero) -> str:
+    coupled = nonzero["weight_decay"] and not nonzero["decoupled_weight_decay"]
+    return ("AdamCoupled" if coupled else "AdamW") + ("Amsgrad" if nonzero["amsgrad"] else "")
+
+
+def _reference(group: dict[str, Any], p: Tensor, grad: Tensor, state: dict[str, Any], step: int) -> None:
+    adam_update_(
+        p,
+        grad,
+        state["exp_avg"],
+        state["exp_avg_sq"],
+        state["max_exp_avg_sq"] if group["amsgrad"] else None,
+        step,
+        lr=group["lr"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        eps=group["eps"],
+        weight_decay=group["weight_decay"],
+        decoupled=group["decoupled_weight_decay"],
+        maximize=group["maximize"],
+    )
+
+
+SPEC = OptimizerSpec(
+    name="Adam",
+    family="adam",
+    hyperparameters=(
+        Hyperparameter("lr", "lr", check=not_negative("learning rate")),
+        Hyperparameter("beta1", "betas", 0, one_of_unit_interval("beta parameter at index 0"), below=1.0),
+        Hyperparameter("beta2", "betas", 1, one_of_unit_interval("beta parameter at index 1"), below=1.0),
+        Hyperparameter("eps", "eps", check=not_negative("epsilon value"), schedulable=False),
+        Hyperparameter("weight_decay", "weight_decay", check=not_negative("weight_decay value")),
+        flag("amsgrad"),
+        flag("maximize"),
+        flag("decoupled_weight_decay"),
+    ),
+    states=(
+        StateArray("exp_avg"),
+        StateArray("exp_avg_sq"),
+        StateArray("max_exp_avg_sq", needed=lambda nonzero: nonzero["amsgrad"]),
+    ),
+    counts_steps=True,
+    choose=_choose,
+    reference=_reference,
+    sparse_error="Adam does not support sparse gradients, please consider SparseAdam instead.",
+    torch_class=torch.optim.Adam,
 )
 
 
@@ -50,9 +99,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
     tensor([0.7500])
     """
 
-    _adam = True
-    _slots = _SLOTS
-    _tensor_states = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    _spec = SPEC
 
     def __init__(
         self,
@@ -75,27 +122,6 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         options = dict(maximize=maximize, foreach=foreach, capturable=capturable, differentiable=differentiable)
         options.update(fused=fused, decoupled_weight_decay=decoupled_weight_decay)
         self._construct(params, scalars, options, backend)
-
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return self._tensor_states if group["amsgrad"] else self._tensor_states[:2]
-
-    def _reference_update(self, group: dict[str, Any], p: Tensor, grad: Tensor, step: int) -> None:
-        state = self.state[p]
-        adam_update_(
-            p,
-            grad,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            state["max_exp_avg_sq"] if group["amsgrad"] else None,
-            step,
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            decoupled=group["decoupled_weight_decay"],
-            maximize=group["maximize"],
-        )
 
 
 class AdamW(Adam, torch.optim.AdamW):

@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from torch import Tensor
 
-from fusedsched.optim.scheduled import Shown, scheduled_slots, settle_edits
+from fusedsched.optim.scheduled import Shown, scheduled_hyperparameters, settle_edits
 from fusedsched.runtime.clocks import Clocks, number
 from fusedsched.runtime.compile_ops import CompileHandle
 from fusedsched.schedules import Schedule
@@ -68,10 +68,10 @@ def _pack(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
     clocks = optimizer._clocks.read()
     for group, saved in zip(optimizer.param_groups, packed["param_groups"], strict=True):
         extra: dict[str, Any] = {}
-        for _, _, slot, schedule in scheduled_slots([group], optimizer._slots):
-            slot.write(saved, number(slot.read(group)))
+        for _, _, hyper, schedule in scheduled_hyperparameters([group], optimizer._spec.numbers):
+            hyper.write(saved, number(hyper.read(group)))
             entry = {"expression": schedule.to_json(), "hash": schedule.fingerprint}
-            extra.setdefault("schedules", {})[slot.name] = entry
+            extra.setdefault("schedules", {})[hyper.name] = entry
         saved.pop("schedules", None)
         exact = {i: optimizer._counts[p] for i, p in enumerate(group["params"]) if p in optimizer._counts}
         if exact:
@@ -193,7 +193,7 @@ def _check_shapes(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
     for g, (group, saved) in enumerate(zip(groups, saved_groups, strict=False)):
         for i, (p, key) in enumerate(zip(group["params"], saved["params"], strict=False)):
             for name, value in (packed["state"].get(key) or {}).items():
-                if isinstance(value, Tensor) and name in optimizer._tensor_states and value.shape != p.shape:
+                if isinstance(value, Tensor) and name in optimizer._spec.state_names and value.shape != p.shape:
                     raise ValueError(
                         f"loaded state dict has state['{name}'] of shape {tuple(value.shape)} for parameter {i} of "
                         f"group {g}, whose shape is {tuple(p.shape)}. It belongs to another model."
@@ -205,5 +205,5 @@ def _restore_dtypes(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
     for group, saved in zip(optimizer.param_groups, packed["param_groups"], strict=True):
         for p, key in zip(group["params"], saved["params"], strict=True):
             for name, value in (packed["state"].get(key) or {}).items():
-                if isinstance(value, Tensor) and name in optimizer._tensor_states and value.dtype != p.dtype:
+                if isinstance(value, Tensor) and name in optimizer._spec.state_names and value.dtype != p.dtype:
                     optimizer.state[p][name] = value.to(device=p.device, copy=True)

@@ -80,7 +80,7 @@ def _prepare(handle: str, pattern: str) -> None:
     members = [(g, i) for g, group in enumerate(optimizer._groups()) for i in range(len(group["params"]))]
     left = {m for m, mark in zip(members, pattern, strict=True) if mark == "1" and _incomplete(optimizer, *m)}
     for plan in plans_of(optimizer._ready_plan()):
-        missing = sorted(left.difference(plan.foreign()))
+        missing = sorted(left.difference(plan.unsupported()))
         if missing:
             init_states(optimizer, missing)
             plan.adopt(missing)
@@ -103,8 +103,7 @@ def refresh(optimizer: FusedOptimizer) -> None:
 def _incomplete(optimizer: FusedOptimizer, g: int, i: int) -> bool:
     group = optimizer._groups()[g]
     state = optimizer.state.get(group["params"][i]) or {}
-    names = (*optimizer._state_names(group), *(("step",) if optimizer._adam else ()))
-    return any(state.get(name) is None for name in names)
+    return any(state.get(name) is None for name in optimizer._spec.needed_names(group))
 
 
 def _buffers(optimizer: FusedOptimizer, pattern: str) -> list[Tensor]:
@@ -113,7 +112,7 @@ def _buffers(optimizer: FusedOptimizer, pattern: str) -> list[Tensor]:
     if optimizer._ring is not None:
         found.append(optimizer._ring.tensor)
     for group in optimizer._groups():
-        numbers = [slot.read(group) for slot in optimizer._slots]
+        numbers = [hyper.read(group) for hyper in optimizer._spec.numbers]
         found += [detached_alias(n) for n in numbers if isinstance(n, Tensor) and not optimizer._shown.owns(n)]
         params += group["params"]
     for p, mark in zip(params, pattern, strict=True):
@@ -124,7 +123,7 @@ def _buffers(optimizer: FusedOptimizer, pattern: str) -> list[Tensor]:
 
 def _clocks(optimizer: FusedOptimizer) -> list[Tensor]:
     """The clocks, and what shows the values of schedules at them."""
-    clocks, places = optimizer._clocks.tensors(), len(optimizer._groups()) * len(optimizer._slots)
+    clocks, places = optimizer._clocks.tensors(), len(optimizer._groups()) * len(optimizer._spec.numbers)
     for clock in clocks:  # one on each device that has a plan, or is about to have one again
         optimizer._shown.reserve(clock.device, places)
     return [*clocks, *optimizer._shown.rooms()]

@@ -21,7 +21,7 @@ from fusedsched.optim.plan import build_plan
 from fusedsched.optim.recording import Recorded
 from fusedsched.optim.scheduled import Shown, settle_edits, take_schedules
 from fusedsched.optim.scheduling import Scheduling
-from fusedsched.optim.spec import Slot
+from fusedsched.optim.spec import OptimizerSpec
 from fusedsched.optim.state import init_state
 from fusedsched.optim.stepping import Stepping
 from fusedsched.runtime import backends
@@ -30,11 +30,9 @@ from fusedsched.runtime.compile_ops import CompileHandle
 
 
 class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
-    """Base of `AdamW`, `Adam` and `SGD`; goes before torch's class of the same name."""
+    """Base of the optimizers; goes before torch's class of the same name where torch has one."""
 
-    _adam: bool
-    _tensor_states: tuple[str, ...]
-    _slots: tuple[Slot, ...]
+    _spec: OptimizerSpec
 
     def _construct(self, params: Any, scalars: dict[str, Any], options: dict[str, Any], backend: str) -> None:
         self._backend = backends.check(backend)
@@ -47,8 +45,11 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
         self._shown = Shown()
         self._clocks = Clocks()
         self._counts: dict[Tensor, int] = {}
-        self._default_schedules = take_schedules(scalars, self._slots, largest=True)  # momentum may begin with 0
-        super().__init__(params, **scalars, **options)
+        self._default_schedules = take_schedules(scalars, self._spec.numbers, largest=True)  # momentum may begin with 0
+        if self._spec.torch_class is None:
+            super().__init__(params, {**scalars, **options})
+        else:
+            super().__init__(params, **scalars, **options)
         self._constructed = True
         self._show()
         self._step_supports_amp_scaling = _skips_by_itself(self.defaults)
@@ -56,7 +57,7 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
     def _adopt_construction(self) -> None:
         """For a subclass that calls the constructor of a class of torch instead of ours."""
         self.__dict__.update(_checkpoint.fresh_attributes(self))
-        self._default_schedules = take_schedules(self.defaults, self._slots)
+        self._default_schedules = take_schedules(self.defaults, self._spec.numbers)
         self._step_supports_amp_scaling = _skips_by_itself(self.defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -64,25 +65,25 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
         if "_constructed" not in self.__dict__:
             self._adopt_construction()
         if isinstance(param_group, dict):
-            schedules = take_schedules(param_group, self._slots)
-            for slot in self._slots:
-                inherited = self._default_schedules.get(slot.name)
+            schedules = take_schedules(param_group, self._spec.numbers)
+            for hyper in self._spec.numbers:
+                inherited = self._default_schedules.get(hyper.name)
                 if inherited is None:
                     continue
-                slot.write(self.defaults, float(inherited(0)))  # torch's checks had another value
-                if slot.key not in param_group:
-                    schedules[slot.name] = inherited
+                hyper.write(self.defaults, float(inherited(0)))  # torch's checks had another value
+                if hyper.key not in param_group:
+                    schedules[hyper.name] = inherited
             if schedules:
                 param_group["schedules"] = {**param_group.get("schedules", {}), **schedules}
             self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        self._invalidate(fresh=[(len(self._groups()) - 1, slot.name) for slot in self._slots])
+        self._invalidate(fresh=[(len(self._groups()) - 1, hyper.name) for hyper in self._spec.numbers])
         self._show()
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        for slot in self._slots:
-            if slot.name not in group.get("schedules", {}):
-                slot.verify(group)
+        for hyper in self._spec.numbers:
+            if hyper.name not in group.get("schedules", {}):
+                hyper.verify(group)
 
     @property
     def backend(self) -> str:

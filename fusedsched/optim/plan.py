@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from fusedsched import _native
+from fusedsched._layouts import CLOCKS
 from fusedsched.optim.reference_plan import ReferencePlan, ReferenceUpdates
-from fusedsched.optim.scheduled import scheduled_slots
-from fusedsched.optim.spec import Slot
+from fusedsched.optim.scheduled import scheduled_hyperparameters
+from fusedsched.optim.spec import Hyperparameter
 from fusedsched.optim.state import tidy_states
 from fusedsched.runtime import backends
-from fusedsched.runtime.clocks import NAMES, UNITS
+from fusedsched.runtime.clocks import UNITS
 from fusedsched.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def build_plan(optimizer: FusedOptimizer) -> Any:
         if name is not None:
             tidy_states(optimizer, device)
             plans.append(_MAKERS[name](optimizer, device))
-    unserved = [set(plan.foreign()) for plan in plans]
+    unserved = [set(plan.unsupported()) for plan in plans]
     left = sorted(set.intersection(*unserved)) if plans else _everything(optimizer)
     if left and chosen != "auto":
         raise RuntimeError(_refusal(optimizer, chosen, *left[0]))
@@ -66,19 +67,24 @@ def _refusal(optimizer: FusedOptimizer, chosen: str, g: int, i: int) -> str:
 
 
 def _install_schedules(optimizer: FusedOptimizer, plans: list[Any]) -> None:
-    for index, group, slot, schedule in scheduled_slots(optimizer.param_groups, optimizer._slots):
-        install_schedule(optimizer, plans, index, group, slot, schedule)
+    for index, group, hyper, schedule in scheduled_hyperparameters(optimizer.param_groups, optimizer._spec.numbers):
+        install_schedule(optimizer, plans, index, group, hyper, schedule)
 
 
 def install_schedule(
-    optimizer: FusedOptimizer, plans: list[Any], index: int, group: dict[str, Any], slot: Slot, schedule: Schedule
+    optimizer: FusedOptimizer,
+    plans: list[Any],
+    index: int,
+    group: dict[str, Any],
+    hyper: Hyperparameter,
+    schedule: Schedule,
 ) -> bool:
     """Puts a schedule into the plans. True: a captured graph cannot get it, and the plans are out of date."""
     device = _device_of(group, plans)
-    optimizer._shown.reserve(device, len(optimizer._groups()) * len(optimizer._slots))
-    tensor = optimizer._shown.install(group, slot, device)
+    optimizer._shown.reserve(device, len(optimizer._groups()) * len(optimizer._spec.numbers))
+    tensor = optimizer._shown.install(group, hyper, device)
     program, unit = schedule.program.table.tolist(), UNITS.index(schedule.unit)
-    refused = [plan.set_program(index, slot.name, program, unit, tensor) for plan in plans]  # every plan gets it
+    refused = [plan.set_program(index, hyper.name, program, unit, tensor) for plan in plans]  # every plan gets it
     return any(refused)
 
 
@@ -91,14 +97,14 @@ def _device_of(group: dict[str, Any], plans: list[Any]) -> torch.device:
 
 def _cpu_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
     clocks = optimizer._clocks.on(device)
-    return _native.module().CpuPlan(optimizer._adam, optimizer.param_groups, optimizer.state, clocks)
+    return _native.module().CpuPlan(optimizer._spec, optimizer.param_groups, optimizer.state, clocks)
 
 
 def _cuda_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
     clocks = optimizer._clocks.on(device)
-    flags = torch.zeros(len(NAMES), dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
+    flags = torch.zeros(len(CLOCKS), dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
     stream_of = torch._C._cuda_getCurrentRawStream if device.type == "cuda" else _no_stream
-    return _native.module().CudaPlan(optimizer._adam, optimizer.param_groups, optimizer.state, clocks, flags, stream_of)
+    return _native.module().CudaPlan(optimizer._spec, optimizer.param_groups, optimizer.state, clocks, flags, stream_of)
 
 
 def _no_stream(index: int) -> int:
@@ -109,7 +115,7 @@ def _triton_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
     from fusedsched.optim.triton_plan import TritonPlan
 
     clocks = optimizer._clocks.on(device)
-    return TritonPlan(optimizer._adam, optimizer.param_groups, optimizer.state, clocks, optimizer._slots)
+    return TritonPlan(optimizer._spec, optimizer.param_groups, optimizer.state, clocks)
 
 
 _MAKERS = {"cpu": _cpu_plan, "cuda": _cuda_plan, "triton": _triton_plan}

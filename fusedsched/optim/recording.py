@@ -2,8 +2,8 @@
 """Telemetry of an optimizer: a ring of rows that its plan fills, on the plan's device.
 
 The layout of the ring is csrc/core/telemetry.h: a header (rows written so far, the gradient norm for the next one),
-then rows of update, skipped, gradient norm and the slots of all groups. Rows are counted in the ring itself, so that
-replays of captured graphs go on filling it.
+then rows of update, skipped, gradient norm and the hyperparameters of all groups. Rows are counted in the ring itself,
+so that replays of captured graphs go on filling it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
+from fusedsched._layouts import MAX_HYPERPARAMETERS, TELEMETRY_HEAD, row_width
 from fusedsched.optim.plan import recorder_of
-from fusedsched.optim.rows import HEAD, SLOTS
 from fusedsched.optim.telemetry import Telemetry
 from fusedsched.runtime.clocks import unwatched
 from fusedsched.runtime.compile_ops import OBJECTS, while_tracing
@@ -24,7 +24,7 @@ from fusedsched.runtime.compile_ops import OBJECTS, while_tracing
 if TYPE_CHECKING:
     from fusedsched.optim.optimizer import FusedOptimizer
 
-_SHOWN = ("lr", "beta1", "beta2", "momentum", "weight_decay")
+_HEAD = len(TELEMETRY_HEAD)
 
 
 class Ring:
@@ -38,7 +38,7 @@ class Ring:
         """Lets the optimizer's plan fill it. New groups have NaN in the rows before them; with fewer groups than there
         were, whose rows are whose cannot be told, and it starts anew."""
         plan = recorder_of(optimizer._plan)
-        shape = (1 + self.length, HEAD + SLOTS * len(optimizer._groups()))
+        shape = (1 + self.length, row_width(len(optimizer._groups())))
         before = self.tensor
         if before is None or before.shape != shape or before.device != plan.device:
             with unwatched():
@@ -48,21 +48,21 @@ class Ring:
                     self.tensor[:, : before.shape[1]] = before
         plan.record_to(self.tensor)
 
-    def read(self, slots: tuple[Any, ...], last: int | None) -> Telemetry:
+    def read(self, hyperparameters: tuple[Any, ...], last: int | None) -> Telemetry:
         """Waits for the device, and copies once."""
         with unwatched():
-            return decoded(None if self.tensor is None else self.tensor.cpu(), slots, last)
+            return decoded(None if self.tensor is None else self.tensor.cpu(), hyperparameters, last)
 
 
-def decoded(ring: Tensor | None, slots: tuple[Any, ...], last: int | None) -> Telemetry:
+def decoded(ring: Tensor | None, hyperparameters: tuple[Any, ...], last: int | None) -> Telemetry:
     """The last rows of a ring that is on the host; None for one that nothing was written to."""
-    rows = torch.empty(1, HEAD, dtype=torch.float64) if ring is None else ring
+    rows = torch.empty(1, _HEAD, dtype=torch.float64) if ring is None else ring
     written, length = 0 if ring is None else int(rows[0, 0]), len(rows) - 1
     n = min(written, length if last is None else min(last, length))
     rows = rows[1 + torch.arange(written - n, written, device="cpu") % max(1, length)]
-    numbers = rows[:, HEAD:].reshape(n, (rows.shape[1] - HEAD) // SLOTS, SLOTS)
+    numbers = rows[:, _HEAD:].reshape(n, (rows.shape[1] - _HEAD) // MAX_HYPERPARAMETERS, MAX_HYPERPARAMETERS)
     columns = {"update": rows[:, 0].long(), "skipped": rows[:, 1] != 0.0, "grad_norm": rows[:, 2].clone()}
-    columns |= {slot.name: numbers[:, :, k].clone() for k, slot in enumerate(slots) if slot.name in _SHOWN}
+    columns |= {hyper.name: numbers[:, :, k].clone() for k, hyper in enumerate(hyperparameters) if hyper.schedulable}
     return Telemetry(columns)
 
 
@@ -100,7 +100,7 @@ class Recorded:
             raise ValueError(f"telemetry() got last={last!r}. It must be an integer, zero or more, or None for all.")
         ring = self._recording()
         self._check_counts()
-        return ring.read(self._slots, last)
+        return ring.read(self._spec.hyperparameters, last)
 
     def log_grad_norm(self, norm: float | Tensor) -> None:
         """The gradient norm that belongs to the next update, and to that one alone. A tensor is not waited for.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fusedsched.optim.rows import write_row
-from fusedsched.optim.scheduled import check_horizon, scheduled_slots, value_at
-from fusedsched.optim.spec import Slot
+from fusedsched.optim.scheduled import check_horizon, scheduled_hyperparameters, value_at
+from fusedsched.optim.spec import Hyperparameter, OptimizerSpec
 from fusedsched.runtime.addresses import is_native, native
 from fusedsched.runtime.clocks import number, unwatched
 from fusedsched.runtime.compile_ops import detached_alias
@@ -24,19 +24,17 @@ if TYPE_CHECKING:
     from fusedsched.optim.optimizer import FusedOptimizer
 
 
-def refuse_sparse(adam: bool, where: str) -> NoReturn:
-    """Raises RuntimeError. For Adam with torch's sentence first; torch.optim.SGD takes such gradients."""
-    kind, other = ("Adam", "SparseAdam") if adam else ("SGD", "torch.optim.SGD")
+def refuse_sparse(spec: OptimizerSpec, where: str) -> NoReturn:
+    """Raises RuntimeError."""
     raise RuntimeError(
-        f"{kind} does not support sparse gradients, please consider {other} instead. The gradient of {where} is "
-        "sparse; use sparse=False in the embedding, or to_dense()."
+        f"{spec.sparse_error} The gradient of {where} is sparse; use sparse=False in the embedding, or to_dense()."
     )
 
 
-def check_gradient(p: Tensor, where: str, adam: bool) -> None:
+def check_gradient(p: Tensor, where: str, spec: OptimizerSpec) -> None:
     """Raises RuntimeError for a gradient that the rules cannot use."""
     if p.grad.layout != torch.strided:
-        refuse_sparse(adam, where)
+        refuse_sparse(spec, where)
     if p.grad.shape != p.shape or p.grad.device != p.device:
         raise RuntimeError(
             f"The gradient of {where} has shape {tuple(p.grad.shape)} on {p.grad.device}; the parameter has shape "
@@ -55,7 +53,7 @@ def check_gradient(p: Tensor, where: str, adam: bool) -> None:
         )
 
 
-def check_state(p: Tensor, state: dict[str, Any], names: tuple[str, ...], where: str) -> None:
+def check_state(p: Tensor, state: dict[str, Any], names: list[str], where: str) -> None:
     """Raises RuntimeError for state that is not of the parameter's shape."""
     for name in names:
         value = state.get(name)
@@ -66,18 +64,18 @@ def check_state(p: Tensor, state: dict[str, Any], names: tuple[str, ...], where:
             )
 
 
-def check_scalars(group: dict[str, Any], slots: tuple[Slot, ...]) -> None:
+def check_scalars(group: dict[str, Any], hyperparameters: tuple[Hyperparameter, ...]) -> None:
     """Raises for an edited hyperparameter that is no number."""
-    for slot in slots:
-        value = slot.read(group)
+    for hyper in hyperparameters:
+        value = hyper.read(group)
         if isinstance(value, Tensor):
             if value.numel() != 1:
-                raise ValueError(f"Tensor {slot.name} must be 1-element, got {value.numel()} elements.")
+                raise ValueError(f"Tensor {hyper.name} must be 1-element, got {value.numel()} elements.")
             if not is_native(value):
                 float(value)  # raises where it has no value
         elif not isinstance(value, Real):
             raise TypeError(
-                f"param_groups[...]['{slot.key}'] is {value}, which is not a number. Set it to a float, an int or a "
+                f"param_groups[...]['{hyper.key}'] is {value}, which is not a number. Set it to a float, an int or a "
                 "tensor with one element."
             )
 
@@ -99,11 +97,12 @@ class ReferenceUpdates:
         for group, g, i, p in self.members:
             if p.grad is not None:
                 if g != last:
-                    check_scalars(group, optimizer._slots)
+                    check_scalars(group, optimizer._spec.numbers)
                     last = g
                 where = f"parameter {i} of group {g}"
-                check_gradient(p, f"{where} (shape {tuple(p.shape)}, {p.dtype} on {p.device})", optimizer._adam)
-                check_state(p, optimizer.state.get(p) or {}, optimizer._state_names(group), where)
+                check_gradient(p, f"{where} (shape {tuple(p.shape)}, {p.dtype} on {p.device})", optimizer._spec)
+                names = [array.name for array in optimizer._spec.needed_states(group)]
+                check_state(p, optimizer.state.get(p) or {}, names, where)
                 if is_native(p):
                     self._check_native(p, optimizer.state.get(p) or {})
                 found = True
@@ -133,12 +132,16 @@ class ReferenceUpdates:
         for group, _, _, p in self.members:
             if p.grad is not None:
                 optimizer._init_state(group, p)
+                fresh: dict[str, Any] = {}
+                state = optimizer.state[p] if p in optimizer.state else fresh
                 grad = self._read.get(p, p.grad)
-                optimizer._reference_update(group, p, grad, self._count(optimizer, p))
+                optimizer._spec.reference(group, p, grad, state, self._count(optimizer, p))
+                if fresh:
+                    optimizer.state[p].update(fresh)
         self._read.clear()
 
     def _count(self, optimizer: FusedOptimizer, p: Tensor) -> int:
-        if not optimizer._adam:
+        if not optimizer._spec.counts_steps:
             return 0
         shown = optimizer.state[p]["step"]
         count = self._counts.get(p, 0)
@@ -177,13 +180,13 @@ class ReferencePlan:
 
     def _scheduled(self) -> Any:
         opt = self._optimizer()
-        return scheduled_slots(opt.param_groups, opt._slots)
+        return scheduled_hyperparameters(opt.param_groups, opt._spec.numbers)
 
     def _edited(self) -> bool:
-        """Whether the user wrote to a scheduled slot."""
-        for g, group, slot, _ in self._scheduled():
-            replaced = self._optimizer()._shown.replaced(group, slot)
-            if replaced or number(slot.read(group)) != self._written.get((g, slot.name)):
+        """Whether the user wrote to a scheduled hyperparameter."""
+        for g, group, hyper, _ in self._scheduled():
+            replaced = self._optimizer()._shown.replaced(group, hyper)
+            if replaced or number(hyper.read(group)) != self._written.get((g, hyper.name)):
                 return True
         return False
 
@@ -196,9 +199,9 @@ class ReferencePlan:
                 self._clocks[3] += 1
             return 0
         edited = self._edited()
-        for _, group, slot, schedule in self._scheduled():
-            if not self._optimizer()._shown.replaced(group, slot):
-                check_horizon(slot, schedule, self._optimizer()._clocks.unit(schedule.unit))
+        for _, group, hyper, schedule in self._scheduled():
+            if not self._optimizer()._shown.replaced(group, hyper):
+                check_horizon(hyper, schedule, self._optimizer()._clocks.unit(schedule.unit))
         if self._updates.check():
             self.record(False)
             self._updates.run(scale)
@@ -219,9 +222,9 @@ class ReferencePlan:
         """A row of telemetry, if that is on."""
         if self._ring is not None:
             opt = self._optimizer()
-            slots = [[number(slot.read(group)) for slot in opt._slots] for group in opt.param_groups]
+            numbers = [[number(hyper.read(group)) for hyper in opt._spec.numbers] for group in opt.param_groups]
             with unwatched():
-                write_row(self._ring, int(self._clocks[0]), skipped, slots)
+                write_row(self._ring, int(self._clocks[0]), skipped, numbers)
 
     def zero_grad(self, param_groups: Any, set_to_none: bool) -> bool:
         return False  # torch's own
@@ -230,8 +233,8 @@ class ReferencePlan:
         with unwatched():
             self._clocks[unit] += amount
             opt = self._optimizer()
-            for g, group, slot, schedule in self._scheduled():
-                tensor, key = opt._shown.install(group, slot), (g, slot.name)
+            for g, group, hyper, schedule in self._scheduled():
+                tensor, key = opt._shown.install(group, hyper), (g, hyper.name)
                 if key in self._written and float(tensor) != self._written[key]:
                     continue  # written to: constant from there on
                 self._written[key] = value_at(schedule, opt._clocks.unit(schedule.unit))

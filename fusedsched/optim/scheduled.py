@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Native schedules in the groups of an optimizer.
 
-`group["schedules"]` maps a slot's name to its expression. The slot itself holds a 0-dim float64 tensor with the value
-for the next update, so that whoever reads a group sees a number. Writing to that slot is an edit: constant from there
+`group["schedules"]` maps a hyper's name to its expression. The hyper itself holds a 0-dim float64 tensor with the value
+for the next update, so that whoever reads a group sees a number. Writing to that hyper is an edit: constant from there
 on, with one warning, until `set_schedule`.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fusedsched.optim.spec import Slot
+from fusedsched.optim.spec import Hyperparameter
 from fusedsched.runtime.clocks import number, unwatched
 from fusedsched.schedules import Schedule
 
@@ -24,35 +24,36 @@ if TYPE_CHECKING:
     from fusedsched.optim.optimizer import FusedOptimizer
 
 
-def check_schedule(slot: Slot, schedule: Schedule) -> None:
-    """Raises ValueError if the schedule leaves the range that a number in this slot may have."""
-    if not slot.schedulable:
-        raise ValueError(f"{slot.name} cannot be scheduled. Give it a number.")
-    schedule.check(slot.name)
-    if slot.name in ("beta1", "beta2") and schedule.program.bounds()[1] >= 1.0:
-        raise ValueError(
-            f"Invalid {slot.name}: the schedule reaches {schedule.program.bounds()[1]:g}. It must stay below 1."
-        )
+def check_schedule(hyper: Hyperparameter, schedule: Schedule) -> None:
+    """Raises ValueError if the schedule leaves the range that this hyperparameter may have."""
+    if not hyper.schedulable:
+        raise ValueError(f"{hyper.name} cannot be scheduled. Give it a number.")
+    schedule.check(hyper.name)
+    largest = schedule.program.bounds()[1]
+    if largest >= hyper.below:
+        raise ValueError(f"Invalid {hyper.name}: the schedule reaches {largest:g}. It must stay below {hyper.below:g}.")
 
 
-def take_schedules(group: dict[str, Any], slots: tuple[Slot, ...], largest: bool = False) -> dict[str, Schedule]:
+def take_schedules(
+    group: dict[str, Any], hyperparameters: tuple[Hyperparameter, ...], largest: bool = False
+) -> dict[str, Schedule]:
     """Puts the first value (or the largest) where a schedule stands in `group`, and returns the schedules."""
     taken = {}
-    for slot in slots:
-        if slot.key not in group or (slot.item is not None and not isinstance(group[slot.key], (tuple, list))):
+    for hyper in hyperparameters:
+        if hyper.key not in group or (hyper.item is not None and not isinstance(group[hyper.key], (tuple, list))):
             continue
-        value = slot.read(group)
+        value = hyper.read(group)
         if isinstance(value, Schedule):
-            check_schedule(slot, value)
-            taken[slot.name] = value
-            slot.write(group, value.program.bounds()[1] if largest else float(value(0)))
+            check_schedule(hyper, value)
+            taken[hyper.name] = value
+            hyper.write(group, value.program.bounds()[1] if largest else float(value(0)))
     return taken
 
 
 class Shown:
-    """The tensors that show scheduled values, by group and slot.
+    """The tensors that show scheduled values, by group and name.
 
-    Those of a device lie in one room with a place for each slot, whether it has a schedule or not: compiled steps are
+    Those of a device lie in one room with a place for each hyper, whether it has a schedule or not: compiled steps are
     told of the room, and need not be told anew when a number becomes a schedule.
     """
 
@@ -83,9 +84,9 @@ class Shown:
         storages = {room.untyped_storage()._cdata for room in self.rooms()}
         return isinstance(number, Tensor) and number.untyped_storage()._cdata in storages
 
-    def install(self, group: dict[str, Any], slot: Slot, device: torch.device | str = "cpu") -> Tensor:
-        """The tensor of a slot. It is put into the group unless an edit of the user stands there."""
-        key = (id(group), slot.name)
+    def install(self, group: dict[str, Any], hyper: Hyperparameter, device: torch.device | str = "cpu") -> Tensor:
+        """The tensor of a hyperparameter. It is put into the group unless an edit of the user stands there."""
+        key = (id(group), hyper.name)
         if key not in self._tensors:
             device = torch.device(device)
             if not self._left.get(device):
@@ -93,16 +94,16 @@ class Shown:
             self._tensors[key] = self._left[device].pop(0)
         if key not in self._versions:
             self._versions[key] = self._tensors[key]._version
-            slot.write(group, self._tensors[key])
+            hyper.write(group, self._tensors[key])
         return self._tensors[key]
 
-    def replaced(self, group: dict[str, Any], slot: Slot) -> bool:
-        number, own = slot.read(group), self._tensors.get((id(group), slot.name))
+    def replaced(self, group: dict[str, Any], hyper: Hyperparameter) -> bool:
+        number, own = hyper.read(group), self._tensors.get((id(group), hyper.name))
         return number is not own if own is not None else not self.owns(number)  # None: the group is a copy of one
 
-    def written_to(self, group: dict[str, Any], slot: Slot) -> bool:
-        """Whether a user wrote to the slot, or in place to its tensor. Does not wait for the device."""
-        return self.replaced(group, slot) or slot.read(group)._version != self._versions.get((id(group), slot.name))
+    def written_to(self, group: dict[str, Any], hyper: Hyperparameter) -> bool:
+        """Whether a user wrote to the hyperparameter, or in place to its tensor. Does not wait for the device."""
+        return self.replaced(group, hyper) or hyper.read(group)._version != self._versions.get((id(group), hyper.name))
 
     def forget(self, group: dict[str, Any], name: str) -> None:
         """The next `install` puts the tensor into the group, whatever stands there."""
@@ -120,15 +121,15 @@ class Shown:
             )
 
 
-def scheduled_slots(
-    groups: list[dict[str, Any]], slots: tuple[Slot, ...]
-) -> Iterator[tuple[int, dict[str, Any], Slot, Schedule]]:
-    """All schedules of all groups: (index of the group, group, slot, schedule)."""
+def scheduled_hyperparameters(
+    groups: list[dict[str, Any]], hyperparameters: tuple[Hyperparameter, ...]
+) -> Iterator[tuple[int, dict[str, Any], Hyperparameter, Schedule]]:
+    """All schedules of all groups: (index of the group, group, hyperparameter, schedule)."""
     for index, group in enumerate(groups):
         schedules = group.get("schedules")
-        for slot in slots if schedules else ():
-            if slot.name in schedules:
-                yield index, group, slot, schedules[slot.name]
+        for hyper in hyperparameters if schedules else ():
+            if hyper.name in schedules:
+                yield index, group, hyper, schedules[hyper.name]
 
 
 def value_at(schedule: Schedule, clock: int) -> float:
@@ -144,29 +145,29 @@ def settle_edits(optimizer: FusedOptimizer, fresh: Collection[tuple[int, str]] =
 
     `fresh`: schedules that were put there and not shown yet, by index of the group and name.
     """
-    for index, group, slot, schedule in list(scheduled_slots(optimizer._groups(), optimizer._slots)):
-        if (index, slot.name) not in fresh and _edited(optimizer, group, slot, schedule):
-            group["schedules"] = {k: v for k, v in group["schedules"].items() if k != slot.name}
-            optimizer._shown.forget(group, slot.name)
-            optimizer._shown.warn(slot.name, stacklevel=4)
+    for index, group, hyper, schedule in list(scheduled_hyperparameters(optimizer._groups(), optimizer._spec.numbers)):
+        if (index, hyper.name) not in fresh and _edited(optimizer, group, hyper, schedule):
+            group["schedules"] = {k: v for k, v in group["schedules"].items() if k != hyper.name}
+            optimizer._shown.forget(group, hyper.name)
+            optimizer._shown.warn(hyper.name, stacklevel=4)
 
 
-def _edited(optimizer: FusedOptimizer, group: dict[str, Any], slot: Slot, schedule: Schedule) -> bool:
-    if optimizer._shown.replaced(group, slot):
+def _edited(optimizer: FusedOptimizer, group: dict[str, Any], hyper: Hyperparameter, schedule: Schedule) -> bool:
+    if optimizer._shown.replaced(group, hyper):
         return True
     expected = value_at(schedule, optimizer._clocks.unit(schedule.unit))
-    return not math.isclose(number(slot.read(group)), expected, rel_tol=1e-12)  # evaluators differ by some ulp
+    return not math.isclose(number(hyper.read(group)), expected, rel_tol=1e-12)  # evaluators differ by some ulp
 
 
 def warn_of_edits(optimizer: FusedOptimizer) -> None:
-    for _, group, slot, _ in scheduled_slots(optimizer._groups(), optimizer._slots):
-        if optimizer._shown.written_to(group, slot):
-            optimizer._shown.warn(slot.name, stacklevel=4)
+    for _, group, hyper, _ in scheduled_hyperparameters(optimizer._groups(), optimizer._spec.numbers):
+        if optimizer._shown.written_to(group, hyper):
+            optimizer._shown.warn(hyper.name, stacklevel=4)
 
 
-def check_horizon(slot: Slot, schedule: Schedule, clock: int) -> None:
+def check_horizon(hyper: Hyperparameter, schedule: Schedule, clock: int) -> None:
     if 0.0 <= schedule.program.horizon < clock:
         raise RuntimeError(
-            f"The schedule of '{slot.name}' ends at step {schedule.program.horizon:.0f} and past_end=\"error\" was "
+            f"The schedule of '{hyper.name}' ends at step {schedule.program.horizon:.0f} and past_end=\"error\" was "
             'asked for. Give it more steps, or past_end="hold".'
         )

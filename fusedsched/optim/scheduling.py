@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
+from fusedsched._layouts import CLOCKS
 from fusedsched.optim.compiled import traced_advance
 from fusedsched.optim.plan import every_plan, install_schedule
 from fusedsched.optim.scheduled import check_schedule
-from fusedsched.optim.spec import Slot
-from fusedsched.runtime.clocks import NAMES
+from fusedsched.optim.spec import Hyperparameter
 from fusedsched.schedules import Schedule
 
 
@@ -43,34 +43,34 @@ class Scheduling:
         >>> opt.param_groups[0]["lr"]
         tensor(0.2500, dtype=torch.float64)
         """
-        slot = next((s for s in self._slots if s.name == name and s.schedulable), None)
-        if slot is None:
-            names = ", ".join(s.name for s in self._slots if s.schedulable)
+        hyper = next((s for s in self._spec.numbers if s.name == name and s.schedulable), None)
+        if hyper is None:
+            names = ", ".join(s.name for s in self._spec.numbers if s.schedulable)
             raise ValueError(f"'{name}' cannot be scheduled. {type(self).__name__} has {names}.")
         chosen = _by_group(schedule, group, len(self.param_groups))
         for one in chosen.values():
             if not isinstance(one, Schedule):
                 raise TypeError(f"set_schedule takes a schedule, got {type(one).__name__}. See fusedsched.schedules.")
-            check_schedule(slot, one)
+            check_schedule(hyper, one)
         if self._capturing():
             raise RuntimeError("set_schedule() while a CUDA graph is captured. Call it before or after the capture.")
         self._refuse_followed(name)
-        self._put(slot, chosen)
+        self._put(hyper, chosen)
 
-    def _put(self, slot: Slot, chosen: dict[int, Schedule]) -> None:
+    def _put(self, hyper: Hyperparameter, chosen: dict[int, Schedule]) -> None:
         plans, left = every_plan(self._plan), []
         for index, schedule in chosen.items():
             target = self.param_groups[index]
-            self._shown.forget(target, slot.name)
-            target["schedules"] = {**target.get("schedules", {}), slot.name: schedule}
-            if plans and install_schedule(self, plans, index, target, slot, schedule):
+            self._shown.forget(target, hyper.name)
+            target["schedules"] = {**target.get("schedules", {}), hyper.name: schedule}
+            if plans and install_schedule(self, plans, index, target, hyper, schedule):
                 left.append(index)
         if left:
-            self._invalidate(fresh=[(index, slot.name) for index in chosen])
+            self._invalidate(fresh=[(index, hyper.name) for index in chosen])
         self._show()
         if left:
             warnings.warn(
-                f"set_schedule('{slot.name}') gives group {left[0]} another update rule than the CUDA graph has that "
+                f"set_schedule('{hyper.name}') gives group {left[0]} another update rule than the CUDA graph has that "
                 "was captured. That graph goes on as it was; capture again.",
                 UserWarning,
                 stacklevel=3,
@@ -93,11 +93,11 @@ class Scheduling:
         """
         if is_dynamo_compiling():
             return traced_advance(self, samples, tokens)
-        counts = [(unit, _checked(NAMES[unit], count)) for unit, count in ((1, samples), (2, tokens))]
+        counts = [(unit, _checked(CLOCKS[unit], count)) for unit, count in ((1, samples), (2, tokens))]
         self._check_counts()
         plans = every_plan(self._ready_plan())
         numbers = [
-            0 if all(_by_pointer(plan, count) for plan in plans) else _number(NAMES[unit], count, self)
+            0 if all(_by_pointer(plan, count) for plan in plans) else _number(CLOCKS[unit], count, self)
             for unit, count in counts
         ]
         for (unit, count), number in zip(counts, numbers, strict=True):
@@ -114,7 +114,7 @@ class Scheduling:
     def _show(self) -> None:
         # The values of schedules, between steps; a step shows them itself, and asks for what is to be filled in.
         if self._constructed and any("schedules" in group for group in self.param_groups):
-            if all(group.get(slot.key) is not None for group in self._groups() for slot in self._slots):
+            if all(group.get(hyper.key) is not None for group in self._groups() for hyper in self._spec.numbers):
                 self._ready_plan().advance(0, 0)
 
 

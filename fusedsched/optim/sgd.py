@@ -9,14 +9,39 @@ import torch
 from torch import Tensor
 
 from fusedsched.optim.optimizer import FusedOptimizer
-from fusedsched.optim.spec import Slot, not_nan, not_negative
+from fusedsched.optim.spec import Hyperparameter, NonZero, OptimizerSpec, StateArray, flag, not_nan, not_negative
 from fusedsched.reference import sgd_update_
 
-_SLOTS = (
-    Slot("lr", "lr", None, not_negative("learning rate")),
-    Slot("momentum", "momentum", None, not_negative("momentum value")),
-    Slot("dampening", "dampening", None, not_nan("dampening value"), schedulable=False),
-    Slot("weight_decay", "weight_decay", None, not_negative("weight_decay value")),
+
+def _choose(nonzero: NonZero) -> str:
+    kind = "" if not nonzero["momentum"] else "Nesterov" if nonzero["nesterov"] else "Momentum"
+    return f"SGD{kind}" + ("Decay" if nonzero["weight_decay"] else "")
+
+
+def _reference(group: dict[str, Any], p: Tensor, grad: Tensor, state: dict[str, Any], step: int) -> None:
+    numbers = {k: group[k] for k in ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")}
+    buffer = sgd_update_(p, grad, state.get("momentum_buffer"), **numbers)
+    if buffer is not None:
+        state["momentum_buffer"] = buffer
+
+
+SPEC = OptimizerSpec(
+    name="SGD",
+    family="sgd",
+    hyperparameters=(
+        Hyperparameter("lr", "lr", check=not_negative("learning rate")),
+        Hyperparameter("momentum", "momentum", check=not_negative("momentum value")),
+        Hyperparameter("dampening", "dampening", check=not_nan("dampening value"), schedulable=False),
+        Hyperparameter("weight_decay", "weight_decay", check=not_negative("weight_decay value")),
+        flag("nesterov"),
+        flag("maximize"),
+    ),
+    states=(StateArray("momentum_buffer", needed=lambda nonzero: nonzero["momentum"], init="gradient"),),
+    counts_steps=False,
+    choose=_choose,
+    reference=_reference,
+    sparse_error="SGD does not support sparse gradients, please consider torch.optim.SGD instead.",
+    torch_class=torch.optim.SGD,
 )
 
 
@@ -46,9 +71,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
     (tensor([0.3750]), tensor([1.5000]))
     """
 
-    _adam = False
-    _slots = _SLOTS
-    _tensor_states = ("momentum_buffer",)
+    _spec = SPEC
 
     def __init__(
         self,
@@ -75,13 +98,3 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         momentum = 1.0 if scheduled or group["momentum"] is None else group["momentum"]
         if group["nesterov"] and (momentum <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
-
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        momentum = group["momentum"]
-        return self._tensor_states if isinstance(momentum, Tensor) or momentum != 0 else ()
-
-    def _reference_update(self, group: dict[str, Any], p: Tensor, grad: Tensor, step: int) -> None:
-        scalars = {k: group[k] for k in ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")}
-        buffer = sgd_update_(p, grad, self.state[p].get("momentum_buffer") if p in self.state else None, **scalars)
-        if buffer is not None:
-            self.state[p]["momentum_buffer"] = buffer

@@ -19,26 +19,31 @@ def init_states(optimizer: FusedOptimizer, which: list[tuple[int, int]]) -> None
     """Makes the state of many parameters of one device for its kernels. Their steps are views of one buffer."""
     groups = [optimizer.param_groups[g] for g, _ in which]
     params = [group["params"][i] for group, (_, i) in zip(groups, which, strict=True)]
+    spec = optimizer._spec
+    needed = {id(group): spec.needed_states(group) for group in groups}
     missing = [
-        [name for name in optimizer._state_names(group) if (optimizer.state.get(p) or {}).get(name) is None]
+        [array.name for array in needed[id(group)] if (optimizer.state.get(p) or {}).get(array.name) is None]
         for group, p in zip(groups, params, strict=True)
     ]
     zeros = zeros_for(params, [len(names) for names in missing])
     steps = torch.zeros(len(which), dtype=torch.float32, device=params[0].device).unbind()
     for p, names, tensors, step in zip(params, missing, zeros, steps, strict=True):
-        if optimizer._adam:
+        if spec.counts_steps:
             _init_step(optimizer.state[p], step)
         if names:
             optimizer.state[p].update(zip(names, tensors, strict=True))
 
 
 def init_state(optimizer: FusedOptimizer, group: dict[str, Any], p: Tensor) -> None:
-    """Makes what the reference rules need. SGD's rule stores the first gradient itself."""
-    if not optimizer._adam:
+    """Makes what the reference rule needs; an array that begins with the first gradient it makes itself."""
+    spec = optimizer._spec
+    names = [array.name for array in spec.needed_states(group) if array.init == "zeros"]
+    if not names and not spec.counts_steps:
         return
     state = optimizer.state[p]
-    _init_step(state, torch.tensor(0.0, dtype=torch.float32, device="cpu"))  # not zeros: fake ones have no value
-    for name in optimizer._state_names(group):
+    if spec.counts_steps:
+        _init_step(state, torch.tensor(0.0, dtype=torch.float32, device="cpu"))  # not zeros: fake ones have no value
+    for name in names:
         if name not in state:
             state[name] = torch.zeros_like(p, memory_format=torch.preserve_format, requires_grad=False)
 
@@ -49,7 +54,7 @@ def _init_step(state: dict[str, Any], step: Tensor) -> None:
 
 
 def tidy_states(optimizer: FusedOptimizer, device: torch.device) -> None:
-    """Brings state that somebody else wrote into the form that a device's kernels read: the step as a 0-dim float32
+    """Brings state that other code wrote into the form that a device's kernels read: the step as a 0-dim float32
     tensor beside the parameter, the moments strided like it. Values do not change."""
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -59,8 +64,8 @@ def tidy_states(optimizer: FusedOptimizer, device: torch.device) -> None:
             step = state.get("step")
             if step is not None and not _is_plain_step(step, device):
                 state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
-            for name in optimizer._state_names(group):
-                moment = state.get(name)
+            for array in optimizer._spec.needed_states(group):
+                name, moment = array.name, state.get(array.name)
                 if isinstance(moment, Tensor) and moment.shape == p.shape:
                     like = torch.empty_like(p, device="meta")
                     if moment.stride() != like.stride() and is_native(moment):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -55,10 +56,10 @@ class Stepping(Optimizer):
                 self._resume(outcome)
             return None
         # A subclass with a step of its own was wrapped by torch, hooks and all.
-        run = _WATCHED[self._adam] if type(self).step is Stepping.step else _plain_step
+        run = _watched(self._spec.name) if type(self).step is Stepping.step else _plain_step
         return run(self, *args) if closure is ... else run(self, *args, closure=closure)
 
-    step.hooked = True  # torch's wrapper is in _WATCHED: entered only when somebody watches
+    step.hooked = True  # torch's wrapper is in _watched: entered only where a hook or a profiler is
     step._wrapped_by_lr_sched = True
     step.__signature__ = inspect.signature(torch.optim.SGD.step)  # hooks are told how the closure was passed
 
@@ -103,7 +104,7 @@ class Stepping(Optimizer):
     def _differentiable_step(self, closure: Callable[[], Any] | None) -> Any:
         if self._ring is not None:
             self._ready_plan().record(False)
-        step = torch.optim.Adam.step if self._adam else torch.optim.SGD.step
+        step = self._spec.torch_class.step
         if getattr(step, "hooked", False):  # torch wraps its class when the first optimizer of it is made
             step = step.__wrapped__
         loss = step(self, closure)
@@ -139,6 +140,7 @@ def _plain_step(self: Stepping, closure: Callable[[], Any] | None = None) -> Any
     return loss
 
 
+@cache
 def _watched(owner: str) -> Callable[..., Any]:
     """torch's wrapper, whose errors name the class that has the step."""
 
@@ -147,6 +149,3 @@ def _watched(owner: str) -> Callable[..., Any]:
 
     step.__qualname__ = f"{owner}.step"
     return Optimizer.profile_hook_step(step)
-
-
-_WATCHED = (_watched("SGD"), _watched("Adam"))  # by whether it is Adam

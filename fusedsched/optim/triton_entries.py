@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedsched._layouts import MAX_STATES
 from fusedsched.optim.reference_plan import refuse_sparse
+from fusedsched.optim.spec import OptimizerSpec
 from fusedsched.runtime import addresses
 
 # How numbers are stored; complex ones are pairs.
@@ -32,21 +34,21 @@ def is_native(tensor: Tensor, device: torch.device) -> bool:
 class Entry:
     """A parameter, its layout and its state."""
 
-    __slots__ = ("p", "at", "group", "index", "foreign", "kind", "gathered", "sizes", "strides", "contiguous", "kept")
+    __slots__ = ("p", "at", "group", "index", "unsupported", "kind", "packed", "sizes", "strides", "contiguous", "kept")
     __slots__ += ("state", "states", "step")
 
     def __init__(self, p: Tensor, at: int, group: int, index: int, device: torch.device) -> None:
         self.p, self.at, self.group, self.index = p, at, group, index
-        self.foreign, self.kind = not is_native(p, device), type(p)  # swap_tensors changes the type of an object
+        self.unsupported, self.kind = not is_native(p, device), type(p)  # swap_tensors changes the type of an object
         self.kept: dict[str, Any] | None = None  # the dictionary that its state was found in
         self.state: dict[str, Any] = {}
         self.states: tuple[Tensor, ...] | None = None
         self.step: Tensor | None = None
-        if self.foreign:
+        if self.unsupported:
             return
         like = torch.empty_like(p, device="meta")
-        self.gathered = like.stride() != p.stride() or p.is_conj() or p.is_neg()
-        if self.gathered and any(n > 1 and s == 0 for n, s in zip(p.shape, p.stride(), strict=True)):
+        self.packed = like.stride() != p.stride() or p.is_conj() or p.is_neg()
+        if self.packed and any(n > 1 and s == 0 for n, s in zip(p.shape, p.stride(), strict=True)):
             raise RuntimeError(
                 "unsupported operation: more than one element of the written-to tensor refers to a single memory "
                 f"location. Parameter {index} of group {group} with shape {list(p.shape)} is expanded; clone() it "
@@ -67,7 +69,7 @@ class Entry:
         )
 
     def read_state(self, state: dict[str, Any] | None, names: tuple[str, ...], counted: bool) -> None:
-        """Remembers the state tensors, none if some are missing. Raises RuntimeError for state of another model."""
+        """Records the state tensors, none if some are missing. Raises RuntimeError for state of another model."""
         self.kept, self.states, self.step = state, None, None
         device = self.p.device
         if not isinstance(state, dict):
@@ -106,12 +108,12 @@ class Entry:
         keys = (*names, "step") if counted else names
         return isinstance(state, dict) and all(isinstance(state.get(key), Tensor) for key in keys)
 
-    def dense_gradient(self, adam: bool) -> Tensor:
+    def packed_gradient(self, spec: OptimizerSpec) -> Tensor:
         """The gradient in the order of the parameter's elements: itself, or a copy. Raises RuntimeError if it does
         not fit."""
         p, grad = self.p, self.p.grad
         if grad.layout != torch.strided:
-            refuse_sparse(adam, self.where())
+            refuse_sparse(spec, self.where())
         if grad.device != p.device:
             raise RuntimeError(
                 f"The gradient of {self.where()} is on {grad.device}. Move it to the device of its parameter."
@@ -134,7 +136,7 @@ class Entry:
 def types_of(param: Tensor, grad: Tensor, states: tuple[Tensor, ...]) -> tuple[torch.dtype, ...]:
     """(parameter, gradient, three states, computed in): what a kernel is compiled for."""
     own = REAL[param.dtype]
-    stored = tuple(REAL[state.dtype] for state in states) + (own,) * (3 - len(states))
+    stored = tuple(REAL[state.dtype] for state in states) + (own,) * (MAX_STATES - len(states))
     wide = torch.float64 in (own, REAL[grad.dtype], *stored)
     return (own, REAL[grad.dtype], *stored, torch.float64 if wide else torch.float32)
 

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedsched._layouts import MAX_SCALARS, MAX_STATES
 from fusedsched.runtime.addresses import native, unwrap
 from fusedsched.runtime.launching import launching
 from fusedsched.triton_kernels import rules, step, tuning
 
-Key = tuple[int, tuple[torch.dtype, ...], bool]  # (rule, types, aligned): what a kernel is compiled for
+Key = tuple[str, tuple[torch.dtype, ...], bool]  # (rule, types, aligned): what a kernel is compiled for
 
 # Tables that a captured graph reads, and plans that own some. Nobody says when a graph is gone, so they stay.
 _captured: list[Any] = []
@@ -142,7 +143,7 @@ class Launches:
             rows: list[int] = []
             for i in members:
                 job = jobs[i]
-                rows += (job.param, 0, *job.states, *(0,) * (3 - len(job.states)), job.numel, job.entry)
+                rows += (job.param, 0, *job.states, *(0,) * (MAX_STATES - len(job.states)), job.numel, job.entry)
             arrays, chunks = memory.table(rows), self._chunks([jobs[i].numel for i in members])
             self._launches.append(Launch(key, members, first, arrays, chunks))
             first += len(_padded(members))
@@ -169,7 +170,8 @@ class Launches:
             scalars = doubles if types[-1] == torch.float64 else singles
             step.update_kernel[(min(n_chunks, most),)](
                 control, launch.arrays, self._grads[launch.first :], launch.chunks, n_chunks, scalars,
-                RULE=rule, **types_of_kernel(types), ALIGNED=aligned, WRITE_GRAD=write_grads, BLOCK=tuning.BLOCK,
+                RULE=rule, STATES=rules.STATES[rule], **types_of_kernel(types), ALIGNED=aligned,
+                WRITE_GRAD=write_grads, BLOCK=tuning.BLOCK,
                 num_warps=warps_of(types), enable_fp_fusion=False,
             )  # fmt: skip
 
@@ -198,21 +200,21 @@ def _programs(device: torch.device) -> int:
 class Prepared:
     """What the first launch writes for the second, and the counts that outlive a step."""
 
-    def __init__(self, n_entries: int, n_slots: int, device: torch.device) -> None:
+    def __init__(self, n_entries: int, n_numbers: int, device: torch.device) -> None:
         self.control = torch.zeros(1, dtype=torch.int32, device=device)
-        self.resolved = torch.zeros(n_slots, dtype=torch.float64, device=device)
-        self.doubles = torch.zeros(max(n_entries, 1) * rules.MAX_SCALARS.value, dtype=torch.float64, device=device)
+        self.resolved = torch.zeros(n_numbers, dtype=torch.float64, device=device)
+        self.doubles = torch.zeros(max(n_entries, 1) * MAX_SCALARS, dtype=torch.float64, device=device)
         self.singles = torch.zeros_like(self.doubles, dtype=torch.float32)
         self.counts = torch.zeros(max(n_entries, 1), dtype=torch.int64, device=device)
 
 
 class Programs:
-    """The scheduled slots of all groups in device memory. All of it stays at one address, with room for every slot, so
-    that captured graphs go on with what is put there later."""
+    """The scheduled hyperparameters of all groups in device memory. All of it stays at one address, with room for every
+    one, so that captured graphs go on with what is put there later."""
 
     def __init__(self, memory: Memory, clocks: Tensor, room: int) -> None:
         self._memory, self._clocks, device = memory, clocks, memory.device
-        self.slots: list[tuple[int, str]] = []  # group, name
+        self.names: list[tuple[int, str]] = []  # group, name
         self.shown: list[Tensor] = []
         self.horizons: list[float] = []
         self._tables: list[Tensor] = []
@@ -227,13 +229,13 @@ class Programs:
     def __len__(self) -> int:
         return len(self.shown)
 
-    def put(self, slot: tuple[int, str], table: list[float], unit: int, shown: Tensor) -> int:
+    def put(self, name: tuple[int, str], table: list[float], unit: int, shown: Tensor) -> int:
         """Which of all it is. What was launched before reads what was there before."""
-        if slot not in self.slots:
-            for column in (self.slots, self.shown, self.horizons, self._tables):
+        if name not in self.names:
+            for column in (self.names, self.shown, self.horizons, self._tables):
                 column.append(None)
-            self.slots[-1] = slot
-        i = self.slots.index(slot)
+            self.names[-1] = name
+        i = self.names.index(name)
         self.shown[i], self.horizons[i] = shown, table[2]
         self._tables[i] = self._memory.values(table)
         row = [unwrap(self._tables[i]), unit, unwrap(shown)]

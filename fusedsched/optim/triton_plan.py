@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedsched._layouts import MAX_HYPERPARAMETERS
+from fusedsched.optim.spec import OptimizerSpec
 from fusedsched.optim.triton_entries import Entry, aligned, reset_gradients, types_of
 from fusedsched.optim.triton_groups import GroupReader
 from fusedsched.optim.triton_launches import Job, Launches, Memory, Prepared, Programs, Table
@@ -23,25 +25,20 @@ from fusedsched.triton_kernels import rules, step, tuning
 
 _DONE, _REBUILD, _STATE_MISSING, _DONE_WITH_EDITS = range(4)  # Plan::Outcome
 _EXACT = 2**24  # float32 counts exactly up to here
-_ADAM_STATES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-_SGD_STATES = ("momentum_buffer",)
 
 
 class TritonPlan(Recording, Scheduled):
     """Updates the parameters on the device of `clocks`. What its methods promise: `csrc/plan/plan.h`.
 
-    `adam`: whether the groups are Adam's, otherwise SGD's. `clocks`: int64, applied updates, samples, tokens, skipped.
+    `clocks`: int64, applied updates, samples, tokens, skipped.
     """
 
     name = "triton"
 
-    def __init__(self, adam: bool, param_groups: list[Any], state: Any, clocks: Tensor, slots: Any = None) -> None:
-        self._adam, self._param_groups, self._state, self._clocks = adam, param_groups, state, clocks
+    def __init__(self, spec: OptimizerSpec, param_groups: list[Any], state: Any, clocks: Tensor) -> None:
+        self._spec, self._param_groups, self._state, self._clocks = spec, param_groups, state, clocks
         self.device = device = clocks.device
-        self._all_states = _ADAM_STATES if adam else _SGD_STATES
-        names = rules.ADAM_SLOTS if adam else rules.SGD_SLOTS
-        width = rules.MAX_SLOTS.value
-        self._groups = [GroupReader(group, names, width, device) for group in param_groups]
+        self._groups = [GroupReader(group, spec.hyperparameters, device) for group in param_groups]
         places = [(p, g, i) for g, group in enumerate(self._groups) for i, p in enumerate(group.members)]
         self._entries = [Entry(p, at, g, i, device) for at, (p, g, i) in enumerate(places)]
         listed: dict[int, int] = {}
@@ -49,8 +46,9 @@ class TritonPlan(Recording, Scheduled):
             listed[id(e.p)] = listed.get(id(e.p), 0) + 1
         self._memory = Memory(device)
         self._launches = Launches(self._memory)
-        self._prepared = Prepared(len(self._entries), max(len(self._groups), 1) * width, device)
-        self._programs = Programs(self._memory, clocks, max(len(self._groups), 1) * width)
+        n_numbers = max(len(self._groups), 1) * MAX_HYPERPARAMETERS
+        self._prepared = Prepared(len(self._entries), n_numbers, device)
+        self._programs = Programs(self._memory, clocks, n_numbers)
         self._versions: dict[int, int] = {}
         self._edited: set[int] = set()
         self._sources, self._steps = (Table(self._memory, torch.int64) for _ in range(2))
@@ -61,14 +59,14 @@ class TritonPlan(Recording, Scheduled):
             group.read()
         for e in self._entries:
             # A parameter that is listed twice is updated twice, one after the other: not by two programs at once.
-            e.foreign |= listed[id(e.p)] > 1 or not holds_native_tensors(state.get(e.p))
-            if not e.foreign:
-                e.read_state(state.get(e.p), self._names(e.group), adam)
-            started.append(int(not adam and bool(e.states)))
+            e.unsupported |= listed[id(e.p)] > 1 or not holds_native_tensors(state.get(e.p))
+            if not e.unsupported:
+                e.read_state(state.get(e.p), self._names(e.group), spec.counts_steps)
+            started.append(int(not spec.counts_steps and bool(e.states)))
         self._prepared.counts.copy_(torch.tensor(started or [0], device="cpu"))
 
-    def foreign(self) -> list[tuple[int, int]]:
-        return [(e.group, e.index) for e in self._entries if e.foreign]
+    def unsupported(self) -> list[tuple[int, int]]:
+        return [(e.group, e.index) for e in self._entries if e.unsupported]
 
     def missing(self) -> list[tuple[int, int]]:
         return list(self._missing)
@@ -78,15 +76,15 @@ class TritonPlan(Recording, Scheduled):
         fresh = [e.at for e in self._entries if (e.group, e.index) in chosen]
         for at in fresh:
             e = self._entries[at]
-            e.read_state(self._state.get(e.p), self._names(e.group), self._adam)
-        if fresh and not self._adam:
+            e.read_state(self._state.get(e.p), self._names(e.group), self._spec.counts_steps)
+        if fresh and not self._spec.counts_steps:
             self._prepared.counts[self._memory.table(fresh)] = 0
 
     def _names(self, group: int) -> tuple[str, ...]:
-        return self._all_states[: rules.STATES[self._rule(group)]]
+        return self._spec.state_names[: rules.STATES[self._rule(group)]]
 
-    def _rule(self, group: int) -> int:
-        return rules.rule_of(self._adam, self._groups[group].on)
+    def _rule(self, group: int) -> str:
+        return self._spec.choose(self._groups[group].nonzero)
 
     # Checking: reads everything, changes nothing.
 
@@ -110,25 +108,25 @@ class TritonPlan(Recording, Scheduled):
     def _collect(self) -> bool:
         self._missing, self._jobs, self._grads = [], [], []
         self._holders: list[Entry] = []
-        self._copies: list[tuple[Tensor, Tensor]] = []  # (gradient, its dense copy)
-        self._gathered: list[tuple[Tensor, Tensor]] = []
-        last, rule, names = -1, 0, ()
+        self._copies: list[tuple[Tensor, Tensor]] = []  # (gradient, its packed copy)
+        self._packed: list[tuple[Tensor, Tensor]] = []
+        last, rule, names = -1, "", ()
         for e in self._entries:
-            if e.foreign or e.p.grad is None:
+            if e.unsupported or e.p.grad is None:
                 continue
             if e.group != last:
                 last, rule = e.group, self._rule(e.group)
                 names = self._names(last)
-            if e.p.device != self.device or type(e.p) is not e.kind or not (e.gathered or e.matches(e.p)):
+            if e.p.device != self.device or type(e.p) is not e.kind or not (e.packed or e.matches(e.p)):
                 return False
-            grad = e.dense_gradient(self._adam)
+            grad = e.packed_gradient(self._spec)
             held = self._state.get(e.p)
             if not e.state_unchanged(held, names):
                 return False
             if e.states is None or len(e.states) < len(names):
-                if names and e.has_state(held, names, self._adam):
+                if names and e.has_state(held, names, self._spec.counts_steps):
                     return False
-                if names or self._adam:
+                if names or self._spec.counts_steps:
                     self._missing.append((e.group, e.index))
                     continue
                 e.read_state(held, names, False)
@@ -136,13 +134,13 @@ class TritonPlan(Recording, Scheduled):
             self._add(e, rule, grad, states)
         return True
 
-    def _add(self, e: Entry, rule: int, grad: Tensor, states: tuple[Tensor, ...]) -> None:
+    def _add(self, e: Entry, rule: str, grad: Tensor, states: tuple[Tensor, ...]) -> None:
         param = e.p
         if grad is not param.grad:
             self._copies.append((param.grad, grad))
-        if e.gathered:
+        if e.packed:
             param = torch.empty_strided(e.sizes, e.strides, dtype=param.dtype, device=self.device).copy_(e.p)
-            self._gathered.append((e.p, param))
+            self._packed.append((e.p, param))
         numel = param.numel() * (2 if param.is_complex() else 1)
         addresses = (unwrap(param), *(unwrap(s) for s in states))
         key = (rule, types_of(param, grad, states), aligned((*addresses, unwrap(grad))))
@@ -169,32 +167,32 @@ class TritonPlan(Recording, Scheduled):
         if self.capturing():
             self._memory.keep_for_graph(self)
         if scale is not None:
-            self._separate_gradients()
-            for grad, dense in self._copies:
-                grad.copy_(dense)  # now, since one that cannot be written raises
+            self._unshare_gradients()
+            for grad, packed in self._copies:
+                grad.copy_(packed)  # now, since one that cannot be written raises
         self._launches.update(self._jobs, self._grads)
         self._prepare(scale, found_inf)
         self._launches.run(
             self._prepared.control, self._prepared.doubles, self._prepared.singles, write_grads=scale is not None
         )
-        for p, dense in self._gathered:
-            p.copy_(dense)
+        for p, packed in self._packed:
+            p.copy_(packed)
         if scale is not None:
-            for grad, dense in self._copies:
-                grad.copy_(dense)
+            for grad, packed in self._copies:
+                grad.copy_(packed)
         # Autograd has to know that what it saved of these is no longer true.
-        changed = [e.p for e in self._holders if not e.gathered and not e.p.is_inference()]
+        changed = [e.p for e in self._holders if not e.packed and not e.p.is_inference()]
         torch.autograd.graph.increment_version(changed)
-        self._copies, self._gathered = [], []
+        self._copies, self._packed = [], []
 
-    def _separate_gradients(self) -> None:
+    def _unshare_gradients(self) -> None:
         """One gradient of several parameters is unscaled once: the others read a copy."""
         seen: set[int] = set()
         for i, e in enumerate(self._holders):
             if self._grads[i] in seen and self._jobs[i].numel:
                 own = e.p.grad.clone(memory_format=torch.preserve_format)
-                self._gathered.append((own, own))  # lives until the launch
-                self._grads[i] = unwrap(own)
+                self._packed.append((own, own))  # lives until the launch
+                self._grads[i] = own.data_ptr()
                 job = self._jobs[i]
                 self._jobs[i] = job._replace(key=(*job.key[:2], aligned((job.param, *job.states, unwrap(own)))))
             seen.add(self._grads[i])
@@ -209,8 +207,8 @@ class TritonPlan(Recording, Scheduled):
             self._launches.active, len(self._jobs), self._steps.tensor, made.counts, made.doubles, made.singles,
             *self._programs.arguments(), self._programs.past_horizon,
             any_tensor if scale is None else scale, any_tensor if found_inf is None else found_inf,
-            ADAM=self._adam, SCALED=scale is not None, CHECKED=found_inf is not None, BLOCK=tuning.PREPARE_BLOCK,
-            num_warps=tuning.PREPARE_WARPS, enable_fp_fusion=False,
+            FAMILY=self._spec.family, SCALED=scale is not None, CHECKED=found_inf is not None,
+            BLOCK=tuning.PREPARE_BLOCK, num_warps=tuning.PREPARE_WARPS, enable_fp_fusion=False,
         )  # fmt: skip
 
     def _write_tables(self) -> None:
@@ -245,18 +243,18 @@ class TritonPlan(Recording, Scheduled):
         """Counts that the state cannot tell: those that float32 cannot hold, and the zero of a momentum buffer that is
         still to be filled. Waits for the device."""
         counts = self._prepared.counts.tolist()
-        fresh = [not self._adam and bool(e.states) and counts[e.at] == 0 for e in self._entries]
+        fresh = [not self._spec.counts_steps and bool(e.states) and counts[e.at] == 0 for e in self._entries]
         return [(e.p, counts[e.at]) for e in self._entries if counts[e.at] > _EXACT or fresh[e.at]]
 
     def adopt_counts(self, counts: list[tuple[Tensor, int]]) -> None:
         known = {id(p): count for p, count in counts}
         for e in self._entries:
             count = known.get(id(e.p))
-            if count is None or e.foreign:
+            if count is None or e.unsupported:
                 continue
             # The tensor that users see may have been written to; then it wins.
             agrees = e.step is not None and float(torch.tensor(count, dtype=torch.float32)) == float(e.step)
-            if agrees or (not self._adam and count == 0):
+            if agrees or (not self._spec.counts_steps and count == 0):
                 self._prepared.counts[e.at] = count
 
     def zero_grad(self, param_groups: list[Any], set_to_none: bool) -> bool:

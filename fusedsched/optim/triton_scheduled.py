@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fusedsched.runtime.clocks import NAMES
-from fusedsched.triton_kernels import rules
+from fusedsched._layouts import CLOCKS
 
 
 class Scheduled:
     """What a plan has for them. What the methods promise: `csrc/plan/plan.h`."""
 
     def set_program(self, group: int, name: str, table: list[float], unit: int, shown: Tensor) -> bool:
-        """Puts a schedule into a slot of a group. `shown` gets its value for the next update, now and at each step."""
-        if name not in [slot[0] for slot in (rules.ADAM_SLOTS if self._adam else rules.SGD_SLOTS)]:
+        """Puts a schedule in the place of a hyperparameter. `shown` gets its value for the next update, now and at each
+        step."""
+        if name not in [hyper.name for hyper in self._spec.hyperparameters]:
             raise ValueError(f"'{name}' cannot be scheduled by this optimizer.")
         before = self._rule(group)
         self._groups[group].read()
@@ -37,16 +37,16 @@ class Scheduled:
         self._programs.advance_by(unit, amount)
 
     def check_counts(self) -> None:
-        for unit, name in enumerate(NAMES):
+        for unit, name in enumerate(CLOCKS):
             if int(self._programs.negative[unit]):
-                self._programs.negative[unit] = 0  # said once: the clock has held, and goes on
+                self._programs.negative[unit] = 0  # raised once: the clock has held, and goes on
                 raise ValueError(
                     f"advance() got a negative number of {name} in a tensor on {self.device}. That call advanced "
                     "nothing. Numbers of samples and tokens must be zero or more."
                 )
 
     def _take_edited(self) -> bool:
-        """Whether a scheduled slot was written to. The kernel sees that too, by the value; this is for the warning."""
+        """Whether a scheduled hyperparameter was written to, for the warning. The kernel sees that by the value."""
         replaced = [i for i in range(len(self._programs)) if not self._kept(i)]
         written_to = [i for i in range(len(self._programs)) if self._written_to(i)]
         self._edited.update(written_to)
@@ -56,7 +56,7 @@ class Scheduled:
 
     def _check_horizons(self) -> None:
         self.check_counts()
-        for i, (_, name) in enumerate(self._programs.slots):
+        for i, (_, name) in enumerate(self._programs.names):
             left_alone = self._kept(i) and not self._written_to(i) and i not in self._edited
             if left_alone and int(self._programs.past_horizon[i]):
                 raise RuntimeError(
@@ -68,6 +68,6 @@ class Scheduled:
         return self._programs.shown[i]._version != self._versions[i]
 
     def _kept(self, i: int) -> bool:
-        """Whether the tensor that shows a schedule still stands in its slot."""
-        group, name = self._programs.slots[i]
+        """Whether the tensor that shows a schedule is still in its place."""
+        group, name = self._programs.names[i]
         return self._groups[group].object(name) is self._programs.shown[i]

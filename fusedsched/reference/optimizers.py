@@ -20,7 +20,10 @@ def _is_schedule(x: Any) -> bool:
 class _Eager:
     """What the three classes share: native schedules, the loop over parameters, wider copies."""
 
-    # The slots of a group that may hold a schedule: name -> (key, index in the pair or None).
+    _dtype: torch.dtype | None = None  # and so in what comes out of a pickle, with the two below
+    _updates = 0
+    _default_schedules: dict[str, Callable[[int], float]] = {}
+    # The hyperparameters that may be scheduled: name -> (key, index in the pair or None).
     _slots: dict[str, tuple[str, int | None]] = {"lr": ("lr", None), "weight_decay": ("weight_decay", None)}
 
     def _construct(self, dtype: torch.dtype | None, params: Any, scalars: dict[str, Any], options: dict[str, Any]):

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NAMES = ("updates", "samples", "tokens", "skipped")  # fs_cuda::Clock; programs may run on the first three
-UNITS = ("update", "sample", "token")
+from fusedsched._layouts import CLOCKS
+
+UNITS = ("update", "sample", "token")  # what schedules run on: the first three of CLOCKS
 
 # What an optimizer counts and shows is real, also under a mode that takes tensors for something else (FakeTensorMode).
 unwatched = torch._C._DisableTorchDispatch
@@ -38,7 +39,7 @@ class Clocks:
     """
 
     def __init__(self, counts: list[int] | None = None) -> None:
-        self._start = counts or [0] * len(NAMES)
+        self._start = counts or [0] * len(CLOCKS)
         self._tensors: dict[torch.device, Tensor] = {}
 
     def on(self, device: torch.device | str) -> Tensor:
@@ -54,7 +55,7 @@ class Clocks:
         return list(self._tensors.values())
 
     def read(self) -> list[int]:
-        """The present counts, in the order of NAMES. Waits for the device, unless the host has them too."""
+        """The present counts, in the order of CLOCKS. Waits for the device, unless the host has them too."""
         if not self._tensors:
             return list(self._start)
         host = self._tensors.get(torch.device("cpu"))
@@ -80,7 +81,7 @@ class Clocks:
             del self._tensors[device]
 
     def add(self, name: str, amount: int | Tensor) -> None:
-        index = NAMES.index(name)
+        index = CLOCKS.index(name)
         if not self._tensors:
             self._start[index] += int(amount)
         with unwatched():

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedsched import reference
 from fusedsched.verify.bounds import Exact, flat
 
 try:
@@ -45,13 +46,16 @@ class Extended:
         self.count = 0
 
     def step(self, grad: Tensor, options: dict[str, Any]) -> None:
-        wide = {k: widen(x) if isinstance(x, float) else x for k, x in options.items() if k != "betas"}
+        wide = {k: widen(x) if isinstance(x, float) else x for k, x in options.items()}
+        wide["betas"] = [widen(x) for x in options.get("betas", ())]
         g = -widen(grad) if options["maximize"] else widen(grad)
         self.count += 1
         if self.optimizer == "SGD":
             self._sgd(g, wide)
+        elif self.optimizer in ("Adam", "AdamW"):
+            self._adam(g, wide, *wide["betas"])
         else:
-            self._adam(g, wide, *(widen(x) for x in options["betas"]))
+            self.param = getattr(reference, self.optimizer).exactly(self.param, g, self.state, wide)
 
     def _adam(self, g: Any, o: dict[str, Any], beta1: Any, beta2: Any) -> None:
         zeros = np.zeros_like(self.param)

@@ -29,6 +29,7 @@ VISIBLE: dict[str, dict[str, Any]] = {
     "AdamW": _ADAM,
     "Adam": _ADAM,
     "SGD": dict(lr=0.1, weight_decay=0.5, momentum=0.6, nesterov=True),
+    "Lion": dict(lr=0.1, weight_decay=0.5, betas=(0.6, 0.7)),
 }
 """Options for comparisons of few updates."""
 # In float16, torch's eps of 1e-8 is zero and it divides by zero, so these types have no error to compare with.
@@ -37,11 +38,13 @@ _TINY_EPS = ("float32", "float64", "bfloat16", "complex64")
 
 @dataclass(frozen=True)
 class Row:
-    """An optimizer, its arguments, and the types that it is verified in."""
+    """An optimizer, its arguments, the types that it is verified in, and how far a parameter jumps where a rounding
+    decides a sign."""
 
     optimizer: str
     options: dict[str, Any]
     dtypes: tuple[str, ...] = tuple(DTYPES)
+    jump: float = 0.0
 
 
 OPTIMIZERS: dict[str, Row] = {
@@ -67,6 +70,15 @@ OPTIMIZERS: dict[str, Row] = {
     "SGD-nesterov": Row("SGD", dict(_SGD, momentum=0.8, nesterov=True)),
     "SGD-dampening": Row("SGD", dict(_SGD, momentum=0.7, dampening=0.4)),
     "SGD-all": Row("SGD", dict(_SGD, momentum=0.9, nesterov=True, maximize=True)),
+    **{
+        f"Lion{name}": Row("Lion", dict(lr=0.02, weight_decay=0.1, betas=(0.6, 0.7)) | options, jump=0.04)
+        for name, options in {
+            "": {},
+            "-no-decay": dict(weight_decay=0.0),
+            "-maximize": dict(maximize=True),
+            "-long-memory": dict(betas=(0.95, 0.98)),
+        }.items()
+    },
 }
 
 # Every named schedule, with phases that end within a hundred updates.
@@ -182,7 +194,7 @@ def cases(quick: bool, randoms: int) -> Iterator[Case]:
         for dtype in row.dtypes:
             yield Case(name, dtype)
     mains = ("AdamW", "Adam-amsgrad", "SGD-momentum")
-    for name in mains:
+    for name in (*mains, "Lion"):
         for dtype in DTYPES:
             yield Case(name, dtype, "all")
     for i, schedule in enumerate(NAMED):

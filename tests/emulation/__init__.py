@@ -13,7 +13,9 @@ from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-UNITS = {f"step_{loop}": (ROOT / "csrc/cuda/step.cu", [f"-DFS_LOOP={loop}"]) for loop in range(6)}  # fs::kLoops
+UNITS = {
+    f"step_{variant}": (ROOT / "csrc/cuda/step.cu", [f"-DFS_VARIANT={variant}"]) for variant in range(6)
+}  # fs::kVariants
 UNITS |= {name: (ROOT / f"csrc/cuda/{name}.cu", []) for name in ("runtime", "metric", "schedule", "telemetry")}
 UNITS |= {name: (HERE / f"{name}.cpp", []) for name in ("grid", "streams", "layout")}
 

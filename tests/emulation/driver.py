@@ -21,9 +21,12 @@ from typing import NamedTuple
 
 import torch
 
-MAX_SLOTS, MAX_STATES, MAX_BLOCKS, MAX_EDITS, ARGUMENT_BYTES, TILE = 8, 3, 640, 64, 32764, 4096
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # fs::DType
-UPDATES, SAMPLES, TOKENS, SKIPPED = range(4)
+from fusedsched import _layouts
+from fusedsched._layouts import MAX_HYPERPARAMETERS, MAX_STATES
+
+MAX_BLOCKS, MAX_PENDING, ARGUMENT_BYTES, TILE = 640, 64, 32764, 4096
+DTYPES = tuple(getattr(torch, name) for name in _layouts.DTYPES)
+UPDATES, SAMPLES, TOKENS, SKIPPED = map(_layouts.CLOCKS.index, ("updates", "samples", "tokens", "skipped"))
 NOWHERE = 64  # of a gradient without elements: there is one, and nothing to be read
 
 
@@ -42,7 +45,7 @@ class Array(Structure):
     ]
 
 
-class Slot(Structure):
+class Hyperparameter(Structure):
     _fields_ = [
         ("program", c_void_p),
         ("clock", c_void_p),
@@ -57,10 +60,10 @@ class Slot(Structure):
 
 
 class Group(Structure):
-    _fields_ = [("slots", Slot * MAX_SLOTS)]
+    _fields_ = [("hyperparameters", Hyperparameter * MAX_HYPERPARAMETERS)]
 
 
-class Edit(Structure):
+class PendingValue(Structure):
     _fields_ = [("at", c_int32), ("reserved", c_int32), ("value", c_double)]
 
 
@@ -80,9 +83,9 @@ class Header(Structure):
         ("found_inf", c_void_p),
         ("n_arrays", c_int32),
         ("n_groups", c_int32),
-        ("n_edits", c_int32),
+        ("n_pending", c_int32),
         ("last", c_bool),
-        ("edits", Edit * MAX_EDITS),
+        ("pending", PendingValue * MAX_PENDING),
         ("starts", Start * (MAX_BLOCKS + 1)),
     ]
 
@@ -117,10 +120,10 @@ class Emulation:
     def __init__(self, path):
         self.library = ctypes.CDLL(str(path))
         self.library.fs_cuda_runtime.restype = POINTER(Runtime)
-        for name in ("end", "launches", "nodes", "size_of_array", "size_of_slot", "size_of_launch"):
+        for name in ("end", "launches", "nodes", "size_of_array", "size_of_hyperparameter", "size_of_launch"):
             getattr(self.library, f"fs_emulation_{name}").restype = c_int64
         self.runtime = self.library.fs_cuda_runtime().contents
-        for kind in (Array, Slot, Launch):
+        for kind in (Array, Hyperparameter, Launch):
             size = getattr(self.library, f"fs_emulation_size_of_{kind.__name__.lower()}")()
             assert size == ctypes.sizeof(kind), f"{kind.__name__} of driver.py is not that of launch.h"
 
@@ -177,14 +180,14 @@ class Plan:
 
     Args:
         emulation: an `Emulation`.
-        rule, loop: fs::Rule, and one of fs::kLoops.
+        rule, variant: fs::Rule, and one of fs::kVariants.
         tensors: of each parameter.
-        values: the slots of each group, as numbers.
+        values: the hyperparameters of each group, as numbers.
     """
 
-    def __init__(self, emulation, rule, loop, tensors, values):
-        self.emulation, self.rule, self.loop, self.tensors = emulation, rule, loop, tensors
-        self.values = torch.zeros(len(values), MAX_SLOTS, dtype=torch.float64)
+    def __init__(self, emulation, rule, variant, tensors, values):
+        self.emulation, self.rule, self.variant, self.tensors = emulation, rule, variant, tensors
+        self.values = torch.zeros(len(values), MAX_HYPERPARAMETERS, dtype=torch.float64)
         for row, numbers in zip(self.values, values, strict=True):
             row[: len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
         self.groups = (Group * max(len(values), 1))()
@@ -211,10 +214,10 @@ class Plan:
             all(pointer % 16 == 0 for pointer in (t.param.data_ptr(), *pointers)),
         )
 
-    def schedule(self, group, slot, program, clock=UPDATES, shown=None):
-        """Puts a program (float64 table) in a slot; `shown`: a float64 tensor for its value."""
+    def schedule(self, group, k, program, clock=UPDATES, shown=None):
+        """Puts a program (float64 table) in the place of number k; `shown`: a float64 tensor for its value."""
         self.kept += [program, shown]
-        self.groups[group].slots[slot] = Slot(
+        self.groups[group].hyperparameters[k] = Hyperparameter(
             program.data_ptr(),
             self.clocks[clock:].data_ptr(),
             None,
@@ -222,18 +225,20 @@ class Plan:
             float("nan"),
         )  # held until clock 0: not at all
 
-    def hold(self, group, slot, value, until):
-        """Lets a scheduled slot be `value` up to a clock."""
-        self.groups[group].slots[slot].held, self.groups[group].slots[slot].held_until = value, until
+    def hold(self, group, k, value, until):
+        """Lets a scheduled number be `value` up to a clock."""
+        self.groups[group].hyperparameters[k].held, self.groups[group].hyperparameters[k].held_until = value, until
 
-    def read_from(self, group, slot, tensor):
-        """Lets a slot be what a tensor with one element holds."""
+    def read_from(self, group, k, tensor):
+        """Lets a number be what a tensor with one element holds."""
         self.kept.append(tensor)
-        self.groups[group].slots[slot] = Slot(tensor=tensor.data_ptr(), tensor_dtype=DTYPES.index(tensor.dtype))
+        self.groups[group].hyperparameters[k] = Hyperparameter(
+            tensor=tensor.data_ptr(), tensor_dtype=DTYPES.index(tensor.dtype)
+        )
 
     def blocks(self):
         result = c_int()
-        check(self.emulation.runtime.blocks(0, self.rule, self.loop, byref(result)))
+        check(self.emulation.runtime.blocks(0, self.rule, self.variant, byref(result)))
         return result.value
 
     def launch(self, first=0, n=None, last=True, edits=(), grad_scale=None, found_inf=None, blocks=None):
@@ -246,9 +251,9 @@ class Plan:
         h.clocks, h.ticket, h.past_horizon = (t.data_ptr() for t in (self.clocks, self.ticket, self.past_horizon))
         h.grad_scale = None if grad_scale is None else grad_scale.data_ptr()
         h.found_inf = None if found_inf is None else found_inf.data_ptr()
-        h.n_arrays, h.n_groups, h.n_edits, h.last = len(tensors), self.n_groups, len(edits), last
-        for e, (group, slot, value) in enumerate(edits):
-            h.edits[e] = Edit(group * MAX_SLOTS + slot, 0, value)
+        h.n_arrays, h.n_groups, h.n_pending, h.last = len(tensors), self.n_groups, len(edits), last
+        for e, (group, k, value) in enumerate(edits):
+            h.pending[e] = PendingValue(group * MAX_HYPERPARAMETERS + k, 0, value)
         tiles = [(i, k) for i, t in enumerate(tensors) for k in range(-(-t.param.numel() // TILE))]
         blocks = blocks or max(1, min(len(tiles), self.blocks()))
         for b in range(blocks + 1):
@@ -260,7 +265,7 @@ class Plan:
 
     def step(self, stream=0, **options):
         launch, blocks = self.launch(**options)
-        check(self.emulation.runtime.step(0, stream, self.rule, self.loop, blocks, byref(launch)))
+        check(self.emulation.runtime.step(0, stream, self.rule, self.variant, blocks, byref(launch)))
 
     def show(self, stream=0):
         groups, past = ctypes.addressof(self.groups), self.past_horizon.data_ptr()

@@ -5,7 +5,7 @@
 extern "C" {
 
 int64_t fs_emulation_size_of_array() { return sizeof(fs_cuda::Array); }
-int64_t fs_emulation_size_of_slot() { return sizeof(fs_cuda::Slot); }
+int64_t fs_emulation_size_of_hyperparameter() { return sizeof(fs_cuda::Hyperparameter); }
 int64_t fs_emulation_size_of_launch() { return sizeof(fs_cuda::Launch); }
 
 }  // extern "C"

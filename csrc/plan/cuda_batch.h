@@ -6,9 +6,9 @@
 namespace fs {
 
 // Arrays of one rule and one combination of types, as many as fit into the arguments of a launch.
-struct CudaPlan::Part {
+struct CudaPlan::LaunchBatch {
   Rule rule = kAdamW;
-  int loop = 0, blocks = 1;
+  int variant = 0, blocks = 1;
   int32_t present = 0;      // how many have a gradient
   std::vector<Entry*> members;
   at::Tensor arrays;        // their table, on the device
