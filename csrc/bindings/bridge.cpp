@@ -9,26 +9,16 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <cstddef>
+#include <type_traits>
+
 namespace fs {
 
-namespace {
-
-// Both by torch's own expressions, on memory of zeros: what they read of it are flags, not pointers.
-ptrdiff_t tensor_offset() {
-  alignas(THPVariable) static char object[sizeof(THPVariable)];
-  return reinterpret_cast<const char*>(&THPVariable_Unpack(reinterpret_cast<PyObject*>(object))) - object;
-}
-
-ptrdiff_t gradient_offset() {
-  using torch::autograd::AutogradMeta;
-  alignas(AutogradMeta) static char memory[sizeof(AutogradMeta)];
-  auto* base = reinterpret_cast<c10::AutogradMetaInterface*>(memory);
-  return reinterpret_cast<const char*>(&static_cast<AutogradMeta*>(base)->grad_) - memory;
-}
-
-}  // namespace
-
-const ptrdiff_t kTensorOffset = tensor_offset(), kGradientOffset = gradient_offset();
+#pragma GCC diagnostic ignored "-Winvalid-offsetof"  // of a class with virtual functions; GCC and Clang know it
+static_assert(offsetof(THPVariable, cdata) == kTensorOffset && std::is_same_v<decltype(THPVariable::cdata), at::Tensor>,
+              "this torch has its tensor elsewhere in a Python object");
+static_assert(offsetof(torch::autograd::AutogradMeta, grad_) == kGradientOffset,
+              "this torch has its gradients elsewhere in the autograd metadata");
 
 bool is_tensor(PyObject* object) { return THPVariable_Check(object); }
 

@@ -9,15 +9,18 @@
 
 #include <cstddef>
 #include <exception>
+#include <string>
 #include <vector>
 
 namespace py = pybind11;
 
 namespace fs {
 
-// Where the at::Tensor lies in a Python tensor object, and the gradient in the autograd metadata of a tensor: as
-// bridge.cpp finds them in torch's own headers when the extension is loaded.
-extern const ptrdiff_t kTensorOffset, kGradientOffset;
+// Where the at::Tensor lies in a Python tensor object, and the gradient in the autograd metadata of a tensor, behind a
+// table of virtual functions and a name. Constants, since a step reads both for each parameter; bridge.cpp compares them
+// with torch's headers when it is compiled.
+constexpr size_t kTensorOffset = sizeof(PyObject);
+constexpr size_t kGradientOffset = sizeof(void*) + sizeof(std::string);
 
 // Whether the object is a tensor or of a subclass. Throws what its class raises.
 bool is_tensor(PyObject* object);

@@ -38,7 +38,7 @@ bool unchanged(const Entry& entry, const at::TensorImpl& param, const at::Tensor
   }
   if (entry.shown_step == nullptr) return true;
   const at::TensorImpl& step = *entry.step.unsafeGetTensorImpl();
-  return kind.step.matches(step) && unwrap(step) == entry.shown_step;
+  return kind.step.matches(step) && unwrap_native(step) == entry.shown_step;
 }
 
 // Writes only what differs, and says whether it did.
@@ -49,12 +49,13 @@ bool set(T& place, U value) {
   return true;
 }
 
-// Whether another array than the gradient has moved: gradients may, at each step.
+// Whether another array than the gradient has moved: gradients may, at each step. All are native: inspect() or as_seen()
+// has found that.
 bool read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
-  set(entry.span.grad, unwrap(grad));
-  bool moved = !entry.packed && set(entry.span.param, unwrap(param));
+  set(entry.span.grad, unwrap_native(grad));
+  bool moved = !entry.packed && set(entry.span.param, unwrap_native(param));
   for (int k = 0; k < states; ++k) {
-    moved |= set(entry.span.state[k], unwrap(entry.state[k]));
+    moved |= set(entry.span.state[k], unwrap_native(*entry.state[k].unsafeGetTensorImpl()));
   }
   return moved;
 }
@@ -161,13 +162,13 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
     work.moved |= set(entry.shown_step, static_cast<float*>(unwrap(entry.step)));
   }
   kind.param.record(param);
-  kind.grad.record(*grad.unsafeGetTensorImpl());
+  const at::Tensor& gradient = work.copies.size() > copies ? work.copies.back().second : grad;
+  kind.grad.record(*gradient.unsafeGetTensorImpl());  // of what is native
   kind.variant = variant_of(span, states);
   kind.kernel = on_host_ ? fs_cpu::kernels().kernel[rule][kind.variant] : nullptr;
   entry.kind = interned(kinds_, kind);
   work.moved |= entry.kind != before || rule != rule_before;
   const bool copied = work.copies.size() > copies;
-  const at::Tensor& gradient = copied ? work.copies.back().second : grad;
   work.moved |= read_addresses(entry, param, *gradient.unsafeGetTensorImpl(), states);
   if (entry.packed) {
     at::NoGradGuard no_grad;

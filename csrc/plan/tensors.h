@@ -42,10 +42,21 @@ inline bool is_native(const at::TensorImpl& impl) {
                    c10::toString(impl.key_set()), ".");
 }
 
-// The address of the first element: the only place where one is taken. Raises TypeError for a tensor that is not native.
+// The address of the first element of a tensor that is_native: the only place where one is taken. For the steady step,
+// where the keys were compared with those of a native tensor a moment ago; all others call unwrap().
+// Skips the checks of Tensor::mutable_data_ptr, one of which reads a further line of memory. Storage that is copied when
+// first written to is known by its deleter.
+template <class T = void>
+T* unwrap_native(const at::TensorImpl& impl) {
+  c10::StorageImpl* storage = impl.unsafe_storage().unsafeGetStorageImpl();
+  const c10::DataPtr& data = storage->_mutable_data_ptr_no_checks();
+  const bool copies = !std::is_const_v<T> && data.get_deleter() == c10::impl::cow::cow_deleter;
+  void* start = copies ? storage->mutable_data() : data.get();
+  return static_cast<T*>(static_cast<void*>(static_cast<char*>(start) + impl.storage_offset() * impl.dtype().itemsize()));
+}
+
+// The address of the first element. Raises TypeError for a tensor that is not native.
 // T: void, or the element type, which is compared then; const: for reading.
-// Skips the other checks of Tensor::mutable_data_ptr, one of which reads a further line of memory. Storage that is copied
-// when first written to is known by its deleter.
 template <class T = void>
 T* unwrap(const at::TensorImpl& impl) {
   if (C10_UNLIKELY(!is_native(impl))) refuse_address(impl);
@@ -53,11 +64,7 @@ T* unwrap(const at::TensorImpl& impl) {
     TORCH_CHECK_TYPE(impl.dtype() == caffe2::TypeMeta::Make<std::remove_const_t<T>>(), "expected a tensor of dtype ",
                      caffe2::TypeMeta::Make<std::remove_const_t<T>>().name(), ", not ", impl.dtype().name());
   }
-  c10::StorageImpl* storage = impl.unsafe_storage().unsafeGetStorageImpl();
-  const c10::DataPtr& data = storage->_mutable_data_ptr_no_checks();
-  const bool copies = !std::is_const_v<T> && data.get_deleter() == c10::impl::cow::cow_deleter;
-  void* start = copies ? storage->mutable_data() : data.get();
-  return static_cast<T*>(static_cast<void*>(static_cast<char*>(start) + impl.storage_offset() * impl.dtype().itemsize()));
+  return unwrap_native<T>(impl);
 }
 
 template <class T = void>
