@@ -2,7 +2,7 @@
 // What an optimizer is: the Python spec (fusedsched/optim/spec.py), and the rules of core/ that belong to it.
 #pragma once
 
-#include <pybind11/pybind11.h>
+#include <pybind11/pytypes.h>
 
 #include <string>
 #include <vector>

@@ -192,7 +192,7 @@ class TritonPlan(Recording, Scheduled):
             if self._grads[i] in seen and self._jobs[i].numel:
                 own = e.p.grad.clone(memory_format=torch.preserve_format)
                 self._packed.append((own, own))  # lives until the launch
-                self._grads[i] = own.data_ptr()
+                self._grads[i] = unwrap(own)
                 job = self._jobs[i]
                 self._jobs[i] = job._replace(key=(*job.key[:2], aligned((job.param, *job.states, unwrap(own)))))
             seen.add(self._grads[i])
