@@ -92,7 +92,7 @@ def settled(opt, sched, steps=3):
     """After some eager steps, with its tables written."""
     for _ in range(steps):
         sched.step()
-    assert sched._track.launched
+    assert sched._driver.on_device
     return opt, sched
 
 
@@ -105,4 +105,4 @@ def recorded(place, call, scheduler=None):
     if place == "cuda":
         graph = emulated().record(call)
         return lambda: emulated().replay(graph)
-    return scheduler._rates.launch
+    return scheduler._device_schedule.launch

@@ -10,7 +10,7 @@ import torch._dynamo
 from torch._dynamo.utils import counters
 
 from fusedsched import lr_scheduler as L
-from fusedsched.lr_scheduler.metrics import MetricDriven
+from fusedsched.lr_scheduler.metric import MetricScheduler
 
 STEPS = 12
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
@@ -60,7 +60,7 @@ def equal(a, b):
 
 def takes_metric(scheduler):
     members = scheduler._schedulers if isinstance(scheduler, (L.SequentialLR, L.ChainedScheduler)) else [scheduler]
-    return any(isinstance(member, MetricDriven) for member in members)
+    return any(isinstance(member, MetricScheduler) for member in members)
 
 
 def compare(build, backend="aot_eager", steps=STEPS, graphs=1, patterns=("1111",), between=None, body=None):

@@ -15,7 +15,7 @@ from cases_rates import LAMBDA, PLACES, SCHEDULERS, emulated, optimizer, recorde
 from compiling import QUIET
 
 from fusedsched import lr_scheduler as ours
-from fusedsched.lr_scheduler import skips
+from fusedsched.lr_scheduler import skip_guard
 
 if "triton" in PLACES:
     from interpreted import interpreter as interpreter
@@ -198,12 +198,12 @@ def test_the_flag_is_in_states_and_copies(name):
     again.load_state_dict(copy.deepcopy(state))
     twins = [again, copy.deepcopy(sched), pickle.loads(pickle.dumps(sched)) if name != "LambdaLR" else again]
     for twin in twins:
-        assert twin._gate is not None and twin.state_dict()["fusedsched"]["advance_on_skip"] is False
+        assert twin._skip_guard is not None and twin.state_dict()["fusedsched"]["advance_on_skip"] is False
         clock = twin._schedulers[0].last_epoch if name == "ChainedScheduler" else twin.last_epoch
         twin.step(*([1.0] if name == "ReduceLROnPlateau" else []))
         assert (twin._schedulers[0].last_epoch if name == "ChainedScheduler" else twin.last_epoch) == clock
     again.load_state_dict(plain.state_dict())
-    assert again._gate is None
+    assert again._skip_guard is None
 
 
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "triton"])
@@ -244,8 +244,8 @@ def test_several_that_count_on_the_device_need_tensors():
         second.step()
 
 
-def test_a_gate_that_never_holds_is_found(monkeypatch):
+def test_a_skip_guard_that_never_holds_is_found(monkeypatch):
     """Mutant."""
-    monkeypatch.setattr(skips.Gate, "moved", lambda self: True)
+    monkeypatch.setattr(skip_guard.SkipGuard, "has_moved", lambda self: True)
     with pytest.raises(AssertionError):
         test_it_holds_where_no_update_was_applied(HOST, "number", "ExponentialLR")

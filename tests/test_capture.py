@@ -247,7 +247,7 @@ def test_copies_and_states_after_replays():
     assert graphed[1].state_dict()["state"][0]["step"] == eager[1].state_dict()["state"][0]["step"] == 8
     replay_beside(graphed, eager, graph, 8)
     twin = copy.deepcopy(graphed[2])  # nobody has read the counter since that replay
-    assert twin.last_epoch == 9 and twin._follower is None
+    assert twin.last_epoch == 9 and twin._mirror is None
 
 
 def test_the_law_can_fail():

@@ -37,7 +37,7 @@ def test_what_a_capture_writes_at_once_is_no_memory_of_the_graph():
     _, optimizer, scheduler = scene("AdamW", SCHEDULERS["CosineAnnealingLR"])
     with _Made() as made:
         emulated().record(both(optimizer, scheduler))
-    counters = scheduler._follower._counters.values()
+    counters = scheduler._driver._follower._counters.values()
     assert made.places and not {t.untyped_storage().data_ptr() for t in counters} & made.places
 
 

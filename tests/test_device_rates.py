@@ -27,13 +27,15 @@ from torch.optim import lr_scheduler as theirs
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusedsched import _native, lr_scheduler as ours
-from fusedsched.lr_scheduler import carrying, closed, device, tracks
+from fusedsched.lr_scheduler import driver
 from fusedsched.runtime import hyperparameters as _rates
-from fusedsched.runtime.hyperparameters import Carry, Piece
+from fusedsched.schedules import torch_classes
+from fusedsched.schedules.edit import EditKind, EditRule
 
 if "triton" in PLACES:
     from interpreted import interpreter as interpreter
 
+COMPILED = getattr(_native.module(), "HostDriver", None)
 pytestmark = pytest.mark.skipif(_native.module() is None, reason="the emulated device needs fusedsched._C")
 places = pytest.mark.parametrize("place", PLACES)
 everywhere = pytest.mark.parametrize(("place", "kind", "name"), EVERYWHERE)
@@ -59,7 +61,7 @@ def test_values_are_the_evaluators(name, kind, place):
             assert ulps(a, b) <= 8 or abs(a - b) < 1e-16, step
         assert [x.item() for x in sched.get_last_lr()] == values(opt)
         assert getattr(sched, "last_epoch", 0) == getattr(rival, "last_epoch", 0)
-    assert sched._track.launched
+    assert sched._driver.on_device
 
 
 @places
@@ -104,7 +106,7 @@ def test_replays_equal_eager_steps(name, kind, place):
     graphed, eager = (settled(*pair(name, kind, place, F32)) for _ in range(2))
     replay = recorded(place, graphed[1].step, graphed[1])
     if place == "triton":
-        graphed[1]._follower = device.Driver(graphed[1])
+        graphed[1]._driver._is_counted = True
     for step in range(3, 30 if place == "cuda" else 14):
         if step in (6, 7, 15, 21):
             for opt, _ in (graphed, eager):
@@ -160,7 +162,7 @@ def test_replaced_tensors_and_changed_attributes_are_taken_in(name):
                 s.gamma = 0.7
             s.step()
         assert values(opt) == pytest.approx(values(twin), rel=1e-11, abs=1e-15), t
-    assert sched._track.launched
+    assert sched._driver.on_device
 
 
 @places
@@ -197,7 +199,7 @@ def test_views_of_one_tensor_and_a_shared_one():
             s.step()
         assert base.tolist() == values(opt) == pytest.approx(values(twin), rel=1e-15)
         assert one.item() == pytest.approx(values(twin)[0], rel=1e-15)
-    assert sched._track.launched and len(third._rates) == 1
+    assert sched._driver.on_device and len(third._device_schedule) == 1
 
 
 def test_a_shared_tensor_that_two_groups_want_otherwise_is_torchs():
@@ -214,17 +216,18 @@ def test_a_shared_tensor_that_two_groups_want_otherwise_is_torchs():
 
 
 @pytest.mark.parametrize("name", [n for n in SCHEDULERS if n not in ("SequentialLR", "ChainedScheduler")])
-def test_both_tracks_do_the_same(name, monkeypatch):
+@pytest.mark.skipif(COMPILED is None, reason="fusedsched._C has not been built")
+def test_both_host_drivers_do_the_same(name, monkeypatch):
     runs = []
-    for kind in (tracks.PythonTrack, _native.module().Track):
-        monkeypatch.setattr(closed, "track_class", lambda kind=kind: kind)
+    for kind in (driver.PythonHostDriver, COMPILED):
+        monkeypatch.setattr(driver, "host_driver_class", lambda kind=kind: kind)
         opt, sched = pair(name, "torch", "cuda", F32)
         seen = []
         for t in range(20):
             if t == 7:
                 opt.param_groups[0]["lr"].mul_(0.5)
             sched.step()
-            seen.append((values(opt), sched.last_epoch, sched._track is not None and sched._track.edited))
+            seen.append((values(opt), sched.last_epoch, sched._driver is not None and sched._driver.edits()))
         runs.append(seen)
     assert runs[0] == runs[1]
 
@@ -232,16 +235,18 @@ def test_both_tracks_do_the_same(name, monkeypatch):
 @pytest.mark.parametrize("name", ("StepLR", "CosineAnnealingLR", "SWALR", "SequentialLR"))
 @pytest.mark.parametrize("place", ("cuda",))
 def test_a_forgotten_edit_is_found(name, place, monkeypatch):
-    """Mutant: all classes carry edits as those do that forget them."""
-    for kind in list(carrying._PIECES):
-        monkeypatch.setitem(carrying._PIECES, kind, lambda s, i: Piece(math.inf, Carry.DISCARD))
+    """Mutant: all classes continue edits as those do that forget them."""
+    for kind, entry in list(torch_classes.CLASSES.items()):
+        forgetful = entry._replace(edit_rule=lambda s, i, base: EditRule(EditKind.DISCARD))
+        monkeypatch.setitem(torch_classes.CLASSES, kind, forgetful)
     with pytest.raises(AssertionError):
         test_edits_have_torchs_effect(name, place, False)
 
 
 def test_a_late_counter_is_found(monkeypatch):
     """Mutant: tables that begin one step late."""
-    before = _rates.Rates.place_at
-    monkeypatch.setattr(_rates.Rates, "place_at", lambda self, clock: before(self, clock - 1))
+    before = _rates.Rates.write
+    late = lambda self, targets, rates, clock: before(self, targets, rates, clock - 1)  # noqa: E731
+    monkeypatch.setattr(_rates.Rates, "write", late)
     with pytest.raises(AssertionError):
         test_values_are_the_evaluators("PolynomialLR", "torch", "cuda")

@@ -14,11 +14,12 @@ from scheduler_pairs import random_case
 from torch.optim import lr_scheduler as theirs
 
 from fusedsched import lr_scheduler as L, schedules as S
-from fusedsched.lr_scheduler import branch, extending
+from fusedsched.lr_scheduler import driver, replan
+from fusedsched.schedules import torch_classes
 
 pytestmark = pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")  # torch says it of copies, once
 named = pytest.mark.parametrize("name", SCHEDULERS)
-ENDING = [row for row in CLASSES if any(issubclass(row.theirs, cls) for cls in extending.ENDS)]
+ENDING = [row for row in CLASSES if getattr(torch_classes.CLASSES.get(row.name), "end", None) is not None]
 
 
 def law_of_torchs_recursion(row, draw):
@@ -36,7 +37,7 @@ def law_of_torchs_recursion(row, draw):
         except ValueError as error:
             assert "at its end" in str(error) and numbers(pair.opts[0]) == before
             return
-        setattr(other, extending._attribute(other), end)
+        setattr(other, torch_classes.CLASSES[row.name].end, end)
         for _ in range(rng.choice([1, 5, 90])):
             pair.step()
             pair.compare(1e-9)
@@ -238,15 +239,20 @@ def test_only_what_ends_last_in_a_chain_is_extended():
     assert (warmup.total_iters, decay.T_max) == (5, NEW)
 
 
+class Forgetful(driver.PythonHostDriver):
+    def update_edits(self, state):
+        pass
+
+
 MUTANTS = {
     "an end that is late": (
-        extending,
+        replan,
         "_begin",
         lambda s: -1,
         lambda: [law_of_torchs_recursion(ENDING[2], draw) for draw in range(4)],
     ),
     "a stretch without a pivot": (
-        extending,
+        replan,
         "_stretched",
         lambda s, n, before: {
             "total_steps": n,
@@ -254,8 +260,13 @@ MUTANTS = {
         },
         lambda: [law_of_one_cycle(draw, False) for draw in range(4)],
     ),
-    "another shape": (branch, "DECAYS", dict.fromkeys(branch.DECAYS, branch.DECAYS["linear"]), None),
-    "an edit that is forgotten": (branch.Branch, "left", lambda s, t: 1.0, lambda: law_of_edits("StepLR", "linear")),
+    "another shape": (replan, "DECAYS", dict.fromkeys(replan.DECAYS, replan.DECAYS["linear"]), None),
+    "an edit that is forgotten": (
+        driver,
+        "host_driver_class",
+        lambda: Forgetful,
+        lambda: law_of_edits("StepLR", "linear"),
+    ),
 }
 
 

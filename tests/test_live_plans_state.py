@@ -10,12 +10,12 @@ import warnings
 import pytest
 import torch
 from cases_live_plans import AT, BRANCHES, CHANGES, SCHEDULERS, advance, pairs, random_change, scheduled, seeded
-from cases_lr_schedulers import near, numbers, optimizer
+from cases_lr_schedulers import near, numbers, optimizer, rate
 from scheduler_pairs import compose
 from torch.optim import lr_scheduler as theirs
 
-from fusedsched import lr_scheduler as L
-from fusedsched.lr_scheduler import extending
+from fusedsched import lr_scheduler as L, schedules as S
+from fusedsched.lr_scheduler import building
 
 named = pytest.mark.parametrize("name", SCHEDULERS)
 changed = pytest.mark.parametrize(("name", "change"), pairs())
@@ -118,7 +118,7 @@ def test_expressions_show_the_branch(name, change):
     opt, sched = scheduled(name, 0)
     past = [numbers(opt), *advance(sched, AT)]
     CHANGES[change](sched)
-    schedules, now = sched.expressions(), extending.clock_of(sched)
+    schedules, now = sched.expressions(), building.clock_of(sched)
     for t in range(now + 1, 90):
         assert [s(t) for s in schedules] == near([lr for lr, _ in advance(sched)[0]])
     for i, schedule in enumerate(schedules):
@@ -128,20 +128,19 @@ def test_expressions_show_the_branch(name, change):
 
 @named
 @pytest.mark.parametrize("change", ["linear branch", "longer branch", "branch of a branch"])
-def test_a_group_joins_as_if_it_had_been_there_from_the_start(name, change):
+def test_a_late_group_decays_from_the_rate_that_it_brings(name, change):
+    """In a branch: the same end, the same final rate, the shape of the others' way from there on."""
     opt, sched = scheduled(name)
     CHANGES[change](sched)
     advance(sched, 3)
-    beside = SCHEDULERS[name](optimizer([0.3, 0.2, 0.7]))
-    advance(beside, AT)
-    CHANGES[change](beside)
-    advance(beside, 3)
     defaults = {k: v for k, v in opt.param_groups[0].items() if k in ("swa_lr", "max_lr")}
     opt.add_param_group({"params": [torch.zeros(1)], "lr": 0.7, "momentum": opt.param_groups[0]["momentum"]} | defaults)
-    for ours, expected in zip(advance(sched, 20), advance(beside, 20), strict=True):
-        # The one is no function of time; to the other a group's own lr says nothing, its max_lr all.
-        n = 2 if name == "ReduceLROnPlateau" or "OneCycle" in name else 3
-        assert [lr for lr, _ in ours[:n]] == near([lr for lr, _ in expected[:n]])
+    branch, now = sched._branch, building.clock_of(sched)
+    way, first = branch.after(S.constant(1.0), 0), rate(opt)
+    scale = (0.7 - branch.final[0]) / (first - branch.final[0])
+    for t, ours in enumerate(advance(sched, 20), start=now + 1):
+        expected = branch.final[0] + scale * (way(t) - branch.final[0])
+        assert ours[0][0] == near(way(t)) and ours[2][0] == near(expected)
 
 
 def test_a_group_that_nobody_gave_a_final_rate_is_asked_for():

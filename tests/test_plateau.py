@@ -207,7 +207,7 @@ def law_of_tensor_rates(owner, dtype):
     for sched in two:
         sched.optimizer.step()
     both(two, [2.0, 2.0])
-    assert two[0]._follower is not None
+    assert two[0]._mirror is not None
     assert all(group["lr"] is lr for group, lr in zip(kinds[0].param_groups, lrs, strict=True)) and same(two)
     for sched in two:
         sched.optimizer.param_groups[0]["lr"].fill_(0.5)  # in place: seen at once
@@ -237,7 +237,7 @@ def test_a_rule_of_the_users_own_runs_on_the_host(product):
     sched = Mine(product("SGD", groups_of([0.4]), lr=0.1), patience=0)
     for metric in (1.0, 2.0, 3.0):
         sched.step(tensor(metric))
-    assert sched.best == 3.0 and sched._follower is None
+    assert sched.best == 3.0 and sched._mirror is None
 
 
 BAD_METRICS = {

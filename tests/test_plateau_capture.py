@@ -177,7 +177,7 @@ def test_an_edit_in_the_warmup_takes_the_host():
             one.step(tensor(value) if one is sched else value)
         agree(sched, eager)
         if i == 0:
-            assert sched._follower is not None
+            assert sched._mirror is not None
             for optimizer in (opt, other):
                 optimizer.param_groups[0]["lr"] = 0.33
             with pytest.raises(RuntimeError, match="written to after the last step"):

@@ -60,7 +60,7 @@ def test_a_users_subclass_is_obeyed():
     opt = optimizer([1.0])
     sched = Doubling(opt, 5)
     run(opt, sched, 4)
-    assert opt.param_groups[0]["lr"] == 32.0 and sched._track is None
+    assert opt.param_groups[0]["lr"] == 32.0 and type(sched._driver).__name__ not in ("HostDriver", "PythonHostDriver")
 
 
 @named

@@ -124,4 +124,6 @@ def test_a_group_joins_a_warmup_with_a_plateau_on_the_device():
     opt.add_param_group(groups_of([0.15])[0])
     for _ in range(3):
         sched.step(metric)
-    assert values(opt) == pytest.approx([lr * 0.82 for lr in (*LRS, 0.15)])
+    assert values(opt) == pytest.approx([*(lr * 0.82 for lr in LRS), 0.15 * 0.82 / 0.28])
+    sched.step(metric)
+    assert values(opt) == pytest.approx([*LRS, 0.15])

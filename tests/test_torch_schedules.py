@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Laws: whatever is done to a drop-in scheduler and to its optimizer, the groups have what torch's class would have
-written, to 1e-11 of the largest number involved; and what the compiled track writes, the Python one writes too.
+written, to 1e-11 of the largest number involved; and what the compiled driver writes, the Python one writes too.
 """
 
 import random
@@ -12,20 +12,20 @@ from cases_lr_schedulers import SCHEDULERS, SEED, numbers, optimizer
 from scheduler_pairs import BOUND, Pair, compose, edit, exactly_cosine, law_of_edits, random_case
 
 from fusedsched import _native, lr_scheduler
-from fusedsched.lr_scheduler import closed, tracks
+from fusedsched.lr_scheduler import driver
 
 STEPS = 10_000
-COMPILED = getattr(_native.module(), "Track", None)
+COMPILED = getattr(_native.module(), "HostDriver", None)
 named = pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)
 
 
 @pytest.fixture(params=["python", "compiled"])
 def track(request, monkeypatch):
-    """Runs a law on both kinds of track."""
+    """Runs a law on both host drivers."""
     if request.param == "compiled" and COMPILED is None:
         pytest.skip("fusedsched._C has not been built")
-    kind = {"python": tracks.PythonTrack, "compiled": COMPILED}[request.param]
-    monkeypatch.setattr(closed, "track_class", lambda: kind)
+    kind = {"python": driver.PythonHostDriver, "compiled": COMPILED}[request.param]
+    monkeypatch.setattr(driver, "host_driver_class", lambda: kind)
     return kind
 
 
@@ -38,7 +38,7 @@ def test_ten_thousand_steps(row, draw, track):
     for t in range(STEPS):
         pair.compare(judge=judge)
         if t == 3 and row.closed_form:
-            assert type(pair.scheds[0][0]._track) is track, "the fast path was not taken"
+            assert type(pair.scheds[0][0]._driver) is track, "the fast path was not taken"
         if not pair.step():
             break
 

@@ -116,6 +116,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("trust_dict_tags", [](bool trust) { fs::WatchedDict::trust_tags = trust; });
   bind_layouts(m);
   bind_rates(m);
-  bind_track(m);
+  bind_host_driver(m);
   bind_plateau(m);
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A track advances one drop-in scheduler while nobody interferes: see fusedsched/lr_scheduler/tracks.py, which says the
-// same in Python.
+// Steps a drop-in scheduler on the host: the compiled PythonHostDriver of fusedsched/lr_scheduler/driver.py.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
-void bind_track(pybind11::module_& m);
+void bind_host_driver(pybind11::module_& m);

@@ -19,8 +19,7 @@ from fusedsched.runtime.addresses import unwrap
 
 from .. import _native, triton_kernels
 from ..schedules.evaluate import ROW_WIDTH, Shape, evaluate
-from .rows import row
-from .tracks import table
+from ..schedules.expression import Segment
 
 ASKED, KNOWN, WATCH_WIDTH, RATE_WIDTH = 14, 10, 26, 6
 N_RATES, CLOCK = 10, 11  # columns
@@ -82,7 +81,7 @@ class Program(NamedTuple):
 
 def constant(rate: float) -> Program:
     """A program of one row."""
-    return Program(table([row(0, Shape.CONSTANT, rate)]), ROW_WIDTH + START)
+    return Program(Segment(Shape.CONSTANT, start=rate).lower().table, ROW_WIDTH + START)
 
 
 class Contents(NamedTuple):
@@ -208,10 +207,10 @@ class Triton:
 
     @staticmethod
     def observe(board: Board, metric: Tensor) -> None:
-        from ..triton_kernels import metric as metric_kernels, tuning
+        from ..triton_kernels import metric as kernels, tuning
 
         with torch.cuda.device(board.device) if board.device.type == "cuda" else nullcontext():
-            metric_kernels.observe_kernel[(1,)](
+            kernels.observe_kernel[(1,)](
                 board.tensor, metric, board.n_rates, BLOCK=tuning.WATCH_BLOCK, num_warps=1, enable_fp_fusion=False
             )
 

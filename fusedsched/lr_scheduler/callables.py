@@ -13,10 +13,10 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
 from fusedsched.lr_scheduler import arguments as checks
 
-from .scheduled import Scheduled
+from .scheduler import SchedulerMixin
 
 
-class LambdaLR(Scheduled, torch_schedulers.LambdaLR):
+class LambdaLR(SchedulerMixin, torch_schedulers.LambdaLR):
     """The base rate times a function of the step.
 
     lr(t) = base_lr * lr_lambda(t)
@@ -41,7 +41,7 @@ class LambdaLR(Scheduled, torch_schedulers.LambdaLR):
         super().__init__(optimizer, lr_lambda, last_epoch)
 
 
-class MultiplicativeLR(Scheduled, torch_schedulers.MultiplicativeLR):
+class MultiplicativeLR(SchedulerMixin, torch_schedulers.MultiplicativeLR):
     """The present rate times a function of the step.
 
     lr(t) = lr(t - 1) * lr_lambda(t), lr(0) = base_lr

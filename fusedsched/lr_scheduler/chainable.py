@@ -10,11 +10,11 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers, swa_utils
 
 from fusedsched.lr_scheduler import arguments as checks
 
-from .scheduled import Scheduled
-from .tracks import copied
+from .driver import copied
+from .scheduler import SchedulerMixin
 
 
-class StepLR(Scheduled, torch_schedulers.StepLR):
+class StepLR(SchedulerMixin, torch_schedulers.StepLR):
     """Multiplies the rate by `gamma` every `step_size` steps.
 
     lr(t) = base_lr * gamma ** (t // step_size)
@@ -35,7 +35,7 @@ class StepLR(Scheduled, torch_schedulers.StepLR):
         super().__init__(optimizer, step_size, gamma, last_epoch)
 
 
-class MultiStepLR(Scheduled, torch_schedulers.MultiStepLR):
+class MultiStepLR(SchedulerMixin, torch_schedulers.MultiStepLR):
     """Multiplies the rate by `gamma` at each milestone; one that is listed twice counts twice.
 
     lr(t) = base_lr * gamma ** (number of milestones <= t)
@@ -59,7 +59,7 @@ class MultiStepLR(Scheduled, torch_schedulers.MultiStepLR):
         super().__init__(optimizer, milestones, gamma, last_epoch)
 
 
-class ConstantLR(Scheduled, torch_schedulers.ConstantLR):
+class ConstantLR(SchedulerMixin, torch_schedulers.ConstantLR):
     """Multiplies the rate by `factor` until step `total_iters`, then takes that back.
 
     lr(t) = base_lr * factor if t < total_iters else base_lr
@@ -90,7 +90,7 @@ class ConstantLR(Scheduled, torch_schedulers.ConstantLR):
         return super().get_lr()
 
 
-class LinearLR(Scheduled, torch_schedulers.LinearLR):
+class LinearLR(SchedulerMixin, torch_schedulers.LinearLR):
     """Scales the rate linearly from `start_factor` to `end_factor` over `total_iters` steps, then holds.
 
     lr(t) = base_lr * (start_factor + (end_factor - start_factor) * min(t, total_iters) / total_iters)
@@ -127,7 +127,7 @@ class LinearLR(Scheduled, torch_schedulers.LinearLR):
         return super()._get_closed_form_lr()
 
 
-class ExponentialLR(Scheduled, torch_schedulers.ExponentialLR):
+class ExponentialLR(SchedulerMixin, torch_schedulers.ExponentialLR):
     """Multiplies the rate by `gamma` at every step.
 
     lr(t) = base_lr * gamma ** t
@@ -147,7 +147,7 @@ class ExponentialLR(Scheduled, torch_schedulers.ExponentialLR):
         super().__init__(optimizer, gamma, last_epoch)
 
 
-class PolynomialLR(Scheduled, torch_schedulers.PolynomialLR):
+class PolynomialLR(SchedulerMixin, torch_schedulers.PolynomialLR):
     """Lets the rate fall to zero as a power of the steps that are left, then holds.
 
     lr(t) = base_lr * (1 - min(t, total_iters) / total_iters) ** power
@@ -173,7 +173,7 @@ class PolynomialLR(Scheduled, torch_schedulers.PolynomialLR):
         return super()._get_closed_form_lr()
 
 
-class CosineAnnealingLR(Scheduled, torch_schedulers.CosineAnnealingLR):
+class CosineAnnealingLR(SchedulerMixin, torch_schedulers.CosineAnnealingLR):
     """Half a cosine wave from the base rate down to `eta_min` over `T_max` steps; then it climbs again.
 
     lr(t) = eta_min + (base_lr - eta_min) * (1 + cos(pi * t / T_max)) / 2
@@ -196,7 +196,7 @@ class CosineAnnealingLR(Scheduled, torch_schedulers.CosineAnnealingLR):
         super().__init__(optimizer, T_max, eta_min, last_epoch)
 
 
-class SWALR(Scheduled, swa_utils.SWALR):
+class SWALR(SchedulerMixin, swa_utils.SWALR):
     """Anneals each group's present rate to `swa_lr` over `anneal_epochs` steps, then holds.
 
     lr(t) = swa_lr * a + (1 - a) * lr(0), a = (1 - cos(pi * t / anneal_epochs)) / 2 or t / anneal_epochs
@@ -230,5 +230,5 @@ class SWALR(Scheduled, swa_utils.SWALR):
             )
         super().__init__(optimizer, swa_lr, anneal_epochs, anneal_strategy, last_epoch)
 
-    def _catch_up(self, before: list[Any]) -> None:
-        """Nothing: it starts from the present rate whenever it is built, as torch's does."""
+    def _resume(self, before: list[Any]) -> None:
+        """Keeps the rates: it starts from the present ones whenever it is built, as torch's does."""

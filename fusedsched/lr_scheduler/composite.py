@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schedulers made of schedulers. They decide whose turn it is; the members do their own fast steps.
+"""Schedulers made of schedulers: SequentialLR and ChainedScheduler.
 
-torch loses count when one of these stands inside a SequentialLR: it raises at the milestone, or begins a step early or
-late. Here a member that holds others starts afresh when its turn comes, as if it stood alone. A member that follows a
+Where all members have schedules, the composite has one too: a driver steps it, and the counters of the members follow
+from its clock (`building.seek`). Elsewhere the members make their own steps, as in torch.
+
+torch loses count when one of these is inside a SequentialLR: it raises at the milestone, or begins a step early or
+late. Here a member that is made of others begins afresh at its milestone, as if it stood alone. A member that follows a
 metric, which torch refuses, does too: from the base rates, with no metric seen.
 """
 
@@ -16,26 +19,82 @@ import torch
 from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
-from fusedsched.lr_scheduler import arguments as checks, captured
+from fusedsched.lr_scheduler import arguments as checks
+from fusedsched.runtime.order import warn_about_order
 
-from .composed import Composite, decide_for
-from .members import (
-    admit,
-    advance,
-    check_resumable,
-    metric_for,
-    present_rates,
-    restart,
-    seated,
-    seek,
-    takes_metric,
-)
-from .metrics import Noted, hosted, leave_device
-from .observing import is_capturing
-from .scheduled import Scheduled
+from ..schedules.compositions import active_member, is_composite, leaf_schedulers, takes_metric
+from .building import attach, release_members
+from .device_driver import capture_probe
+from .members import advance, check_resumable, metric_for, placeholder_members, present_rates, restart, seek_to
+from .metric import SyncedAttribute, host_section
+from .param_groups import add_groups
+from .replan import step_in_branch
+from .scheduler import SchedulerMixin
+from .skip_guard import should_skip
 from .traced import as_metric, traced_step
 from .turns import step_on_device
-from .whole import holds_others, turn
+
+
+class Composite(SchedulerMixin):
+    """Mixin for what is made of members."""
+
+    __slots__ = ("_depth",)
+    _counts_steps = False
+
+    def _metric_depth(self) -> int:
+        """How deep a member is that follows a metric: 1 for one of its own, 2 for a member's; 0: there is none.
+
+        Looked up once for a list of members.
+        """
+        members, known = self._schedulers, getattr(self, "_depth", None)
+        if known is None or known[0] is not members or known[1] != len(members):
+            deep = 2 if any(map(takes_metric, leaf_schedulers(self))) else 0
+            known = self._depth = members, len(members), 1 if any(map(takes_metric, members)) else deep
+        return known[2]
+
+    def step(self, metrics: Any = None) -> None:
+        """Advances by one step.
+
+        `metrics`: as ReduceLROnPlateau takes it. Raises TypeError without one where such a member is due.
+        """
+        if is_dynamo_compiling():
+            with torch.no_grad():  # Dynamo skips frames without a torch global and traces what they call
+                return traced_step(self, None, as_metric(metrics))
+        driver = self._driver
+        if driver is None or self._skip_guard is not None or not driver.step(self.__dict__):
+            self._step_anew(metrics)
+
+    def _step_anew(self, metrics: Any) -> None:
+        if self._metric_depth() and self._branch is None and self._step_by_metric(metrics):
+            return
+        guard = self._skip_guard
+        if guard is not None and (should_skip(self) or (self._driver is not None and self._driver.step(self.__dict__))):
+            return
+        self._detach()
+        add_groups(self)
+        if not self._is_initial and (self._metric_depth() == 0 or self._branch is not None):
+            for leaf in _due_leaves(self) if self._branch is None else ():
+                if hasattr(leaf, "_skip_guard") and leaf._counts_steps and leaf._step_count == 1:
+                    warn_about_order(leaf)
+            driver = attach(self)
+            if driver is not None and driver.step(self.__dict__):
+                return
+        if guard is not None and guard.should_skip_after_waiting(self._device_schedule):
+            return
+        if self._branch is not None:
+            return step_in_branch(self, None)
+        self._step_members(metric_for(self, metrics) if self._metric_depth() else None)
+
+    def _detach(self) -> None:
+        if self._branch is not None and self._driver is not None:
+            self._branch.clock = self._driver.clock
+        release_members(self)
+        super()._detach()
+
+    def _initial_step(self) -> None:
+        """What torch's SequentialLR does to its first member."""
+        self._detach()
+        torch_schedulers.LRScheduler._initial_step(self)
 
 
 class SequentialLR(Composite, torch_schedulers.SequentialLR):
@@ -43,10 +102,10 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
 
     Arguments: the optimizer; `schedulers`, one more than `milestones`; `milestones`, steps; `last_epoch` as in StepLR.
     As `torch.optim.lr_scheduler.SequentialLR`, the jump of a warmup that a milestone cuts short included. Members may
-    hold others, and OneCycleLR may stand anywhere; with last_epoch=k the members go to where a run from the start has
-    them. ReduceLROnPlateau and GreedyLR may be members: after the milestone, which sets the base rates, `step(metric)`
-    hands them the metric. Whether a skipped update counts (`advance_on_skip`) is for this scheduler to say, not for its
-    members.
+    be made of others, and OneCycleLR may stand anywhere; with last_epoch=k the members are where a run from the start
+    has them. ReduceLROnPlateau and GreedyLR may be members: after the milestone, which sets the base rates,
+    `step(metric)` passes them the metric. Whether a skipped update counts (`advance_on_skip`) is decided by this
+    scheduler, not by its members.
 
     >>> import torch
     >>> from fusedsched.lr_scheduler import ExponentialLR, LinearLR
@@ -58,7 +117,7 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
     """
 
     __slots__ = ()
-    last_epoch, _last_lr = Noted(), Noted()
+    last_epoch, _last_lr = SyncedAttribute(), SyncedAttribute()
 
     def __init__(
         self, optimizer: Optimizer, schedulers: list[Any], milestones: list[int], last_epoch: int = -1
@@ -69,87 +128,51 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
             for begin, member in zip((0, *milestones), schedulers, strict=False):
                 check_resumable(member, last_epoch + 1 - begin)
         with warnings.catch_warnings():
-            if any(map(holds_others, schedulers)):  # torch steps the members' members, which is undone below
+            if any(map(is_composite, schedulers)):  # torch steps the members' members, which is undone below
                 warnings.filterwarnings("ignore", "Detected call of|Seems like", UserWarning)
-            super().__init__(optimizer, seated(schedulers), milestones, last_epoch)
+            super().__init__(optimizer, placeholder_members(schedulers), milestones, last_epoch)
         self._schedulers = schedulers
-        decide_for(self)
-        first = turn(self, 0)[0]
+        _decide_skips_for(self)
+        first = active_member(self, 0)[0]
         one_cycle = any(isinstance(s, torch_schedulers.OneCycleLR) for s in schedulers)
         if last_epoch >= 0:
-            seek(self, last_epoch + 1)
-        elif any(holds_others(s) or takes_metric(s) for s in schedulers) or (one_cycle and hasattr(first, "base_lrs")):
+            seek_to(self, last_epoch + 1)
+        elif any(is_composite(s) or takes_metric(s) for s in schedulers) or (one_cycle and hasattr(first, "base_lrs")):
             # torch counted the members' members wrongly, or took OneCycleLR's initial_lr for everybody's.
             restart(self)
 
-    def step(self, metrics: Any = None) -> None:
-        """Advances by one step: the member whose turn it is does.
+    def _step_by_metric(self, metrics: Any) -> bool:
+        """The step where a member follows a metric; False: the members make it as ever."""
+        if self._metric_depth() != 1:
+            return False
+        probe = capture_probe(self.optimizer)
+        capturing = probe is not None and probe()
+        if self._skip_guard is not None and not capturing and not self._skip_guard.has_moved():
+            return True
+        if step_on_device(self, metrics):
+            return True
+        with host_section(self):
+            self._step_members(metric_for(self, metrics))
+        return True
 
-        `metrics`: as ReduceLROnPlateau takes it. Raises TypeError without one where such a member is due.
-        """
-        if is_dynamo_compiling():
-            with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
-                return traced_step(self, None, as_metric(metrics))
-        depth = self._metric_depth()
-        if depth == 1:
-            return self._step_by_metric(metrics)
-        if self._step_as_one() or self._in_branch(None):
-            return
-        if self._follower is None:
-            return self._step_on_host(metric_for(self, metrics) if depth else None)
-        with captured.paused(self):
-            self._step_on_host(metric_for(self, metrics) if depth else None)
-
-    def _step_by_metric(self, metrics: Any) -> None:
-        if self._gate is not None and not is_capturing(self.optimizer) and not self._gate.moved():
-            return
-        if self._branch is not None:
-            captured.refuse(self, "step(metrics)")
-        if self._in_branch(None) or step_on_device(self, metrics):
-            return
-        with hosted(self):
-            self._step_on_host(metric_for(self, metrics))
-
-    def _step_on_host(self, metric: float | None) -> None:
-        member, local = turn(self, self.last_epoch + 1)
-        if local == 0 and (holds_others(member) or takes_metric(member)):
-            self.last_epoch += 1
+    def _step_members(self, metric: float | None) -> None:
+        attributes = self.__dict__
+        member, local = active_member(self, attributes["last_epoch"] + 1)
+        attributes["last_epoch"] += 1
+        if local == 0 and (is_composite(member) or takes_metric(member)):
             restart(member)
         elif metric is not None:
-            self.last_epoch += 1
             advance(member, metric)
-        elif local == 0 or self._follower is not None:
-            return super().step()
-        else:  # as torch's
-            self.__dict__["last_epoch"] += 1
+        elif local == 0 and attributes["last_epoch"] > 0:
+            member._update_lr(0)
+        else:
             member.step()
-            self.__dict__["_last_lr"] = member.get_last_lr()
-            return
-        self._last_lr = member.get_last_lr()
+        attributes["_last_lr"] = member.get_last_lr()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` of this class or of torch's wrote, the rates included."""
-        with hosted(self):
+        with host_section(self):
             super().load_state_dict(state_dict)
-
-    def _leave_device(self) -> None:
-        leave_device(self)
-
-    def _admit_at(self, clock: int) -> None:
-        admit(turn(self, clock)[0])  # which has not moved since
-
-    def _move(self, clock: int) -> None:
-        if self._track is not None or self._branch is not None:
-            return super()._move(clock)
-        (before, _), (member, local) = turn(self, self.__dict__["last_epoch"]), turn(self, clock)
-        if member is before and isinstance(member, Scheduled) and member._known():
-            member._anchor()
-            member._move(local)
-            self.__dict__["last_epoch"], self.__dict__["_last_lr"] = clock, present_rates(self)
-        elif member is before:
-            super()._move(clock)  # an edit goes on
-        else:
-            seek(self, clock)
 
 
 class ChainedScheduler(Composite, torch_schedulers.ChainedScheduler):
@@ -157,10 +180,10 @@ class ChainedScheduler(Composite, torch_schedulers.ChainedScheduler):
 
     For those that multiply the rate the result is the product of the factors; one that computes from its own numbers
     (LambdaLR, CosineAnnealingWarmRestarts, OneCycleLR, CyclicLR) overwrites what came before it. ReduceLROnPlateau and
-    GreedyLR work from the rate that they find; `step(metric)` hands them the metric.
+    GreedyLR work from the rate that they find; `step(metric)` passes them the metric.
 
     Arguments: `schedulers`, at least one; `optimizer`, theirs. As `torch.optim.lr_scheduler.ChainedScheduler`. Its
-    `advance_on_skip` goes for all of them.
+    `advance_on_skip` holds for all of them.
 
     >>> import torch
     >>> from fusedsched.lr_scheduler import ExponentialLR, StepLR
@@ -174,30 +197,31 @@ class ChainedScheduler(Composite, torch_schedulers.ChainedScheduler):
     __slots__ = ()
 
     def __init__(self, schedulers: Sequence[Any], optimizer: Optimizer | None = None) -> None:
-        super().__init__(seated(schedulers), optimizer)
+        super().__init__(placeholder_members(schedulers), optimizer)
         self._schedulers = schedulers
-        decide_for(self)
+        _decide_skips_for(self)
 
-    def step(self, metrics: Any = None) -> None:
-        """Advances by one step: all members do, in their order.
+    def _step_by_metric(self, metrics: Any) -> bool:
+        return False
 
-        `metrics`: as ReduceLROnPlateau takes it. Raises TypeError without one where such a member is due.
-        """
-        if is_dynamo_compiling():
-            with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
-                return traced_step(self, None, as_metric(metrics))
-        metric = metric_for(self, metrics) if self._metric_depth() and self._branch is None else None
-        if self._step_as_one() or self._in_branch(None):
-            return
-        if metric is None and self._follower is None:
-            return super().step()
-        with captured.paused(self):
-            if metric is None:
-                return super().step()
-            for member in self._schedulers:
-                advance(member, metric)
-            self._last_lr = present_rates(self)
-
-    def _admit_at(self, clock: int) -> None:
+    def _step_members(self, metric: float | None) -> None:
         for member in self._schedulers:
-            admit(member)
+            member.step() if metric is None else advance(member, metric)
+        self.__dict__["_last_lr"] = present_rates(self)
+
+
+def _due_leaves(scheduler: Any, clock: int | None = None) -> list[Any]:
+    """The schedulers that make their own step next, and warn about the order of calls if it is their first."""
+    if isinstance(scheduler, torch_schedulers.SequentialLR):
+        member, local = active_member(scheduler, scheduler.last_epoch + 1 if clock is None else clock)
+        return [] if local == 0 else _due_leaves(member, local)
+    if isinstance(scheduler, torch_schedulers.ChainedScheduler):
+        return [leaf for member in scheduler._schedulers for leaf in _due_leaves(member)]
+    return [scheduler]
+
+
+def _decide_skips_for(scheduler: Any) -> None:
+    """Whether its members hold is for this one to decide."""
+    for leaf in leaf_schedulers(scheduler):
+        if hasattr(leaf, "_skip_guard"):
+            leaf._skip_guard = None

@@ -11,15 +11,16 @@ import torch
 from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 
-from fusedsched.lr_scheduler import arguments as checks, captured, skips
+from fusedsched.lr_scheduler import arguments as checks
 
-from .cycles import one_cycle_phases
-from .scheduled import Scheduled
+from ..schedules.torch_classes import one_cycle_phases
+from .driver import copied
+from .replan import step_in_branch
+from .scheduler import DerivedAttribute, SchedulerMixin
 from .traced import traced_step
-from .tracks import copied
 
 
-class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWarmRestarts):
+class CosineAnnealingWarmRestarts(SchedulerMixin, torch_schedulers.CosineAnnealingWarmRestarts):
     """Half a cosine wave from the base rate towards `eta_min`, again and again; the cycles grow by `T_mult`.
 
     lr = eta_min + (base_lr - eta_min) * (1 + cos(pi * T_cur / T_i)) / 2, T_i = T_0 * T_mult ** cycle
@@ -35,13 +36,13 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
     [0.8, 0.4, 0.8, 0.4, 0.8]
     """
 
-    __slots__ = ("_phase",)
+    __slots__ = ("_phase",)  # T_cur and T_i as they were left
     _counts_steps = False
+    T_cur, T_i = DerivedAttribute(), DerivedAttribute()
 
     def __init__(
         self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
     ) -> None:
-        self._phase = (None, None)
         checks.check_optimizer(optimizer, last_epoch)
         if not isinstance(T_0, int) or T_0 <= 0:
             raise ValueError(f"Expected positive integer T_0, but got {T_0}. It is a number of steps.")
@@ -55,81 +56,59 @@ class CosineAnnealingWarmRestarts(Scheduled, torch_schedulers.CosineAnnealingWar
     def step(self, epoch: float | None = None) -> None:
         """Advances by one step, or to the absolute time `epoch`, which may be a fraction of a step past one."""
         if is_dynamo_compiling():
-            with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
+            with torch.no_grad():  # Dynamo skips frames without a torch global and traces what they call
                 return traced_step(self, epoch)
-        if epoch is None and self.__dict__.get("last_epoch", -1) >= 0 and not self._is_initial:
-            fast = (self.T_cur, self.T_i) == self._phase
-            if fast and (self._capturing is None or not self._capturing()) and self._step_on_track():
-                return self._stepped()
-            if self._gate is not None and skips.holds(self):
-                return
-            if captured.step(self):
-                return
-            if fast and self._step_on_track():
-                return self._stepped()
-            if self._step_on_new_track():
-                return self._stepped()
-        elif not self._is_initial:
-            captured.refuse(self, "step(epoch)")
-        if self._gate is not None and skips.holds_after_waiting(self) and epoch is None:
-            return
-        self._step_slowly(epoch)
+        attributes = self.__dict__
+        before, phase = attributes.get("last_epoch"), (attributes.get("T_cur"), attributes.get("T_i"))
+        if self._driver is not None and phase != self._phase:
+            self._detach()  # was set by hand
+        super().step(epoch)
+        if attributes["last_epoch"] != before and (attributes["T_cur"], attributes["T_i"]) == phase:
+            self._advance(attributes["last_epoch"] - before)
+        self._phase = attributes["T_cur"], attributes["T_i"]
 
-    def _step_as_torch(self, epoch: float | None) -> None:
-        if (epoch is None or epoch >= 0) and self._in_branch(epoch):
-            return self._advance(1) if epoch is None else self._locate(self.last_epoch)
-        self._drop_track()
-        self._admit_new_groups()
+    def _torch_step(self, epoch: float | None) -> None:
+        if self._branch is not None and (epoch is None or epoch >= self._branch.begin):
+            step_in_branch(self, epoch)
+            self.last_epoch = math.floor(self.last_epoch)
+            return self._locate(self.last_epoch)
+        self._branch = None
         torch_schedulers.CosineAnnealingWarmRestarts.step(self, epoch)
-        self._origins, self._clock = None, self.last_epoch
 
-    def _count_to(self, clock: int) -> None:
+    def _seek(self, clock: int) -> None:
         self._advance(clock - max(self.__dict__["last_epoch"], 0))  # as the steps would; both may be set by hand
-        super()._count_to(clock)
-
-    def _stepped(self) -> None:
-        self._advance(1)
+        self._phase = self.__dict__["T_cur"], self.__dict__["T_i"]
+        super()._seek(clock)
 
     def _advance(self, steps: int) -> None:
-        current, length = self.T_cur + steps, self.T_i
+        current, length = self.__dict__["T_cur"] + steps, self.__dict__["T_i"]
         while current >= length:
             current, length = current - length, length * self.T_mult
         while current < 0:
             length //= self.T_mult
             current += length
-        self.T_cur, self.T_i = self._phase = (current, length)
+        self.__dict__.update(T_cur=current, T_i=length)
 
     def _locate(self, epoch: int) -> None:
         """`T_cur` and `T_i` of an absolute step, by counting the cycles before it."""
         current, length = epoch, self.T_0
         while self.T_mult > 1 and current >= length:
             current, length = current - length, length * self.T_mult
-        self.T_cur, self.T_i = current % length, length
+        self.__dict__.update(T_cur=current % length, T_i=length)
 
     def _update_lr(self, epoch: Any = None) -> None:
+        self._detach()
         if epoch is not None:
             self._locate(epoch)
         super()._update_lr(epoch)
 
-    def _clock_at(self, epoch: float) -> int:
-        return math.floor(epoch)
-
-    def _admit_at(self, clock: int) -> None:
-        phase = self.T_cur, self.T_i
-        self._locate(clock)
-        super()._admit_at(clock)
-        self.T_cur, self.T_i = phase
-
-    def _catch_up(self, before: list[Any]) -> None:
+    def _resume(self, before: list[Any]) -> None:
         self._locate(self.last_epoch)
-        super()._catch_up(before)
-
-    def __setstate__(self, state: Any) -> None:
-        super().__setstate__(state)
-        self._phase = (None, None)
+        self._phase = self.T_cur, self.T_i
+        super()._resume(before)
 
 
-class CyclicLR(Scheduled, torch_schedulers.CyclicLR):
+class CyclicLR(SchedulerMixin, torch_schedulers.CyclicLR):
     """Moves the rate between `base_lr` and `max_lr` and back, and momentum or beta1 the other way round.
 
     lr(t) = base_lr + (max_lr - base_lr) * h * k, h = the triangle's height at t, from 0 to 1;
@@ -188,16 +167,15 @@ class CyclicLR(Scheduled, torch_schedulers.CyclicLR):
             max_momentum,
             last_epoch,
         )
-        self._mark()  # base_lrs changed after the first step
         if last_epoch >= 0:
             self._update_lr(self.last_epoch)  # torch's first step took initial_lr for base_lr
-            super()._catch_up(self.base_lrs)
+            super()._resume(self.base_lrs)
 
-    def _catch_up(self, before: list[Any]) -> None:
-        """Nothing yet: `base_lrs` are not ours before the end of the constructor."""
+    def _resume(self, before: list[Any]) -> None:
+        """Waits for the end of the constructor, where torch sets `base_lrs`."""
 
 
-class OneCycleLR(Scheduled, torch_schedulers.OneCycleLR):
+class OneCycleLR(SchedulerMixin, torch_schedulers.OneCycleLR):
     """From `max_lr / div_factor` up to `max_lr`, then down to 1/final_div_factor of the former; momentum inversely.
 
     Phases end at steps pct_start * total_steps - 1 and total_steps - 1; with `three_phase` a descent as long as the

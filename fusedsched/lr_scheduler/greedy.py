@@ -12,10 +12,9 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 from fusedsched.lr_scheduler import arguments as checks
 
 from .boards import Asked, Bounds, Known
-from .metrics import MetricDriven, Noted, overrides
+from .driver import copied, scalar, write_lr
+from .metric import MetricScheduler, SyncedAttribute, overrides
 from .plateau import COMPARISONS
-from .saving import write_lr
-from .tracks import copied, scalar
 
 # What the state dict of transformers' class has beside the window.
 _STATE = (
@@ -44,7 +43,7 @@ class RunningMean:
         return self.sum / len(self.values)
 
 
-class GreedyLR(MetricDriven, torch_schedulers.LRScheduler):
+class GreedyLR(MetricScheduler, torch_schedulers.LRScheduler):
     """Raises the rate while a metric keeps improving, and lowers it when it does not.
 
     lr = min(lr / factor, max_lr) after more than `patience` improvements in a row,
@@ -69,7 +68,12 @@ class GreedyLR(MetricDriven, torch_schedulers.LRScheduler):
     """
 
     __slots__ = ()
-    warmup_counter, num_good_epochs, reset_start, _streaming_avg = Noted(), Noted(), Noted(), Noted()
+    warmup_counter, num_good_epochs, reset_start, _streaming_avg = (
+        SyncedAttribute(),
+        SyncedAttribute(),
+        SyncedAttribute(),
+        SyncedAttribute(),
+    )
 
     def __init__(
         self,

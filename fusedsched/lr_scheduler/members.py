@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The members of SequentialLR and ChainedScheduler: whose turn it is, who wants a metric, how to begin and to seek."""
+"""The members of SequentialLR and ChainedScheduler: which want a metric, how they begin, and where a run has them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,18 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from torch.optim import lr_scheduler as torch_schedulers
-
 from fusedsched.lr_scheduler import arguments as checks
 
-from .live import Live
-from .metrics import MetricDriven
-from .observing import is_capturing
+from ..schedules.compositions import active_member, is_chain, is_composite, is_sequence, leaf_schedulers, takes_metric
+from .building import attach, clock_of, inputs_of
+from .device_driver import capture_probe
+from .driver import copied, write_lr
+from .param_groups import add_groups
 from .plateau import ReduceLROnPlateau
-from .saving import write_lr
-from .scheduled import Scheduled
-from .tracks import copied
-from .whole import holds_others, leaves, turn
 
 
-def takes_metric(scheduler: Any) -> bool:
-    return isinstance(scheduler, (MetricDriven, torch_schedulers.ReduceLROnPlateau))
-
-
-class _Seat:
-    """Stands where a member that follows a metric will be, while torch's constructor looks at the members."""
+class _Placeholder:
+    """Stands where a member that follows a metric will be, while torch's constructor checks the members."""
 
     def __init__(self, member: Any) -> None:
         self.optimizer = member.optimizer
@@ -40,70 +32,67 @@ class _Seat:
         return present_rates(self)
 
 
-def seated(schedulers: Any) -> Any:
+def placeholder_members(schedulers: Any) -> Any:
     """The members as torch may see them."""
     if not isinstance(schedulers, Sequence) or not any(map(takes_metric, schedulers)):
         return schedulers
-    return [type(type(s).__name__, (_Seat,), {})(s) if takes_metric(s) else s for s in schedulers]
+    return [type(type(s).__name__, (_Placeholder,), {})(s) if takes_metric(s) else s for s in schedulers]
 
 
 def present_rates(scheduler: Any) -> list[Any]:
+    """Copies of the rates that the groups have."""
     return [copied(group["lr"]) for group in scheduler.optimizer.param_groups]
 
 
 def restart(scheduler: Any, onto_present: bool = False) -> None:
-    """Brings a scheduler to its step 0: from the base rates, or onto what an earlier member of a chain has written."""
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
-        for leaf in leaves(scheduler):
+    """Brings a scheduler to its step 0: from the base rates, or from what an earlier member of a chain has written."""
+    if hasattr(scheduler, "_detach"):
+        scheduler._detach()
+    if is_sequence(scheduler):
+        for leaf in leaf_schedulers(scheduler):
             leaf.last_epoch = -1
         scheduler.last_epoch = 0
-        restart(turn(scheduler, 0)[0], onto_present)
-    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
+        restart(active_member(scheduler, 0)[0], onto_present)
+    elif is_chain(scheduler):
         for i, member in enumerate(scheduler._schedulers):
             restart(member, onto_present or i > 0)
     elif takes_metric(scheduler):
         for group in () if onto_present else scheduler.optimizer.param_groups:
             write_lr(group, group["initial_lr"])
-        start_over = scheduler._begin_again if isinstance(scheduler, MetricDriven) else None
-        ReduceLROnPlateau._start_over(scheduler) if start_over is None else start_over()
+        begin = getattr(scheduler, "_begin_again", None)
+        ReduceLROnPlateau._start_over(scheduler) if begin is None else begin()
     else:
         scheduler.last_epoch = -1
-        if isinstance(scheduler, Scheduled):
-            scheduler._admit_new_groups()
+        add_groups_of(scheduler)
         if not onto_present:
             for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=False):
                 write_lr(group, base)
         scheduler._initial_step()
-    _at_rates(scheduler)
+    _show_rates(scheduler)
 
 
-def _at_rates(scheduler: Any) -> None:
-    """What holds others shows what they wrote; a branch that it was in is over."""
-    if holds_others(scheduler):
+def add_groups_of(scheduler: Any) -> None:
+    """Late groups, for schedulers of this package."""
+    if hasattr(scheduler, "_skip_guard"):
+        add_groups(scheduler)
+
+
+def _show_rates(scheduler: Any) -> None:
+    """A composite shows what its members wrote; a branch that it was in is over."""
+    if is_composite(scheduler):
         scheduler._last_lr = present_rates(scheduler)
-        if isinstance(scheduler, Live):
-            scheduler._leave()
-
-
-def admit(scheduler: Any) -> None:
-    """Lets those whose turn it is take in groups that were added to the optimizer since."""
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
-        admit(turn(scheduler, scheduler.last_epoch)[0])
-    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
-        for member in scheduler._schedulers:
-            admit(member)
-    elif isinstance(scheduler, Scheduled):
-        scheduler._admit_at(scheduler.last_epoch)
+        if hasattr(scheduler, "_skip_guard"):
+            scheduler._branch = None
 
 
 def due(scheduler: Any) -> list[Any]:
     """The members that get a metric at the next step."""
     if takes_metric(scheduler):
         return [scheduler]
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
-        member, local = turn(scheduler, scheduler.__dict__["last_epoch"] + 1)
+    if is_sequence(scheduler):
+        member, local = active_member(scheduler, scheduler.__dict__["last_epoch"] + 1)
         return [] if local == 0 else due(member)
-    if isinstance(scheduler, torch_schedulers.ChainedScheduler):
+    if is_chain(scheduler):
         return [leaf for member in scheduler._schedulers for leaf in due(member)]
     return []
 
@@ -118,8 +107,8 @@ def metric_for(scheduler: Any, given: Any) -> float | None:
             f"{type(scheduler).__name__}.step() needs a metric now: {type(wanting[0]).__name__} follows one. "
             "Call step(metric)."
         )
-    given = checks.metric(scheduler, given)
-    if is_capturing(scheduler.optimizer):
+    given, probe = checks.metric(scheduler, given), capture_probe(scheduler.optimizer)
+    if probe is not None and probe():
         raise RuntimeError(
             f"{type(scheduler).__name__}.step(metrics) cannot be captured: it reads the metric for its members. Call "
             "it outside of the graph, or put the metric-driven scheduler into the graph alone."
@@ -133,12 +122,12 @@ def advance(scheduler: Any, metric: float) -> None:
 
 
 def check_resumable(scheduler: Any, t: int) -> None:
-    """No member has followed metrics by step t: nobody knows them any more."""
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
+    """Raises ValueError where a member has seen metrics by step t: they are not known any more."""
+    if is_sequence(scheduler):
         begins = (0, *scheduler._milestones)
         for begin, member in zip(begins, scheduler._schedulers, strict=True):
             check_resumable(member, t - begin)
-    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
+    elif is_chain(scheduler):
         for member in scheduler._schedulers:
             check_resumable(member, t)
     elif takes_metric(scheduler) and t > 0:
@@ -148,24 +137,24 @@ def check_resumable(scheduler: Any, t: int) -> None:
         )
 
 
-def seek(scheduler: Any, t: int) -> None:
+def seek_to(scheduler: Any, t: int) -> None:
     """Brings a scheduler to step t, at the rates that a run from the base would have there."""
-    if isinstance(scheduler, Live) and scheduler._in_branch(t):
-        return
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
+    if hasattr(scheduler, "_detach"):
+        scheduler._detach()
+    if is_sequence(scheduler):
         begins = (0, *scheduler._milestones)
         for i, member in enumerate(scheduler._schedulers):
             begin, end = begins[i], begins[i + 1] if i + 1 < len(begins) else t + 1
             if t < begin:
-                for leaf in leaves(member):
+                for leaf in leaf_schedulers(member):
                     leaf.last_epoch = -1
             elif end > max(begin, 0):
-                seek(member, min(t, end - 1) - begin)
+                seek_to(member, min(t, end - 1) - begin)
         scheduler.last_epoch = t
-    elif isinstance(scheduler, torch_schedulers.ChainedScheduler):
+    elif is_chain(scheduler):
         restart(scheduler)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about optimizer.step(), which nobody could have called yet
+            warnings.simplefilter("ignore", UserWarning)  # about optimizer.step(), which cannot have been called yet
             for _ in range(t):
                 for member in scheduler._schedulers:
                     member.step()
@@ -173,15 +162,28 @@ def seek(scheduler: Any, t: int) -> None:
         restart(scheduler)
     else:
         _seek_leaf(scheduler, t)
-    _at_rates(scheduler)
+    _show_rates(scheduler)
 
 
 def _seek_leaf(scheduler: Any, t: int) -> None:
-    """From its beginning on, so that a run that is resumed here goes on bit by bit, if it has a closed form."""
+    """From its step 0 on, so that a run that is resumed here continues to the same bits, if it has a schedule."""
     scheduler._update_lr(0)
-    if isinstance(scheduler, Scheduled) and scheduler._known() and scheduler._tables() is not None:
+    if hasattr(scheduler, "_skip_guard") and inputs_of(scheduler) is not None:
         if scheduler._counts_steps:
             scheduler._step_count = 1
-        scheduler._move(t)
+        scheduler._seek(t)
+        scheduler._edits = None
+        driver = attach_at_schedule(scheduler)
+        driver.write(scheduler.__dict__)
     elif t > 0:
         scheduler._update_lr(t)
+
+
+def attach_at_schedule(scheduler: Any) -> Any:
+    """A driver for the rates of the schedule, whatever the groups have."""
+    clock, inputs = clock_of(scheduler), inputs_of(scheduler)
+    from ..schedules.evaluate import evaluate
+
+    for group, index in zip(scheduler.optimizer.param_groups, inputs.rates, strict=True):
+        write_lr(group, evaluate(inputs.programs[index], clock))
+    return attach(scheduler)

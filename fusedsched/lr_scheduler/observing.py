@@ -14,13 +14,12 @@ from fusedsched.runtime.addresses import is_native
 from fusedsched.runtime.compile_ops import ReentrancyGuard
 
 from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Turn, constant, launcher_for
-from .captured import may_capture
-from .device import groups_of
-from .tracks import scalar
+from .device_driver import capture_probe
+from .driver import groups_of, scalar
 
 if TYPE_CHECKING:
     from .boards import Contents
-    from .metrics import MetricDriven
+    from .metric import MetricScheduler
 
 Sites = list[tuple[torch.device, Any]]
 """Where a scheduler decides: devices, each with its launcher."""
@@ -54,6 +53,24 @@ class Observer(ReentrancyGuard):
         followers.add(self)
         return True
 
+    # What attributes of the scheduler ask.
+
+    def sync(self, name: str) -> None:
+        """Brings the host up to date."""
+        self.settle()
+
+    def changed(self, name: str) -> None:
+        """An attribute of the scheduler was set."""
+        self.take_over()
+
+    def release(self) -> None:
+        """The host decides from here on, until a step can be the device's again."""
+        scheduler = self._scheduler()
+        if not self._busy and scheduler is not None and not self.capturing():
+            self.settle()
+            self.dissolve()
+            scheduler._mirror = None
+
     def serves(self, scheduler: Any, metric: Tensor) -> bool:
         there = any(metric.device == device for device, _ in self._sites)
         return there and self._scheduler() is scheduler and is_native(metric)
@@ -67,7 +84,7 @@ class Observer(ReentrancyGuard):
 
     # What a board holds, and what the host makes of it.
 
-    def decider(self) -> MetricDriven:
+    def decider(self) -> MetricScheduler:
         """Whose decisions it makes."""
         return self._scheduler()
 
@@ -238,13 +255,13 @@ def sites_for(optimizer: Any, metric: Tensor) -> Sites | str:
     device, plans = metric.device, plans_of(optimizer)
     rates = [group["lr"] for group in groups_of(optimizer)]
     tensors = [lr for lr in rates if isinstance(lr, Tensor)]
-    if not is_native(metric):
-        return f"the metric is a {type(metric).__name__}, which a kernel cannot read. Give it a plain tensor."
     if plans and device not in plans:
         where = ", ".join(map(str, plans))
         if device.type != "cpu":
             raise ValueError(f"The metric is on {device}, the parameters are on {where}. Move the metric there.")
         return f"the metric is on the CPU, where a graph cannot look. Give it a tensor on {where}."
+    if not is_native(metric):
+        return f"the metric is a {type(metric).__name__}, which a kernel cannot read. Give it a plain tensor."
     if not plans and len(tensors) < len(rates):
         kind = type(optimizer).__name__
         return f"the lr of a param group is a float, which {kind} reads on the host. Make it a tensor."
@@ -258,5 +275,5 @@ def sites_for(optimizer: Any, metric: Tensor) -> Sites | str:
 
 def is_capturing(optimizer: Any) -> bool:
     """Whether a graph is captured on the optimizer's device."""
-    probe = may_capture(optimizer)
+    probe = capture_probe(optimizer)
     return probe is not None and probe()

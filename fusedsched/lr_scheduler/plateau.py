@@ -10,14 +10,14 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 from fusedsched.lr_scheduler import arguments as checks
 
 from .boards import Asked, Bounds, Known
-from .metrics import MetricDriven, overrides
-from .plain import plain
-from .tracks import copied
+from .driver import copied
+from .metric import MetricScheduler, overrides
+from .torch_driver import torch_view
 
 COMPARISONS = {("min", "rel"): 0, ("min", "abs"): 1, ("max", "rel"): 2}  # fs::Comparison; torch takes all others for 3
 
 
-class ReduceLROnPlateau(MetricDriven, torch_schedulers.ReduceLROnPlateau):
+class ReduceLROnPlateau(MetricScheduler, torch_schedulers.ReduceLROnPlateau):
     """Multiplies the rate by `factor` when a metric has not improved for more than `patience` steps.
 
     lr = max(lr * factor, min_lr), if that changes it by more than `eps`
@@ -58,7 +58,7 @@ class ReduceLROnPlateau(MetricDriven, torch_schedulers.ReduceLROnPlateau):
         super().__init__(optimizer, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
 
     def _decide(self, metrics: Any, epoch: int | None) -> None:
-        view = plain(self) if self._follower is None else None
+        view = torch_view(self) if self._mirror is None else None
         torch_schedulers.ReduceLROnPlateau.step(self if view is None else view, metrics, epoch)
 
     def _start_over(self) -> None:

@@ -15,20 +15,21 @@ from torch import Tensor
 from fusedsched.lr_scheduler import arguments as checks
 
 from ..schedules.compose import Sequence
-from ..schedules.convert import closed_form
+from ..schedules.compositions import schedule_of, takes_metric
 from ..schedules.evaluate import ROW_WIDTH, Shape
 from ..schedules.expression import Segment
 from .boards import BEGIN, START, Asked, Bounds, Contents, Extension, Program, Turn
-from .members import seek, takes_metric
-from .metrics import MetricDriven
-from .observing import Observer, Sites, groups_of, is_capturing, sites_for
-from .whole import admit_everywhere
+from .driver import groups_of
+from .members import seek_to
+from .metric import MetricScheduler
+from .observing import Observer, Sites, is_capturing, sites_for
+from .param_groups import add_groups
 
 
 class Turns(Observer):
     """The device's side of a SequentialLR, one of whose members follows a metric."""
 
-    def decider(self) -> MetricDriven:
+    def decider(self) -> MetricScheduler:
         return _decider(self._scheduler())
 
     def _turn(self) -> Turn:
@@ -47,7 +48,7 @@ class Turns(Observer):
 
     def _write(self) -> None:
         with self.paused():
-            admit_everywhere(self._scheduler())
+            add_groups(self._scheduler())
         super()._write()
 
     def _start(self) -> int:
@@ -86,7 +87,7 @@ class Turns(Observer):
         scheduler, groups = self._scheduler(), groups_of(self._optimizer())
         shown = [group["lr"] for group in groups]
         with self.paused():
-            seek(scheduler, contents.clock)
+            seek_to(scheduler, contents.clock)
         for group, rate in zip(groups, shown, strict=True):
             group["lr"] = rate  # an edit is still to be told from what the device has made of it
         if contents.clock > self._turn().begin:
@@ -96,22 +97,22 @@ class Turns(Observer):
         scheduler.__dict__["_last_lr"] = list(contents.rates)
 
 
-def _decider(scheduler: Any) -> MetricDriven | None:
+def _decider(scheduler: Any) -> MetricScheduler | None:
     """The one member that follows a metric."""
     found = [member for member in scheduler._schedulers if takes_metric(member)]
-    return found[0] if len(found) == 1 and isinstance(found[0], MetricDriven) else None
+    return found[0] if len(found) == 1 and isinstance(found[0], MetricScheduler) else None
 
 
 def _part(member: Any, i: int, base: float) -> Any:
     if takes_metric(member):
         return Segment(Shape.CONSTANT, start=base)
-    return None if getattr(member, "cycle_momentum", False) else closed_form(member, i)
+    return None if getattr(member, "cycle_momentum", False) else schedule_of(member, i)
 
 
 def _sites(scheduler: Any, metric: Any) -> Sites | str:
     """Where the sequence runs on such a metric; or why on no device."""
     decider = _decider(scheduler)
-    if scheduler._gate is not None:
+    if scheduler._skip_guard is not None:
         return "with advance_on_skip=False the host looks whether an update was applied."
     if decider is None or not decider._usual():
         return "a graph takes one member that follows a metric, and one that decides as it does here."
@@ -133,19 +134,19 @@ def step_on_device(scheduler: Any, metric: Any) -> bool:
     """The step, if the device can do it. Raises RuntimeError while a graph is captured that could not."""
     if metric is not None:
         metric = checks.metric(scheduler, metric)
-    follower, sites, capturing = scheduler._follower, "", is_capturing(scheduler.optimizer)
+    follower, sites, capturing = scheduler._mirror, "", is_capturing(scheduler.optimizer)
     if follower is None:
         sites = _sites(scheduler, metric)
         if not isinstance(sites, str):
             follower = Turns(scheduler, sites)
-            scheduler._follower = follower
+            scheduler._mirror = follower
     elif not isinstance(metric, Tensor) or not follower.serves(scheduler, metric):
         follower, sites = None, "the metric is not on the device, so every replay would see the one of now."
     elif follower.edited():
         follower.bring_along()
     if follower is not None and not follower.ready():
         follower.dissolve()
-        scheduler._follower = None
+        scheduler._mirror = None
         follower, sites = None, "a rate was written to, and the members carry that on each in its own way."
     if follower is not None:
         follower.observe(metric)

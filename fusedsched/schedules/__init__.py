@@ -6,7 +6,6 @@ shapes. `schedule(t)` is the value that update t uses, `schedule.curve(n)` the f
 """
 
 from .compose import Product as Product, Sequence as Sequence, Shift as Shift, Warmup as Warmup
-from .convert import from_function as from_function, from_torch as from_torch
 from .cycles import (
     cosine_restarts as cosine_restarts,
     cyclic as cyclic,
@@ -26,6 +25,7 @@ from .decays import (
 from .evaluate import Shape as Shape
 from .expression import Schedule as Schedule, Segment as Segment
 from .program import Program as Program, lower as lower
+from .tabulate import from_function as from_function, from_torch as from_torch
 from .warmups import (
     inverse_sqrt as inverse_sqrt,
     join as join,

@@ -15,7 +15,9 @@ unit="update"           what the clock counts; "sample" and "token" travel with 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as List
+from numbers import Integral
 from typing import Any
 
 from fusedsched.schedules.compose import Sequence
@@ -114,3 +116,17 @@ def phases(
         unit=unit,
     )
     return whole.check(what)
+
+
+def is_number(*numbers: Any) -> bool:
+    """Whether all are finite Python numbers, not tensors or anything else with an arithmetic of its own."""
+    return all(isinstance(n, (int, float, Integral)) and math.isfinite(n) for n in numbers)
+
+
+def as_integer(number: Any, least: int) -> int | None:
+    """The number as an integer; None if it is none, or below `least`.
+
+    >>> as_integer(3.0, 1), as_integer(2.5, 1), as_integer(0, 1)
+    (3, None, None)
+    """
+    return int(number) if is_number(number) and number == int(number) and number >= least else None

@@ -2,7 +2,7 @@
 """`advance_on_skip=False`: a scheduler that holds while the optimizer applies no update, as when AMP skips one.
 
 torch's schedulers advance whenever `step()` is called. Whether there was an update since then is known to the
-optimizer's clock: one on the CPU is looked at here, one on a device by the kernel that counts the scheduler's steps.
+optimizer's clock: one on the CPU is read here, one on a device by the kernel that counts the scheduler's steps.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import device
+from .building import check_guarded
+from .driver import groups_of
+from .tensors import tensors_kept
 
 
-class Gate:
-    """The count of applied updates at a scheduler's last step. `on_device`: kernels compare, nobody waits for them."""
+class SkipGuard:
+    """The count of applied updates at a scheduler's last step. `on_device`: kernels compare; the host does not wait."""
 
     def __init__(self, optimizer: Any, kind: type) -> None:
         check(optimizer, kind)
@@ -31,14 +33,25 @@ class Gate:
         """The optimizer's clocks on a device, of which the first counts updates."""
         return self._clocks.on(where)
 
-    def moved(self) -> bool:
+    def has_moved(self) -> bool:
         """Whether an update was applied since the last step, which this one then is. On a device, this waits."""
         before, self.seen = self.seen, self._clocks.read()[0]
         return self.seen != before
 
+    def should_skip_after_waiting(self, device_schedule: Any) -> bool:
+        """Whether a step is none, where a device decides but torch's own code makes the step."""
+        if not self.on_device:
+            return False  # decided before
+        if device_schedule is not None:
+            self.seen = int(device_schedule.clock[1])
+        moved = self.has_moved()
+        if device_schedule is not None:
+            device_schedule.see(self.seen)
+        return not moved
+
 
 def check(optimizer: Any, kind: type) -> None:
-    """Raises ValueError where nobody can say whether an update was applied."""
+    """Raises ValueError where the optimizer does not count applied updates."""
     if not hasattr(optimizer, "_clocks"):
         raise ValueError(
             f"{kind.__name__}: advance_on_skip=False needs an optimizer that counts its updates; "
@@ -46,44 +59,12 @@ def check(optimizer: Any, kind: type) -> None:
         )
 
 
-def check_on_device(scheduler: Any) -> None:
-    """Raises ValueError where the device can neither decide nor be asked without waiting for it."""
-    name, optimizer = type(scheduler).__name__, scheduler.optimizer
-    if not scheduler._gate.on_device or scheduler._follows_metric:
-        return  # the host decides by its metric anyway
-    if not scheduler._has_form():
-        raise ValueError(
-            f"{name}: advance_on_skip=False needs rates in closed form where parameters are on a GPU. Give the "
-            "optimizer a native schedule (fusedsched.schedules.from_function), which holds by itself."
-        )
-    if device.placement_of(optimizer) is None and not optimizer._can_follow():
-        raise ValueError(
-            f"{name}: advance_on_skip=False needs an lr that is a tensor on the device: the Triton backend reads "
-            "numbers from the host, which would have to wait."
-        )
-
-
-def holds(scheduler: Any) -> bool:
+def should_skip(scheduler: Any) -> bool:
     """Whether a step is none, as far as the host can tell without waiting."""
-    gate = scheduler._gate
-    if scheduler._is_initial:
-        return False
-    if gate.on_device:
+    guard = scheduler._skip_guard
+    if guard.on_device:
         return not getattr(scheduler.optimizer, "_opt_called", False)  # then no update can have been applied
-    return not gate.moved()
-
-
-def holds_after_waiting(scheduler: Any) -> bool:
-    """The same where the device decides, for steps that are torch's own."""
-    gate, rates = scheduler._gate, scheduler._rates
-    if not gate.on_device or scheduler._is_initial:
-        return False  # decided before, or a first step
-    if rates is not None:
-        gate.seen = int(rates.clock[1])
-    moved = gate.moved()
-    if rates is not None:
-        rates.see(gate.seen)
-    return not moved
+    return not guard.has_moved()
 
 
 def extended(init: Callable[..., None]) -> Callable[..., None]:
@@ -97,12 +78,12 @@ def extended(init: Callable[..., None]) -> Callable[..., None]:
         optimizer = _optimizer_of(signature, self, args, kwargs)
         if not advance_on_skip and isinstance(optimizer, Optimizer):
             check(optimizer, type(self))
-        with device.momenta_kept(optimizer):
+        with tensors_kept(optimizer):
             init(self, *args, **kwargs)
-        self._built_on = device.groups_of(self.optimizer)
+        self._built_on = groups_of(self.optimizer)
         if not advance_on_skip:
-            self._set_gate(False)
-            check_on_device(self)
+            self._set_skip_guard(False)
+            check_guarded(self)
 
     keyword = inspect.Parameter("advance_on_skip", inspect.Parameter.KEYWORD_ONLY, default=True, annotation="bool")
     constructor.__signature__ = signature.replace(parameters=[*signature.parameters.values(), keyword])

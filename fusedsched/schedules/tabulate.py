@@ -10,7 +10,7 @@ from typing import Any
 
 from fusedsched.schedules.arguments import count, one_of
 
-from .compose import Product, Sequence, Shift
+from .compositions import leaf_schedulers, schedule_of, takes_metric
 from .evaluate import Shape
 from .expression import Schedule, Segment, finite
 
@@ -69,98 +69,19 @@ def from_torch(scheduler: Any, steps: int | None = None, group: int = 0, *, past
     n_groups = len(scheduler.optimizer.param_groups)
     if not 0 <= group < n_groups:
         raise ValueError(f"Invalid group: {group}. The scheduler's optimizer has {n_groups} parameter groups, from 0.")
-    closed = closed_form(scheduler, group)
+    closed = schedule_of(scheduler, group)
     if closed is not None:
         return closed
     branch = getattr(scheduler, "_branch", None)
     if branch is not None:  # the table is needed up to there
         table = _table(_tabulate(scheduler, max(1, branch.first_begin()), group), "hold", "update")
-        return branch.expression(table, group)
+        return branch.after(table, group)
     if steps is None:
         raise ValueError(
             f"steps is missing: {kind} has no closed form here and must be tabulated. Give steps=, the number of "
             "updates of the whole run."
         )
     return _table(_tabulate(scheduler, int(count("steps", steps, least=1)), group), past_end, "update")
-
-
-class _AtStart:
-    """A scheduler as it was at last_epoch 0, for who only reads: its attributes, but for those that count."""
-
-    def __init__(self, scheduler: Any) -> None:
-        vars(self).update(vars(scheduler), last_epoch=0, _step_count=1, T_cur=0)
-        self.T_i = getattr(scheduler, "T_0", None)
-        self._scheduler = scheduler
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_scheduler"], name)  # what stands in the class
-
-
-def closed_form(scheduler: Any, group: int, base: float | None = None) -> Schedule | None:
-    """The rows that `fusedsched.lr_scheduler` knows for this class, as an expression; None if it knows none.
-
-    `base`: in place of the group's base rate, for classes that only multiply it.
-    """
-    branch, own = getattr(scheduler, "_branch", None), _own_form(scheduler, group, base)
-    if branch is None or own is None:
-        return own
-    return branch.expression(own, group) if base is None else None
-
-
-def _own_form(scheduler: Any, group: int, base: float | None) -> Schedule | None:
-    """The same without its branches."""
-    from torch.optim import lr_scheduler as torch_schedulers
-
-    from ..lr_scheduler.forms import form_of_class  # it imports this package
-
-    kind = type(scheduler)
-    known = kind.__module__.startswith(("torch.optim.", "fusedsched."))
-    if known and isinstance(scheduler, torch_schedulers.SequentialLR):
-        parts = [closed_form(child, group) for child in scheduler._schedulers]
-        return None if None in parts or base is not None else lowerable(Sequence, parts, scheduler._milestones)
-    if known and isinstance(scheduler, torch_schedulers.ChainedScheduler):
-        factors = [_factor(child, group) for child in scheduler._schedulers]
-        start = float(scheduler.optimizer.param_groups[group]["initial_lr"]) if base is None else base
-        return None if None in factors else lowerable(Product, (start, *factors))
-    form = form_of_class(scheduler)
-    if form is None:
-        return None
-    start = _AtStart(scheduler)
-    x = form.first(start, group, float(scheduler.base_lrs[group]) if base is None else base)
-    rows = form.rows(start, group, 0, x)
-    if rows is None:
-        return None
-    return of_rows(rows, float(scheduler.total_steps) if isinstance(scheduler, torch_schedulers.OneCycleLR) else -1.0)
-
-
-def of_rows(rows: list[tuple[float, ...]], horizon: float = -1.0) -> Schedule:
-    """The rows of one track as an expression."""
-    parts = [Segment(Shape(int(shape)), *numbers) for _, shape, *numbers, _ in rows]
-    first = Shift(parts[0], rows[0][0]) if rows[0][0] != 0.0 else parts[0]
-    return Sequence((first, *parts[1:]), tuple(row[0] for row in rows[1:]), horizon=horizon)
-
-
-def _factor(scheduler: Any, group: int) -> Schedule | None:
-    """What one scheduler of a chain multiplies the rate by; None if it does anything but multiply."""
-    from torch.optim import lr_scheduler as torch_schedulers
-
-    if getattr(scheduler, "_branch", None) is not None:
-        return None
-    multiplying = ("StepLR", "MultiStepLR", "LinearLR", "ExponentialLR", "PolynomialLR", "ConstantLR")
-    if isinstance(scheduler, tuple(getattr(torch_schedulers, name) for name in multiplying)):
-        # ConstantLR(factor=0) comes back to the base rate, not to a multiple of zero.
-        return None if getattr(scheduler, "factor", 1.0) == 0.0 else closed_form(scheduler, group, base=1.0)
-    return None
-
-
-def lowerable(kind: type[Schedule], *parts: Any) -> Schedule | None:
-    """The whole, or None where its parts are too odd to be put together in rows."""
-    try:
-        whole = kind(*(tuple(part) for part in parts))
-        whole.lower()
-        return whole
-    except ValueError:
-        return None
 
 
 def _tabulate(scheduler: Any, n: int, group: int) -> list[float]:
@@ -184,12 +105,7 @@ def _tabulate(scheduler: Any, n: int, group: int) -> list[float]:
 
 
 def _follows_metric(scheduler: Any) -> bool:
-    from torch.optim.lr_scheduler import ReduceLROnPlateau
-
-    from ..lr_scheduler.metrics import MetricDriven  # it imports this package
-
-    members = getattr(scheduler, "_schedulers", ())
-    return isinstance(scheduler, (ReduceLROnPlateau, MetricDriven)) or any(map(_follows_metric, members))
+    return any(map(takes_metric, leaf_schedulers(scheduler)))
 
 
 def _stub_optimizer(optimizer: Any) -> Any:

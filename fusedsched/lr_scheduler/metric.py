@@ -15,55 +15,60 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from fusedsched.lr_scheduler import arguments as checks, captured
+from fusedsched.lr_scheduler import arguments as checks
 
 from .boards import Asked, Bounds, Known
-from .captured import Mirrored
-from .observing import Observer, is_capturing, sites_for
-from .standing import Represented
+from .building import attach, refuse_capture
+from .device_driver import capture_probe
+from .driver import groups_of
+from .observing import Observer, sites_for
+from .param_groups import add_groups
+from .replan import step_in_branch
+from .scheduler import DerivedAttribute, SchedulerMixin
 from .traced import as_metric, traced_step
 
 
-class Noted(Mirrored):
-    """An attribute that a board knows better than the host; what is assigned goes to the board."""
-
-    def __set__(self, scheduler: Any, value: Any) -> None:
-        follower = scheduler._follower
-        if not isinstance(follower, Observer):
-            return super().__set__(scheduler, value)
-        follower.settle()
-        scheduler.__dict__[self._name] = value
-        follower.take_over()
+class SyncedAttribute(DerivedAttribute):
+    """An attribute that a device may know better than the host; what is assigned goes to the device."""
 
 
 @contextmanager
-def hosted(scheduler: Any) -> Iterator[None]:
-    """A stretch in which the host decides; the board gets what comes of it."""
-    follower = scheduler._follower
-    if not isinstance(follower, Observer):
+def host_section(scheduler: Any) -> Iterator[None]:
+    """A section in which the host decides; the device gets what comes of it."""
+    mirror = scheduler._mirror
+    if not isinstance(mirror, Observer):
         yield
         return
-    follower.settle()
-    with follower.paused():
+    mirror.settle()
+    with mirror.paused():
         yield
-    follower.take_over()
+    mirror.take_over()
 
 
-def leave_device(scheduler: Any) -> None:
-    """The host decides from here on, until a step can be the device's again."""
-    follower = scheduler._follower
-    if isinstance(follower, Observer):
-        follower.settle()
-        follower.dissolve()
-        scheduler._follower = None
+def is_on_host(scheduler: Any) -> bool:
+    """Whether no device has a part in its steps, as was found out for the optimizer's present plan."""
+    known, optimizer = scheduler._on_host, scheduler.optimizer
+    if known is None or scheduler._mirror is not None:
+        return False
+    if known is not optimizer:
+        return known is getattr(optimizer, "_plan", None)
+    groups = groups_of(optimizer)  # of another package: its rates may be tensors by now
+    return bool(groups) and type(groups[0]["lr"]) is float
 
 
-class MetricDriven(Represented):
-    """Mixin: `step(metrics)` on the host or on a device. A class says what it was asked for and what it knows."""
+class MetricScheduler(SchedulerMixin):
+    """Mixin: `step(metrics)` on the host or on a device. A class says its settings and its state."""
 
-    __slots__ = ()
+    __slots__ = ("_on_host",)
     _follows_metric = True
-    last_epoch, best, num_bad_epochs, cooldown_counter, _last_lr = Noted(), Noted(), Noted(), Noted(), Noted()
+    _counts_steps = False
+    last_epoch, best, num_bad_epochs = SyncedAttribute(), SyncedAttribute(), SyncedAttribute()
+    cooldown_counter, _last_lr = SyncedAttribute(), SyncedAttribute()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._on_host = None
+        return self
 
     def step(self, metrics: Any, epoch: int | None = None) -> None:
         """Takes note of a metric, a number or a tensor of one element, and changes the rates if it is time.
@@ -71,35 +76,50 @@ class MetricDriven(Represented):
         With a tensor on the parameters' device this waits for nothing. Raises TypeError for what is no number.
         """
         if is_dynamo_compiling():
-            with torch.no_grad():  # Dynamo passes by methods that do not name torch, and traces what they call
+            with torch.no_grad():  # Dynamo skips frames without a torch global and traces what they call
                 return traced_step(self, epoch, as_metric(metrics))
-        if epoch is None and type(metrics) is float and self._gate is None and self._branch is None:
-            if captured.hosted(self):
+        if epoch is None and type(metrics) is float and self._skip_guard is None and self._branch is None:
+            if is_on_host(self):
                 return self._decide(metrics, None)
-        metrics = checks.metric(self, metrics)
-        if self._gate is not None and not is_capturing(self.optimizer) and not self._gate.moved():
+        metrics, probe = checks.metric(self, metrics), capture_probe(self.optimizer)
+        capturing = probe is not None and probe()
+        if self._skip_guard is not None and not capturing and not self._skip_guard.has_moved():
             return
-        if self._branch is not None:
-            captured.refuse(self, "step(metrics)")
-        if self._in_branch(epoch):
+        if self._branch is not None and self._step_in_branch(epoch):
             return
         if epoch is None and isinstance(metrics, Tensor) and self._observes(metrics):
-            self._follower.observe(metrics)
+            self._mirror.observe(metrics)
             return
-        capturing = captured.may_capture(self.optimizer)
-        if capturing is not None and capturing():
+        if capturing:
             reason = self._reason(metrics, epoch)
             raise RuntimeError(f"{type(self).__name__}.step(metrics) cannot be captured: {reason}")
-        self._hosted = captured.whose(self.optimizer, capturing)
-        if self._follower is None:
-            return self._decide(metrics, epoch)
-        with hosted(self):
+        if probe is None:
+            self._on_host = self.optimizer._plan if hasattr(self.optimizer, "_plan") else self.optimizer
+        with host_section(self):
             self._decide(metrics, epoch)
+
+    def _step_in_branch(self, epoch: int | None) -> bool:
+        """The step, if it belongs to a branch; one to an epoch before that ends it."""
+        refuse_capture(self, "step(metrics)")
+        if epoch is not None and epoch < self._branch.begin:
+            self._detach()
+            self._branch = None
+            return False
+        driver = self._driver
+        if epoch is None and driver is not None and driver.step(self.__dict__):
+            return True
+        self._detach()
+        add_groups(self)
+        driver = attach(self) if epoch is None else None
+        if driver is None or not driver.step(self.__dict__):
+            self._detach()
+            step_in_branch(self, epoch)
+        return True
 
     def _observes(self, metric: Tensor) -> bool:
         """Whether the device decides; an observer of its own stands ready then. Behind a gate the host does."""
-        follower = self._follower
-        if self._gate is not None:
+        follower = self._mirror if isinstance(self._mirror, Observer) else None
+        if self._skip_guard is not None:
             return False
         if follower is not None:
             if not follower.serves(self, metric):
@@ -112,7 +132,7 @@ class MetricDriven(Represented):
         sites = sites_for(self.optimizer, metric)
         if isinstance(sites, str):
             return False
-        self._follower = Observer(self, sites)
+        self._mirror = Observer(self, sites)
         return True
 
     def _reason(self, metric: Any, epoch: int | None) -> str:
@@ -121,11 +141,11 @@ class MetricDriven(Represented):
             return "with an epoch it sets an absolute time. Leave it out."
         if not isinstance(metric, Tensor):
             return "a graph would repeat the decision on this number for ever. Give it a tensor on the device."
-        if self._gate is not None:
+        if self._skip_guard is not None:
             return "with advance_on_skip=False the host looks whether an update was applied."
         if not self._usual():
             return "it decides, or prints, in a way of its own, which takes the host."
-        if self._follower is None and self.optimizer.__dict__.get("_followers"):
+        if self._mirror is None and self.optimizer.__dict__.get("_followers"):
             return (
                 "another scheduler of the same optimizer already steps on the device, and the rates can follow one. "
                 "Put them into a SequentialLR or ChainedScheduler."
@@ -133,17 +153,14 @@ class MetricDriven(Represented):
         sites = sites_for(self.optimizer, metric)
         return sites if isinstance(sites, str) else f"the metric is on {metric.device}, the rates are elsewhere."
 
-    def _leave_device(self) -> None:
-        leave_device(self)
-
     def _begin_again(self) -> None:
         """As if it had just been built."""
-        with hosted(self):
+        with host_section(self):
             self._start_over()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` of this class or of the one that it stands for wrote, the rates included."""
-        with hosted(self):
+        with host_section(self):
             super().load_state_dict(state_dict)
 
     # What a class has to say.

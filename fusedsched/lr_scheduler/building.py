@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which driver a scheduler gets, and what it is made from."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+from torch.optim import lr_scheduler as torch_schedulers
+
+from ..schedules.compositions import (
+    driving_schedule,
+    edit_rules_of,
+    is_chain,
+    is_composite,
+    is_sequence,
+    leaf_schedulers,
+)
+from ..schedules.evaluate import Shape
+from ..schedules.expression import Segment
+from ..schedules.torch_classes import class_of
+from . import device_driver
+from .counted_driver import CountedDriver
+from .device_driver import LaunchedDriver, capture_probe
+from .driver import OVERRIDES, Inputs, edits_of, groups_of, host_driver, scalar
+from .tensors import placement_of
+from .torch_driver import torch_driver
+
+
+def clock_of(scheduler: Any) -> Any:
+    """The present step, as the host has it; a chain has none of its own."""
+    while "last_epoch" not in scheduler.__dict__:
+        branch, driver = getattr(scheduler, "_branch", None), getattr(scheduler, "_driver", None)
+        if driver is not None or branch is not None:
+            return branch.clock if driver is None else driver.clock
+        scheduler = max(scheduler._schedulers, key=clock_of)
+    return scheduler.__dict__["last_epoch"]
+
+
+def inputs_of(scheduler: Any, on_device: bool = False) -> Inputs | None:
+    """What a driver of this scheduler is made from; None where it has no schedule.
+
+    `on_device`: a momentum that a branch keeps is written, since captured graphs continue to.
+    """
+    groups = groups_of(scheduler.optimizer)
+    leaves = [] if scheduler._branch is not None else leaf_schedulers(scheduler)
+    if is_composite(scheduler) and not all(map(_is_free, leaves)):
+        return None
+    entries = [(leaf.__dict__, class_of(type(leaf))) for leaf in leaves]
+    if not all(entry is not None for _, entry in entries) or not _in_step(scheduler):
+        return None
+    if is_composite(scheduler) and any(getattr(leaf, "cycle_momentum", False) for leaf in leaves):
+        return None
+    programs = _Programs()
+    rates, momenta, rules, key = [], [], [], _momentum_key(scheduler, entries, on_device)
+    for i, group in enumerate(groups):
+        found = edit_rules_of(scheduler, i)
+        same = None if len(entries) != 1 else tuple(_numbers(*entries[0], i, group))
+        rate = programs.add(same, lambda i=i: driving_schedule(scheduler, i))
+        if found is None or rate is None:
+            return None
+        rules.append(found)
+        rates.append(rate)
+        momentum = programs.add(None, lambda i=i: _momentum(scheduler, i, key)) if key else -1
+        if momentum is None:
+            return None
+        momenta.append(momentum)
+    composites = [scheduler] if is_composite(scheduler) else []
+    return Inputs(
+        programs.tables,
+        rates,
+        momenta,
+        key,
+        rules,
+        [(a, name) for a, entry in entries for name in (*entry.attributes, *OVERRIDES)]
+        + [(c.__dict__, "_schedulers") for c in composites],
+        [(a, name) for a, entry in entries for name in entry.lists],
+        [name for _, entry in entries for name in entry.keys],
+        _horizon(scheduler),
+        scheduler._counts_steps,
+    )
+
+
+class _Programs:
+    """Flat tables, each once."""
+
+    def __init__(self) -> None:
+        self.tables: list[array] = []
+        self._by_bytes: dict[bytes, int] = {}
+        self._by_numbers: dict[Any, int] = {}
+
+    def add(self, numbers: Any, make: Any) -> int | None:
+        """The index of a program. `numbers`: what it is made from, where that is known."""
+        if numbers is not None and numbers in self._by_numbers:
+            return self._by_numbers[numbers]
+        schedule = make()
+        if schedule is None:
+            return None
+        table = schedule.lower().table
+        index = self._by_bytes.setdefault(table.tobytes(), len(self.tables))
+        if index == len(self.tables):
+            self.tables.append(table)
+        if numbers is not None:
+            self._by_numbers[numbers] = index
+        return index
+
+
+def _numbers(attributes: dict[str, Any], entry: Any, i: int, group: dict[str, Any]) -> list[float]:
+    lists = [attributes[name] for name in entry.lists if isinstance(attributes.get(name), list)]
+    return [*(scalar(found[i]) for found in lists), *(scalar(group[key]) for key in entry.keys if key in group)]
+
+
+def _is_free(leaf: Any) -> bool:
+    """Whether a composite may step for a member."""
+    ours = hasattr(leaf, "_skip_guard") and not leaf._follows_metric
+    return ours and leaf._branch is None and "step" not in leaf.__dict__
+
+
+def _in_step(scheduler: Any) -> bool:
+    """Whether the members of chains have made the same steps."""
+    if not is_composite(scheduler) or scheduler._branch is not None:
+        return True
+    alike = not is_chain(scheduler) or len(set(map(clock_of, scheduler._schedulers))) == 1
+    return alike and all(map(_in_step, scheduler._schedulers))
+
+
+def _momentum_key(scheduler: Any, entries: list[Any], on_device: bool) -> str:
+    entry = class_of(type(scheduler))
+    if entry is None or entry.momentum is None or not scheduler.cycle_momentum or not (entries or on_device):
+        return ""
+    return "betas" if scheduler.use_beta1 else "momentum"
+
+
+def _momentum(scheduler: Any, i: int, key: str) -> Any:
+    if scheduler._branch is None:
+        return class_of(type(scheduler)).momentum(scheduler, i)
+    now = groups_of(scheduler.optimizer)[i][key]
+    return Segment(Shape.CONSTANT, start=scalar(now[0] if key == "betas" else now))
+
+
+def _horizon(scheduler: Any) -> int:
+    one_cycle = isinstance(scheduler, torch_schedulers.OneCycleLR) and scheduler._branch is None
+    return scheduler.total_steps if one_cycle else -1
+
+
+def has_schedule(scheduler: Any) -> bool:
+    """Whether a driver can be made for it."""
+    return inputs_of(scheduler) is not None
+
+
+def attach(scheduler: Any) -> Any:
+    """Gives a scheduler its driver, at its present step and from the rates that the groups have; None: there is none
+    but torch's code."""
+    mirror = scheduler._mirror
+    if isinstance(mirror, CountedDriver):  # whose counter stands in graphs
+        mirror.restart()
+        scheduler._driver = mirror
+        return mirror
+    optimizer, clock, guard = scheduler.optimizer, clock_of(scheduler), scheduler._skip_guard
+    placement, probe = placement_of(optimizer), capture_probe(optimizer)
+    counted = placement is not None or probe is not None or (guard is not None and guard.on_device)
+    inputs = inputs_of(scheduler, counted) if type(clock) is int and clock >= 0 else None
+    if inputs is None:
+        if probe is not None and probe():
+            device_driver.refuse_without_schedule(scheduler, placement is not None)
+        scheduler._driver = None if counted or guard is not None else torch_driver(scheduler)
+        return scheduler._driver
+    if placement is not None and probe is not None and probe():
+        device_driver.refuse_yet(scheduler)
+    groups = groups_of(optimizer)
+    rates, scales = [group["lr"] for group in groups], [scalar(group.get("initial_lr", 0.0)) for group in groups]
+    edits = edits_of(inputs, clock, rates, scales, scheduler._edits)
+    if placement is not None:
+        driver = LaunchedDriver.make(scheduler, inputs, clock, placement, edits)
+    else:
+        driver = host_driver(scheduler, inputs, clock, edits)
+        driver = CountedDriver(scheduler, driver) if counted else driver
+    scheduler._driver = driver
+    if driver is not None and is_composite(scheduler) and scheduler._branch is None:
+        MemberMirror(scheduler, clock).install()
+    return driver
+
+
+def reattach(scheduler: Any) -> None:
+    """After a change that captured graphs have to follow."""
+    if isinstance(scheduler._mirror, CountedDriver) or scheduler._device_schedule is not None:
+        attach(scheduler)
+
+
+class MemberMirror:
+    """Derives the counters of the members from the clock of the composite that steps for them."""
+
+    def __init__(self, composite: Any, clock: int) -> None:
+        self._composite, self._clock, self._busy = device_driver.ref(composite), clock, False
+
+    def install(self) -> None:
+        for one in members_of(self._composite()):
+            one._mirror = self
+
+    def sync(self, name: str) -> None:
+        """Brings the members up to date."""
+        composite = self._composite()
+        if composite is None or self._busy or composite._driver is None:
+            return
+        if composite._mirror is not None:
+            composite._mirror.sync("last_epoch")
+        clock = composite._driver.clock
+        if clock != self._clock:
+            self._busy = True
+            seek(composite, clock)
+            self._clock, self._busy = clock, False
+
+    def changed(self, name: str) -> None:
+        """A member was written to."""
+        self.release()
+
+    def release(self) -> None:
+        """The members step for themselves again."""
+        composite = self._composite()
+        if composite is not None and not self._busy:
+            composite._detach()
+
+
+def release_members(composite: Any) -> None:
+    """Brings the members up to date, and lets them step for themselves."""
+    for one in members_of(composite):
+        mirror = one._mirror
+        if isinstance(mirror, MemberMirror):
+            mirror.sync("last_epoch")
+            one._mirror = None
+
+
+def members_of(composite: Any) -> list[Any]:
+    """All schedulers inside of it."""
+    inside = [m for m in composite._schedulers if hasattr(m, "_skip_guard")]
+    return inside + [m for one in inside if is_composite(one) for m in members_of(one)]
+
+
+def seek(scheduler: Any, clock: int) -> None:
+    """Derives the counters of a scheduler and its members from its clock."""
+    if is_sequence(scheduler):
+        begins = (0, *scheduler._milestones)
+        for i, member in enumerate(scheduler._schedulers):
+            end = begins[i + 1] if i + 1 < len(begins) else clock + 1
+            if clock < begins[i]:
+                for leaf in leaf_schedulers(member):
+                    leaf.__dict__["last_epoch"] = -1
+            elif end > max(begins[i], 0):
+                seek(member, min(clock, end - 1) - begins[i])
+                if clock < end:
+                    member.__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
+        scheduler.__dict__["last_epoch"] = clock
+    elif is_chain(scheduler):
+        for member in scheduler._schedulers:
+            seek(member, clock)
+        scheduler._schedulers[-1].__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
+    elif scheduler.__dict__["last_epoch"] != clock:
+        scheduler._seek(clock)
+
+
+def check_guarded(scheduler: Any) -> None:
+    """Raises ValueError where a device can neither decide whether a step is skipped nor be asked without waiting."""
+    name, optimizer = type(scheduler).__name__, scheduler.optimizer
+    if not scheduler._skip_guard.on_device or scheduler._follows_metric:
+        return  # the host decides by its metric anyway
+    if not has_schedule(scheduler):
+        raise ValueError(
+            f"{name}: advance_on_skip=False needs rates in closed form where parameters are on a GPU. Give the "
+            "optimizer a native schedule (fusedsched.schedules.from_function), which holds by itself."
+        )
+    if placement_of(optimizer) is None and not optimizer._can_follow():
+        raise ValueError(
+            f"{name}: advance_on_skip=False needs an lr that is a tensor on the device: the Triton backend reads "
+            "numbers from the host, which would have to wait."
+        )
+
+
+def refuse_capture(scheduler: Any, what: str) -> None:
+    """Raises RuntimeError while a graph is captured: `what` would be the same in every replay."""
+    probe = capture_probe(scheduler.optimizer)
+    if probe is not None and probe():
+        raise RuntimeError(
+            f"{type(scheduler).__name__}.{what} cannot be captured: a graph would repeat the decision of now for ever. "
+            "Call it outside of the graph."
+        )

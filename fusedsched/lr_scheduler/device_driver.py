@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver of rates that are tensors on a device: a step is one launch that writes them all, which a graph may hold.
+
+Any optimizer will do, since the kernel writes the tensors that it reads. Until a graph advances the device's counter
+the host counts along; from then on its counters are derived from that one when they are read.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet, ref
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from fusedsched.runtime import hyperparameters
+from fusedsched.runtime.hyperparameters import Carry, Piece, Place, Rates, Target
+
+from ..schedules.edit import Edit, EditRule
+from .driver import Inputs, groups_of, host_driver
+from .tensors import momentum_tensor
+
+HORIZON = 2  # where a program's header says up to which clock it is defined
+
+# Schedulers whose steps a graph holds, by optimizer.
+_IN_GRAPHS: WeakKeyDictionary[Optimizer, WeakSet[Any]] = WeakKeyDictionary()
+
+
+def capture_probe(optimizer: Any) -> Callable[[], bool] | None:
+    """A function that says whether a graph is being captured on the optimizer's device; None: there never is one."""
+    plan, groups = getattr(optimizer, "_plan", None), groups_of(optimizer)
+    foreign = not hasattr(optimizer, "_follow") or (plan is not None and "triton" in plan.name)
+    if foreign or (groups and isinstance(groups[0]["lr"], Tensor)):
+        return hyperparameters.capture_probe(optimizer, groups)
+    there_is_one = optimizer._has_device() if plan is None else "cuda" in plan.name
+    return optimizer._capturing if there_is_one else None
+
+
+def refuse_without_schedule(scheduler: Any, tensors: bool) -> None:
+    """Raises RuntimeError for a scheduler that only torch's code can step, while a graph is captured."""
+    kind = type(scheduler).__name__
+    if not tensors:
+        refuse_mixed(scheduler)
+    known = " that a kernel knows, and a graph would repeat the one of now" if tensors else ", and a graph would repeat"
+    known += "" if tensors else " the one of now"
+    outside = "or step it outside of the graph."
+    raise RuntimeError(
+        f"{kind}.step() cannot be captured: its rates have no closed form{known} for ever. Give the optimizer a native "
+        f"schedule (fusedsched.schedules.from_function, from_torch), {outside}"
+    )
+
+
+def refuse_mixed(scheduler: Any) -> None:
+    """Raises RuntimeError for rates of which some are tensors that no kernel here writes."""
+    optimizer, kind = scheduler.optimizer, type(scheduler).__name__
+    tensors = [isinstance(group["lr"], Tensor) for group in groups_of(optimizer)]
+    if any(tensors):
+        what = "is a tensor, of another a number" if not all(tensors) else "is a tensor that no kernel here can write"
+        raise RuntimeError(
+            f"{kind}.step() cannot be captured: the lr of a param group {what}. Give every group a tensor of its own "
+            "with one floating point element, all on one GPU with a CUDA or Triton backend."
+        )
+    if not hasattr(optimizer, "_follow"):
+        raise RuntimeError(
+            f"{kind}.step() cannot be captured: the lr of {type(optimizer).__name__} is a number, which a graph keeps. "
+            "Give it a tensor on the device; or take the optimizer of fusedsched, whose numbers move in a graph too."
+        )
+    if not optimizer._can_follow():
+        raise RuntimeError(
+            f"{kind}.step() cannot be captured: not every parameter is updated by the CUDA backend, and others read "
+            "numbers from the host. Give every group a tensor on the device as lr."
+        )
+
+
+def _pieces(rules: tuple[EditRule, ...]) -> tuple[Piece, ...]:
+    return tuple(Piece(r.end, Carry(int(r.kind)), r.pivot, r.low, r.period, r.gain_per_unit) for r in rules)
+
+
+def ending(program: array, last: int) -> array:
+    """The program, defined up to the clock `last` (-1: for ever)."""
+    program = array("d", program)
+    program[HORIZON] = float(last)
+    return program
+
+
+class LaunchedDriver:
+    """Steps a scheduler whose rates are tensors on a device. Does not hold the scheduler, which holds it."""
+
+    on_device = True
+
+    @classmethod
+    def make(cls, scheduler: Any, inputs: Inputs, clock: int, place: Place, edits: list[Edit]) -> LaunchedDriver | None:
+        """None where no kernel can write the rates: tensors that groups share and do not agree on."""
+        self = cls()
+        self._scheduler, self._inputs, self._probe = ref(scheduler), inputs, capture_probe(scheduler.optimizer)
+        groups = groups_of(scheduler.optimizer)
+        targets, numbers, momenta = [], [], []
+        slot = "beta1" if inputs.momentum_key == "betas" else inputs.momentum_key
+        for i, group in enumerate(groups):
+            program = ending(inputs.programs[inputs.rates[i]], inputs.horizon)
+            edit = edits[i]
+            targets.append((Target(group["lr"], program, _pieces(inputs.rules[i]), edit.gain, edit.until), edit.shift))
+            index = inputs.momenta[i]
+            tensor = momentum_tensor(group, slot, place) if index >= 0 else None
+            if tensor is not None:
+                piece = Piece(float("inf"), Carry.DISCARD)
+                program = ending(inputs.programs[index], inputs.horizon)
+                targets.append((Target(tensor, program, (piece,)), 0.0))
+                index = 0
+            elif index >= 0:
+                numbers.append(inputs.programs[index])
+                index = len(numbers) - 1
+            momenta.append(index)
+        rates = tables(scheduler, targets, place, clock)
+        if rates is None:
+            return None
+        self._rates, self._in_graph = rates, scheduler in _IN_GRAPHS.get(scheduler.optimizer, ())
+        host = inputs._replace(programs=numbers, rates=[0] * len(groups), momenta=momenta)
+        self._host = host_driver(scheduler, host, clock, edits, rates.launch)
+        self._is_counted, self._start = self._in_graph or scheduler._skip_guard is not None, clock
+        scheduler._mirror = self
+        return self
+
+    @property
+    def clock(self) -> int:
+        """The step, as the host has it."""
+        return self._host.clock
+
+    def step(self, state: dict[str, Any]) -> bool:
+        """One launch, or False and nothing changed. Raises RuntimeError in a capture that cannot be."""
+        if self._probe is not None and self._probe():
+            return self._capture(state)
+        if self._in_graph and int(self._rates.past_horizon[0]):
+            raise RuntimeError("A scheduler inside a captured graph was stepped past its last step.")
+        return self._host.step(state)
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Writes what belongs to the present clock."""
+        self._rates.place_at(self._host.clock - 1)  # a launch advances it
+        self._host.write(state)
+
+    def _capture(self, state: dict[str, Any]) -> bool:
+        scheduler = self._scheduler()
+        if not self._host.is_unmodified(state):
+            refuse_yet(scheduler)
+        others = _IN_GRAPHS.setdefault(scheduler.optimizer, WeakSet())
+        if getattr(scheduler.optimizer, "_followers", None) or any(other is not scheduler for other in others):
+            raise RuntimeError(
+                f"{type(scheduler).__name__}.step() cannot be captured: another scheduler of the same optimizer "
+                "already steps inside a graph, and the rates can follow one. Put them into a SequentialLR or "
+                "ChainedScheduler."
+            )
+        others.add(scheduler)
+        self._check_momenta(scheduler)
+        self._host.launch()
+        self._rates.keep_for_graph()
+        self._in_graph = self._is_counted = True
+        return True
+
+    def _check_momenta(self, scheduler: Any) -> None:
+        key, place = self._inputs.momentum_key, self._rates.place
+        slot = "beta1" if key == "betas" else key
+        if key and any(momentum_tensor(group, slot, place) is None for group in groups_of(scheduler.optimizer)):
+            raise RuntimeError(
+                f"{type(scheduler).__name__}.step() cannot be captured: it cycles {slot}, which is a number that a "
+                f"graph would keep. Give the optimizer a tensor on {place.device} for it, as for lr, or "
+                "cycle_momentum=False."
+            )
+
+    def _capturing(self) -> bool:
+        return self._probe is not None and self._probe()
+
+    def sync(self, name: str) -> None:
+        """Brings the host's counters, or `_last_lr`, up to date. The former waits; nothing does in a capture."""
+        scheduler = self._scheduler()
+        if scheduler is None or scheduler._driver is not self:
+            return
+        if name == "_last_lr":
+            if self._host.clock != self._start or (self._in_graph and self._rates.read() != self._start):
+                scheduler.__dict__["_last_lr"] = self._rates.written()
+        elif self._is_counted and not self._capturing():
+            clock = self._rates.read()
+            if clock != self._host.clock:
+                self._host.seek(clock)
+                if "_schedulers" not in scheduler.__dict__:
+                    scheduler._seek(clock)
+                elif "last_epoch" in scheduler.__dict__:
+                    scheduler.__dict__["last_epoch"] = clock
+
+    def changed(self, name: str) -> None:
+        """An attribute of the scheduler was set: tables for where it is now, which captured graphs follow."""
+        scheduler = self._scheduler()
+        if name == "last_epoch" and self._in_graph and scheduler._driver is self:
+            scheduler._reattach()
+
+    def release(self) -> None:
+        """Brings the host up to date, for another driver or torch's code to continue."""
+        self.sync("last_epoch")
+        self.sync("_last_lr")
+        scheduler = self._scheduler()
+        if scheduler is not None:
+            scheduler._mirror = None
+
+    def see(self, updates: int) -> None:
+        """Sets the count of applied updates at the last step."""
+        self._rates.see(updates)
+
+    def edits(self) -> list[Edit]:
+        """The edits that the device has continued so far. Waits, but in a capture."""
+        if self._capturing():
+            return self._host.edits()
+        numbers = self._rates.table.view(torch.float64)[:, 5:8].tolist()
+        edits = {target.tensor.data_ptr(): Edit(*row) for target, row in zip(self._rates._kept, numbers, strict=True)}
+        return [edits[lr.data_ptr()] for lr in self._rates._rates]
+
+
+def refuse_yet(scheduler: Any) -> None:
+    """Raises RuntimeError for a step that cannot be captured as its tables are not written."""
+    raise RuntimeError(
+        f"{type(scheduler).__name__}.step() cannot be captured yet: the tables that its kernel reads have to be "
+        "written before. Call step() once outside of the graph, after the last change of the scheduler or of "
+        "param_groups, and capture then."
+    )
+
+
+def tables(scheduler: Any, targets: list[tuple[Target, float]], place: Place, clock: int) -> Rates | None:
+    """The scheduler's tables with these targets and shifts, written anew in place; None where no kernel can."""
+    found = hyperparameters.merged([target for target, _ in targets])
+    if found is None:
+        return None
+    rates, guard = scheduler._device_schedule, scheduler._skip_guard
+    if rates is None or len(rates) != len(found) or rates.place != place or rates.conditional != (guard is not None):
+        updates, before = None if guard is None else guard.clocks(place.device), rates
+        rates = scheduler._device_schedule = Rates(place, len(found), updates)
+        if guard is not None:  # launches have counted on in the old tables, without telling the host
+            rates.see(before.seen() if before is not None and before.conditional else guard.seen)
+    rates.write(found, [group["lr"] for group in groups_of(scheduler.optimizer)], clock)
+    shifts = {target.tensor.data_ptr(): shift for target, shift in targets}
+    if any(shifts.values()):
+        column = [shifts[target.tensor.data_ptr()] for target in found]
+        rates.table.view(torch.float64)[:, 6].copy_(torch.tensor(column, dtype=torch.float64))
+    return rates

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""State dicts that bring the rates back.
+
+torch's state of a scheduler has no rate that its `load_state_dict` would write anywhere: loaded without the optimizer,
+`get_last_lr()` says one thing and the groups another. One more key of plain data mends that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from ..schedules.compositions import leaf_schedulers
+from ..schedules.edit import NO_EDIT, Edit
+from .building import reattach
+from .driver import copied, same, scalar, write_lr
+from .replan import Branch
+from .tensors import tensors_kept
+
+KEY = "fusedsched"
+
+
+def sync(scheduler: Any) -> None:
+    """Brings all counters and rates of the host up to date."""
+    for one in {id(s): s for s in (scheduler, *leaf_schedulers(scheduler))}.values():
+        mirror = getattr(one, "_mirror", None)
+        if mirror is not None:
+            mirror.sync("last_epoch")
+            mirror.sync("_last_lr")
+
+
+def current_edits(scheduler: Any) -> list[Edit] | None:
+    """The edit of each group; None: there is none."""
+    driver = scheduler._driver
+    edits = scheduler._edits if driver is None else driver.edits()
+    return None if edits is None or all(edit == NO_EDIT for edit in edits) else [Edit(*edit) for edit in edits]
+
+
+def extended(scheduler: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """`state` and our key: rates, momenta, edits, a branch."""
+    groups = scheduler.optimizer.param_groups
+    state.pop(KEY, None)
+    ours: dict[str, Any] = {"lr": [scalar(group["lr"]) for group in groups], "checksum": _checksum(state)}
+    ours["advance_on_skip"] = scheduler._skip_guard is None
+    if getattr(scheduler, "cycle_momentum", False):
+        key = "betas" if scheduler.use_beta1 else "momentum"
+        ours[key] = [list(map(scalar, g[key])) if key == "betas" else scalar(g[key]) for g in groups]
+    edits = current_edits(scheduler)
+    if edits is not None:
+        ours["edits"] = [list(edit) for edit in edits]
+    if scheduler._branch is not None:
+        ours["branch"] = scheduler._branch.saved(scheduler)
+    state[KEY] = ours
+    return state
+
+
+def _checksum(state: dict[str, Any]) -> list[Any]:
+    """Tells our key from one that torch's class has kept while it continued to step."""
+    return [state.get("last_epoch"), state.get("_step_count"), [scalar(lr) for lr in state.get("_last_lr", ())]]
+
+
+def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, Any]], None]) -> None:
+    """Loads a state of ours or of torch's into `scheduler` and its optimizer's groups; `state` stays as it is."""
+    state, groups = dict(state), scheduler.optimizer.param_groups
+    ours = state.pop(KEY, None)
+    if ours is not None and ours["checksum"] != _checksum(state):
+        ours = None
+    _check_branch(ours, len(groups))
+    scheduler._detach()
+    loaded = scheduler._built_on is not None and scheduler._built_on is not groups
+    last = getattr(scheduler, "_last_lr", [])
+    # Rates that this scheduler did not write belong to another one.
+    owned = len(last) == len(groups) and all(same(g["lr"], lr) for g, lr in zip(groups, last, strict=True))
+    torch_load({key: _own_copy(value) for key, value in state.items()})
+    if not loaded and ours is not None:  # else the optimizer's own state, which was loaded before, knows better
+        _write_hyperparameters(scheduler, ours["lr"], ours)
+    elif not loaded and owned:
+        _write_hyperparameters(scheduler, scheduler.__dict__.get("_last_lr", ()), {})
+    ours = ours or {}
+    if ours or scheduler._skip_guard is not None:
+        scheduler._set_skip_guard(ours.get("advance_on_skip", scheduler._skip_guard is None))
+    scheduler._edits = [Edit(*edit) for edit in ours["edits"]] if "edits" in ours else None
+    scheduler._branch = Branch.loaded(ours["branch"]) if "branch" in ours else None
+    scheduler._built_on = groups
+    reattach(scheduler)
+
+
+def _check_branch(ours: dict[str, Any] | None, count: int) -> None:
+    saved = (ours or {}).get("branch")
+    if saved is not None and len(saved["start"]) > count:
+        raise ValueError(
+            f"The state is in a branch of {len(saved['start'])} param_groups, the optimizer has {count}. "
+            "Build the optimizer with all of them before you load the scheduler."
+        )
+
+
+def _write_hyperparameters(scheduler: Any, rates: Any, momenta: dict[str, Any]) -> None:
+    groups = scheduler.optimizer.param_groups
+    for group, rate in zip(groups, rates, strict=False):
+        if not same(group["lr"], rate):
+            write_lr(group, rate)
+    with tensors_kept(scheduler.optimizer):
+        for key in ("betas", "momentum"):
+            for group, saved in zip(groups, momenta.get(key, ()), strict=False):
+                group[key] = tuple(saved) if key == "betas" else saved
+
+
+def _own_copy(value: Any) -> Any:
+    """A list of its own for each scheduler: torch's state dict hands out the live one."""
+    if type(value) is list:
+        return [copied(item) for item in value]
+    return value.copy() if isinstance(value, Counter) else copied(value)

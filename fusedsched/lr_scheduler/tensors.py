@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rates and momenta that are tensors on a device, which a kernel can write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from fusedsched.runtime import hyperparameters
+from fusedsched.runtime.hyperparameters import Place
+
+from .driver import groups_of
+
+
+def placement_of(optimizer: Any) -> Place | None:
+    """Where the rates of all groups are, if a kernel can write them."""
+    return hyperparameters.placement_of(optimizer, groups_of(optimizer))
+
+
+def momentum_tensor(group: dict[str, Any], slot: str, place: Place) -> Tensor | None:
+    """The momentum or beta1 of a group, if a kernel can write it."""
+    now = group["betas"][0] if slot == "beta1" else group[slot]
+    return now if hyperparameters.writable(now, place.device) else None
+
+
+@contextmanager
+def tensors_kept(optimizer: Any) -> Iterator[None]:
+    """torch replaces a momentum that is a tensor by a number; here the tensor gets the number."""
+    place = placement_of(optimizer) if isinstance(optimizer, Optimizer) else None
+    before = [_momenta(group, place) for group in groups_of(optimizer)] if place is not None else []
+    yield
+    for group, tensors in zip(groups_of(optimizer) if before else (), before, strict=False):
+        for slot, tensor in tensors.items():
+            now = group["betas"][0] if slot == "beta1" else group[slot]
+            if now is not tensor:
+                tensor.fill_(float(now))
+                if slot == "beta1":
+                    group["betas"] = (tensor, *group["betas"][1:])
+                else:
+                    group[slot] = tensor
+
+
+def _momenta(group: dict[str, Any], place: Place) -> dict[str, Tensor]:
+    present = [slot for slot, key in (("beta1", "betas"), ("momentum", "momentum")) if key in group]
+    found = {slot: momentum_tensor(group, slot, place) for slot in present}
+    return {slot: tensor for slot, tensor in found.items() if tensor is not None}

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps of torch's own code where a class has no schedule: LambdaLR, MultiplicativeLR.
+
+Ours watch some attributes for what a device may have done to them. Where no device has a part in the steps, torch's
+code need not pay for that.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from ..schedules.compositions import is_composite, takes_metric
+from ..schedules.edit import Edit
+from ..schedules.torch_classes import class_of, torch_name
+from .driver import copied, groups_of, scalar
+
+
+def torch_view(scheduler: Any) -> Any:
+    """An object of torch's class with the attributes of one of ours; None where a class has more to say."""
+    kind = _torch_class(type(scheduler))
+    if kind is None:
+        return None
+    view = object.__new__(kind)
+    view.__dict__ = scheduler.__dict__
+    return view
+
+
+class TorchDriver:
+    """Calls the step of torch's class over the attributes of one of ours."""
+
+    on_device = False
+
+    def __init__(self, scheduler: Any) -> None:
+        self._view = torch_view(scheduler)
+        self._step, self._count = type(self._view).step, len(groups_of(scheduler.optimizer))
+
+    @property
+    def clock(self) -> Any:
+        """The step that it has made last."""
+        view = self._view
+        while "last_epoch" not in view.__dict__:
+            view = max(view._schedulers, key=lambda member: getattr(member, "last_epoch", 0))
+        return view.__dict__["last_epoch"]
+
+    def step(self, state: dict[str, Any]) -> bool:
+        """One step; False where groups were added, or the attributes are others."""
+        if self._view.__dict__ is not state or len(state["optimizer"].param_groups) != self._count:
+            return False
+        self._step(self._view)
+        return True
+
+    def edits(self) -> list[Edit]:
+        """None: torch computes from the present rate."""
+        return []
+
+
+class FunctionDriver:
+    """What torch's code does for LambdaLR and MultiplicativeLR: the base rate, or the present one, times a function."""
+
+    on_device = False
+
+    def __init__(self, scheduler: Any, from_base: bool) -> None:
+        self._from_base, self._count = from_base, len(groups_of(scheduler.optimizer))
+        self.clock = scheduler.__dict__["last_epoch"]
+
+    def step(self, state: dict[str, Any]) -> bool:
+        """One step; False where groups were added, or a user's method is in the place of torch's."""
+        groups, functions = state["optimizer"].param_groups, state["lr_lambdas"]
+        if len(groups) != self._count or "get_lr" in state or "_update_lr" in state:
+            return False
+        state["_step_count"] += 1
+        self.clock = state["last_epoch"] = clock = state["last_epoch"] + 1
+        if self._from_base:
+            rates = [base * function(clock) for function, base in zip(functions, state["base_lrs"], strict=True)]
+        else:
+            rates = [group["lr"] * function(clock) for function, group in zip(functions, groups, strict=True)]
+        for group, rate in zip(groups, rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(scalar(rate))
+            else:
+                group["lr"] = rate
+        state["_last_lr"] = [copied(group["lr"]) for group in groups]
+        return True
+
+    def edits(self) -> list[Edit]:
+        """None: the present rate is all."""
+        return []
+
+
+def torch_driver(scheduler: Any) -> TorchDriver | FunctionDriver | None:
+    """A driver that runs torch's code; None where a class has more to say."""
+    kind = _torch_class(type(scheduler))
+    if kind is None or scheduler._branch is not None or scheduler._mirror is not None:
+        return None
+    if scheduler.__dict__.get("_step_count", 2) <= 1:
+        return None  # its first step, in which torch warns about the order of calls
+    if any(is_composite(member) or takes_metric(member) for member in scheduler.__dict__.get("_schedulers", ())):
+        return None  # these begin in a way of their own at a milestone
+    name = torch_name(kind)
+    if name in ("LambdaLR", "MultiplicativeLR"):
+        return FunctionDriver(scheduler, name == "LambdaLR") if scheduler.last_epoch >= 0 else None
+    return TorchDriver(scheduler)
+
+
+@cache
+def _torch_class(kind: type) -> type | None:
+    """The torch class that one of ours is; None for a user's subclass, and where ours computes rates itself."""
+    if not kind.__module__.startswith("fusedsched.") or "get_lr" in kind.__dict__ or class_of(kind) is not None:
+        return None
+    found = (base for base in kind.__bases__ if base.__module__.startswith("torch.") and base.__name__ == kind.__name__)
+    return next(found, None)
