@@ -139,9 +139,10 @@ def lion_update(gain, decay, lr, beta1, one_minus_beta1, beta2, one_minus_beta2,
     mixed = beta1 * m + one_minus_beta1 * g
     # The sign of zero is zero, and that of NaN is NaN: a broken gradient shows in the parameter.
     sign = tl.where(mixed > 0.0, 1.0, tl.where(mixed < 0.0, -1.0, mixed))
+    change = lr * sign
     if DECAY:
-        p = p - decay * p
-    p = p - lr * sign
+        change = change + decay * p  # one rounding of p, not two
+    p = p - change
     m = beta2 * m + one_minus_beta2 * g
     return p, m
 

@@ -53,8 +53,9 @@ struct LionRule {
     const A mixed = s.beta1 * m + s.one_minus_beta1 * g;
     // The sign of zero is zero, and that of NaN is NaN: a broken gradient shows in the parameter.
     const A sign = mixed > A(0) ? A(1) : mixed < A(0) ? A(-1) : mixed;
-    if constexpr (kDecay) p -= s.decay * p;
-    p -= s.lr * sign;
+    A step = s.lr * sign;
+    if constexpr (kDecay) step += s.decay * p;  // one rounding of p, not two
+    p -= step;
     m = s.beta2 * m + s.one_minus_beta2 * g;
   }
 };
