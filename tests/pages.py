@@ -12,28 +12,6 @@ FENCE = re.compile(rf"^({re.escape(NEEDS_GPU)}\n)?```(\w*)\n(.*?)^```$", re.M | 
 PLACE = re.compile(r"^<!-- [^>]+ -->\n.*?^<!-- end -->$", re.M | re.S)  # written by docs/make.py or tests/troubles.py
 FOLDERS = "docs|csrc|fusedsched|benchmarks|tests|triton_kernels"
 
-# Named by the pages, and not in the tree yet.
-PENDING = {
-    "check-cuda",  # a target of the Makefile
-    "Lion",  # the example of a recipe, and `fusedsched.Lion`
-    "csrc/core/edit.h",
-    "csrc/core/lion.h",
-    "csrc/core/rule.h",
-    "fusedsched/_layouts.py",
-    "fusedsched/lr_scheduler/driver.py",
-    "fusedsched/lr_scheduler/metric.py",
-    "fusedsched/lr_scheduler/param_groups.py",
-    "fusedsched/lr_scheduler/scheduler.py",
-    "fusedsched/optim/lion.py",
-    "fusedsched/optim/python_plan.py",
-    "fusedsched/runtime/capture.py",
-    "fusedsched/schedules/edit.py",
-    "fusedsched/schedules/lowering.py",
-    "fusedsched/schedules/named.py",
-    "fusedsched/schedules/torch_classes.py",
-    "triton_kernels/edit.py",
-}
-
 
 class Fence(NamedTuple):
     language: str

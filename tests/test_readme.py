@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from pages import DOCS, PENDING, ROOT, anchors, fences, files, links, pages, prose, read, written
+from pages import DOCS, ROOT, anchors, fences, files, links, pages, prose, read, written
 
 import fusedsched as fs
 from fusedsched import cli
@@ -140,7 +140,7 @@ def test_commands_and_make_targets_exist():
         f"\n{t}" for p in PAGES for t in re.findall(r"`([^`\n]+)`", read(p))
     )
     makefile = read("Makefile")
-    targets = set(re.findall(r"^make ([\w-]+)", text, re.M)) - PENDING
+    targets = set(re.findall(r"^make ([\w-]+)", text, re.M))
     assert len(targets) >= 4 and all(re.search(rf"^{target}\b.*:", makefile, re.M) for target in targets)
     named = set(re.findall(r"^python -m fusedsched ([\w-]+)", text, re.M)) - {"COMMAND"}
     assert named == set(cli.COMMANDS)
@@ -162,7 +162,7 @@ def resolves(name):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_names_of_the_library_exist(page):
-    names = set(re.findall(r"`((?:fs|fusedsched|S|schedules|torch)\.[\w.]+)", read(page))) - PENDING
+    names = set(re.findall(r"`((?:fs|fusedsched|S|schedules|torch)\.[\w.]+)", read(page)))
     assert [name for name in names if not resolves(name)] == []
 
 
@@ -172,12 +172,7 @@ def test_names_that_do_not_exist_are_noticed():
 
 @pytest.mark.parametrize("page", PLAIN)
 def test_files_that_a_page_names_exist(page):
-    assert [name for name in files(read(page)) - PENDING if not (ROOT / name).exists()] == []
-
-
-def test_what_is_pending_is_named_by_a_page():
-    named = set().union(*(files(read(page)) for page in PLAIN))
-    assert {name for name in PENDING if "/" in name} <= named
+    assert [name for name in files(read(page)) if not (ROOT / name).exists()] == []
 
 
 def broken(page, text):
