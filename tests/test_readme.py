@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from pages import DOCS, ROOT, anchors, fences, files, links, pages, prose, read, written
+from pages import DOCS, FOLDERS, ROOT, anchors, fences, files, links, pages, prose, read, written
 
 import fusedsched as fs
 from fusedsched import cli
@@ -173,6 +173,27 @@ def test_names_that_do_not_exist_are_noticed():
 @pytest.mark.parametrize("page", PLAIN)
 def test_files_that_a_page_names_exist(page):
     assert [name for name in files(read(page)) if not (ROOT / name).exists()] == []
+
+
+def unknown_names(text):
+    """Names of classes and functions in a page that no source has; those "in" a file have to be in that file."""
+    folders = [ROOT / name for name in ("csrc", "fusedsched", "triton_kernels", "tests")]
+    paths = [p for folder in folders for p in folder.rglob("*") if p.suffix in {".py", ".h", ".cpp", ".cu", ".cuh"}]
+    words = set(re.findall(r"\w+", "".join(path.read_text() for path in paths)))
+    spans = [span for span in re.findall(r"`([^`\n]+)`", text) if re.fullmatch(r"\w+((\.|::)\w+)*", span)]
+    found = {name for span in spans for name in re.findall(r"\w+", span) if name not in words}
+    for span, file in re.findall(rf"`([\w:.]+)` in\s+`((?:{FOLDERS})/[\w./]+)`", text):
+        last = re.split(r"\W+", span)[-1]
+        if last not in re.findall(r"\w+", (ROOT / file).read_text()):
+            found.add(f"{span} in {file}")
+    return found
+
+
+def test_names_in_the_design_are_in_the_code():
+    text = read("docs/design.md")
+    assert unknown_names(text) == set() and len(re.findall(r"` in\s+`", text)) >= 20
+    wrong = "`Plan::in" + "vented`, `edited` in `csrc/core/sgd.h`, `edited` in `csrc/core/edit.h`"
+    assert unknown_names(wrong) == {"in" + "vented", "edited in csrc/core/sgd.h"}
 
 
 def broken(page, text):
