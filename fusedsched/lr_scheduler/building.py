@@ -18,11 +18,11 @@ from ..schedules.compositions import (
 )
 from ..schedules.evaluate import Shape
 from ..schedules.expression import Segment
-from ..schedules.torch_classes import class_of
+from ..schedules.torch_classes import METHODS, class_of
 from . import device_driver
 from .counted_driver import CountedDriver
 from .device_driver import LaunchedDriver, capture_probe
-from .driver import OVERRIDES, Inputs, edits_of, groups_of, host_driver, scalar
+from .driver import Inputs, edits_of, groups_of, host_driver, scalar
 from .tensors import placement_of
 from .torch_driver import torch_driver
 
@@ -72,7 +72,7 @@ def inputs_of(scheduler: Any, on_device: bool = False) -> Inputs | None:
         momenta,
         key,
         rules,
-        [(a, name) for a, entry in entries for name in (*entry.attributes, *OVERRIDES)]
+        [(a, name) for a, entry in entries for name in (*entry.attributes, "step", *METHODS)]
         + [(c.__dict__, "_schedulers") for c in composites],
         [(a, name) for a, entry in entries for name in entry.lists],
         [name for _, entry in entries for name in entry.keys],

@@ -21,8 +21,6 @@ from .. import _native
 from ..schedules.edit import NO_EDIT, Edit, EditRule, apply, edited, end_of_edit, rule_at
 from ..schedules.evaluate import evaluate
 
-OVERRIDES = ("get_lr", "_get_closed_form_lr", "_update_lr")  # what a user may put into the object later on
-
 
 class Driver(Protocol):
     """What makes the steps of a scheduler. It does a step as a whole, or returns False and changes nothing."""
