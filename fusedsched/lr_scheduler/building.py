@@ -43,8 +43,11 @@ def inputs_of(scheduler: Any, on_device: bool = False) -> Inputs | None:
     `on_device`: a momentum that a branch keeps is written, since captured graphs continue to.
     """
     groups = groups_of(scheduler.optimizer)
-    leaves = [] if scheduler._branch is not None else leaf_schedulers(scheduler)
-    if is_composite(scheduler) and not all(map(_is_free, leaves)):
+    leaves, composites = [], []
+    if scheduler._branch is None:
+        leaves = leaf_schedulers(scheduler)
+        composites = [one for one in (scheduler, *members_of(scheduler)) if is_composite(one)]
+    if composites and not (all(map(_is_free, leaves)) and all("step" not in one.__dict__ for one in composites[1:])):
         return None
     entries = [(leaf.__dict__, class_of(type(leaf))) for leaf in leaves]
     if not all(entry is not None for _, entry in entries) or not _in_step(scheduler):
@@ -65,7 +68,6 @@ def inputs_of(scheduler: Any, on_device: bool = False) -> Inputs | None:
         if momentum is None:
             return None
         momenta.append(momentum)
-    composites = [scheduler] if is_composite(scheduler) else []
     return Inputs(
         programs.tables,
         rates,
@@ -73,8 +75,9 @@ def inputs_of(scheduler: Any, on_device: bool = False) -> Inputs | None:
         key,
         rules,
         [(a, name) for a, entry in entries for name in (*entry.attributes, "step", *METHODS)]
-        + [(c.__dict__, "_schedulers") for c in composites],
-        [(a, name) for a, entry in entries for name in entry.lists],
+        + [(one.__dict__, name) for one in composites for name in ("_schedulers", "_milestones", "step")],
+        [(a, name) for a, entry in entries for name in entry.lists]
+        + [(one.__dict__, name) for one in composites for name in ("_schedulers", "_milestones")],
         [name for _, entry in entries for name in entry.keys],
         _horizon(scheduler),
         scheduler._counts_steps,
@@ -231,8 +234,8 @@ def release_members(composite: Any) -> None:
 
 
 def members_of(composite: Any) -> list[Any]:
-    """All schedulers inside of it."""
-    inside = [m for m in composite._schedulers if hasattr(m, "_skip_guard")]
+    """All schedulers inside of it; none inside of one that is no composite."""
+    inside = [m for m in getattr(composite, "_schedulers", ()) if hasattr(m, "_skip_guard")]
     return inside + [m for one in inside if is_composite(one) for m in members_of(one)]
 
 

@@ -235,7 +235,10 @@ def _matches(container: Any, snapshot: Any) -> bool:
 def _equal(now: Any, before: Any) -> bool:
     if now is None or before is None:
         return now is before
-    return same(now, before)
+    try:
+        return same(now, before)
+    except TypeError:
+        return False  # other members of a composite
 
 
 def host_driver_class() -> type:
