@@ -273,6 +273,22 @@ def test_lists_of_a_composite_that_are_edited_in_place(kind, change, driver_clas
     assert ends[0] == pytest.approx(ends[1], rel=1e-12)
 
 
+def test_a_counter_of_a_member_that_is_written():
+    """Law: a member of a SequentialLR continues from the counter that somebody gave it."""
+    ends = []
+    for module in (ours, theirs):
+        opt = optimizer([1.0])
+        members = [module.ConstantLR(opt, 0.5, 3), module.StepLR(opt, 3, 0.5)]
+        sched, rates = module.SequentialLR(opt, members, [3]), []
+        run(opt, sched, 4)
+        members[1].last_epoch = 5
+        for _ in range(7):
+            run(opt, sched, 1)
+            rates.append(opt.param_groups[0]["lr"])
+        ends.append((rates, sched.last_epoch, members[1].last_epoch))
+    assert ends[0] == ends[1]
+
+
 def test_functions_are_called_when_torch_calls_them():
     """Law: a user's function sees the same steps in the same order."""
     calls = []

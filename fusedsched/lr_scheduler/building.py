@@ -9,6 +9,7 @@ from typing import Any
 from torch.optim import lr_scheduler as torch_schedulers
 
 from ..schedules.compositions import (
+    active_member,
     driving_schedule,
     edit_rules_of,
     is_chain,
@@ -120,10 +121,15 @@ def _is_free(leaf: Any) -> bool:
 
 
 def _in_step(scheduler: Any) -> bool:
-    """Whether the members of chains have made the same steps."""
+    """Whether members have made the steps that their composites have made."""
     if not is_composite(scheduler) or scheduler._branch is not None:
         return True
-    alike = not is_chain(scheduler) or len(set(map(clock_of, scheduler._schedulers))) == 1
+    if is_chain(scheduler):
+        alike = len(set(map(clock_of, scheduler._schedulers))) == 1
+    else:
+        clock = scheduler.__dict__["last_epoch"]
+        member, local = active_member(scheduler, clock)
+        alike = clock < 0 or clock_of(member) == local
     return alike and all(map(_in_step, scheduler._schedulers))
 
 
