@@ -289,6 +289,27 @@ def test_a_counter_of_a_member_that_is_written():
     assert ends[0] == ends[1]
 
 
+@pytest.mark.parametrize("in_a_cycle", [False, True])
+@pytest.mark.parametrize("kind", ["SequentialLR", "ChainedScheduler"])
+def test_members_outlive_their_composite(kind, in_a_cycle):
+    """Law: members have made the steps of a composite that is gone, and continue from there."""
+    ends = []
+    for module in (ours, theirs):
+        opt = optimizer([1.0])
+        members = [module.ConstantLR(opt, 0.5, 3), module.StepLR(opt, 3, 0.5)]
+        more = (opt, members, [3]) if kind == "SequentialLR" else (members, opt)
+        sched = getattr(module, kind)(*more)
+        run(opt, sched, 5)
+        if in_a_cycle:
+            sched.itself = sched
+        del sched
+        gc.collect()
+        counts = [(member.last_epoch, member._step_count) for member in members]
+        run(opt, members[1], 4)
+        ends.append((counts, opt.param_groups[0]["lr"]))
+    assert ends[0] == ends[1]
+
+
 def test_functions_are_called_when_torch_calls_them():
     """Law: a user's function sees the same steps in the same order."""
     calls = []
