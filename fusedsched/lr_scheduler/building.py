@@ -17,13 +17,14 @@ from ..schedules.compositions import (
     is_sequence,
     leaf_schedulers,
 )
-from ..schedules.evaluate import Shape
+from ..schedules.edit import NO_EDIT, Edit, rule_at
+from ..schedules.evaluate import Shape, evaluate
 from ..schedules.expression import Segment
 from ..schedules.torch_classes import METHODS, class_of
 from . import device_driver
 from .counted_driver import CountedDriver
 from .device_driver import LaunchedDriver, capture_probe
-from .driver import Inputs, edits_of, groups_of, host_driver, scalar
+from .driver import Inputs, edits_of, groups_of, host_driver, scalar, underflows
 from .tensors import placement_of
 from .torch_driver import torch_driver
 
@@ -179,6 +180,8 @@ def attach(scheduler: Any) -> Any:
     groups = groups_of(optimizer)
     rates, scales = [group["lr"] for group in groups], [scalar(group.get("initial_lr", 0.0)) for group in groups]
     edits = edits_of(inputs, clock, rates, scales, scheduler._edits)
+    if not counted and _is_lost(scheduler, inputs, clock, edits):
+        return None
     if placement is not None:
         driver = LaunchedDriver.make(scheduler, inputs, clock, placement, edits)
     else:
@@ -188,6 +191,16 @@ def attach(scheduler: Any) -> Any:
     if driver is not None and is_composite(scheduler) and scheduler._branch is None:
         MemberMirror(scheduler, clock).install()
     return driver
+
+
+def _is_lost(scheduler: Any, inputs: Inputs, clock: int, edits: list[Edit]) -> bool:
+    """Whether an edited rate should decay where the schedule of it has decayed below the smallest number."""
+    if scheduler._branch is not None or not any(hasattr(leaf, "gamma") for leaf in leaf_schedulers(scheduler)):
+        return False
+    return any(
+        edit != NO_EDIT and underflows(rule_at(rules, clock), evaluate(inputs.programs[index], clock))
+        for rules, index, edit in zip(inputs.rules, inputs.rates, edits, strict=True)
+    )
 
 
 def reattach(scheduler: Any) -> None:
@@ -265,23 +278,6 @@ def seek(scheduler: Any, clock: int) -> None:
         scheduler._schedulers[-1].__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
     elif scheduler.__dict__["last_epoch"] != clock:
         scheduler._seek(clock)
-
-
-def check_guarded(scheduler: Any) -> None:
-    """Raises ValueError where a device can neither decide whether a step is skipped nor be asked without waiting."""
-    name, optimizer = type(scheduler).__name__, scheduler.optimizer
-    if not scheduler._skip_guard.on_device or scheduler._follows_metric:
-        return  # the host decides by its metric anyway
-    if not has_schedule(scheduler):
-        raise ValueError(
-            f"{name}: advance_on_skip=False needs rates in closed form where parameters are on a GPU. Give the "
-            "optimizer a native schedule (fusedsched.schedules.from_function), which holds by itself."
-        )
-    if placement_of(optimizer) is None and not optimizer._can_follow():
-        raise ValueError(
-            f"{name}: advance_on_skip=False needs an lr that is a tensor on the device: the Triton backend reads "
-            "numbers from the host, which would have to wait."
-        )
 
 
 def refuse_capture(scheduler: Any, what: str) -> None:
