@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the pictures and the outputs in the documents: `python docs/make.py`. Nothing of them is written by hand.
+"""Makes the pictures and the outputs in the documentation: `python docs/make.py`. None of them is written by hand.
 
-In a document, `<!-- output of: ARGUMENTS -->` is followed by what `python -m fusedsched ARGUMENTS` prints
-(`<!-- last line of: ARGUMENTS -->`: by the end of it),
-`<!-- benchmark table: python benchmarks/render.py ARGUMENTS -->` by what that prints, `<!-- script above -->` by what
-the last script before it prints, `<!-- gallery -->` by all named schedules with their pictures, up to `<!-- end -->`.
+A page has places, each up to `<!-- end -->`, that this script fills:
+
+    <!-- output of: ARGUMENTS -->             what `python -m fusedsched ARGUMENTS` prints
+    <!-- last line of: ARGUMENTS -->          the last line of it
+    <!-- benchmark table: python benchmarks/render.py ARGUMENTS -->   what that prints
+    <!-- script above -->                     what the last script before it prints
+    <!-- numbers -->                          three results of the benchmarks
+    <!-- gallery -->                          all named schedules with their pictures
 """
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -20,14 +25,14 @@ from fusedsched import cli
 ROOT = SOURCES = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
     "README.md",
+    "docs/quickstart.md",
     "docs/schedules.md",
     "docs/range-test.md",
-    "docs/counts.md",
-    "docs/monitor.md",
+    "docs/benchmarks.md",
+    "docs/telemetry.md",
     "docs/command-line.md",
-    "docs/verify.md",
 )
-KINDS = "output of: |last line of: |gallery|benchmark table: python benchmarks/render.py |script above"
+KINDS = "output of: |last line of: |gallery|benchmark table: python benchmarks/render.py |script above|numbers"
 PLACE = re.compile(rf"^(<!-- ({KINDS})(.*?) ?-->\n).*?^(<!-- end -->)$", re.M | re.S)
 
 # name -> the arguments of `python -m fusedsched plot`. Every named schedule has its entry.
@@ -116,6 +121,31 @@ def printed_by_render(command: str) -> str:
     return subprocess.run(script, cwd=SOURCES, capture_output=True, text=True, check=True).stdout
 
 
+def numbers() -> str:
+    """Three results against torch's fused AdamW: many small tensors, large 16-bit ones, a compiled step."""
+    if str(SOURCES) not in sys.path:
+        sys.path.append(str(SOURCES))
+    from benchmarks.render import duration
+
+    results = SOURCES / "benchmarks" / "results"
+    times, counts = (json.loads(next(results.glob(f"{name}-*.json")).read_text()) for name in ("cpu", "counts"))
+    lines = ["", "| AdamW, step and cosine schedule | torch, `fused=True` | fusedsched |", "|---|---|---|"]
+    for case, what in (
+        ("tiny-300", "300 tensors of 16 elements"),
+        ("mixed-300-bf16", "300 bfloat16 tensors, 51M in all"),
+    ):
+        asked = (case, "step + schedule", "torch fused")
+        row = next(row for row in times["rows"] if (row["case"], row["what"], row["against"]) == asked)
+        lines.append(f"| {what} | {duration(row['theirs'])} | {duration(row['ours'])} |")
+    breaks = {c["contestant"]: c["breaks"] for c in counts["counts"] if c["scheduler"] == "CosineAnnealingLR"}
+    lines.append(f"| graph breaks under `torch.compile` | {breaks['torch fused']} | {breaks['fusedsched']} |")
+    machine = times["machine"]
+    about = (
+        f"{machine['processor']}, {machine['processors']} processors, torch {machine['torch']}, {machine['date'][:10]}."
+    )
+    return "\n".join([*lines, "", about, ""])
+
+
 def printed_by_script(before: str) -> str:
     """What the last script of a text prints, in a fence."""
     script, printed = re.findall(r"^```python\n(.*?)^```$", before, re.M | re.S)[-1], io.StringIO()
@@ -131,6 +161,8 @@ def rendered(text: str, commands: str = "") -> str:
         begin, kind, command, end = place.groups()
         if kind == "gallery":
             return f"{begin}\n{gallery()}\n{end}"
+        if kind == "numbers":
+            return f"{begin}{numbers()}{end}"
         if kind.startswith("benchmark"):
             return f"{begin}{printed_by_render(command)}{end}"
         if kind == "script above":

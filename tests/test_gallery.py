@@ -52,7 +52,7 @@ def test_the_other_picture_is_small_too():
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/schedules.md", "docs/range-test.md", "docs/counts.md", "docs/monitor.md"]
+    "name", ["README.md", "docs/schedules.md", "docs/range-test.md", "docs/benchmarks.md", "docs/telemetry.md"]
 )
 def test_documents_are_as_the_script_makes_them(name):
     """Pictures and tables of committed results: the figures of a range test are of the machine that it ran on."""
@@ -80,25 +80,10 @@ def test_the_guide_has_tasks():
     assert len(guide()) >= 12
 
 
-def scripts():
-    texts = {name: document(name) for name in ("schedules.md", "range-test.md", "monitor.md")}
-    return [
-        (name, code)
-        for name, text in texts.items()
-        for code in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
-    ]
-
-
-@pytest.mark.parametrize(("name", "code"), scripts())
-def test_a_script_runs_as_printed(name, code, capsys):
-    exec(compile(code, name, "exec"), {"__name__": "__main__"})
-    assert capsys.readouterr().out
-
-
 def test_the_reports_in_the_document_are_of_its_script():
     """Up to gradient norms, whose last digits depend on the machine."""
-    shown = re.search(r"<!-- script above -->\n```\n(.*?)```", document("monitor.md"), re.S).group(1)
-    printed = script().printed_by_script(document("monitor.md").split("<!-- script above -->")[0])
+    shown = re.search(r"<!-- script above -->\n```\n(.*?)```", document("telemetry.md"), re.S).group(1)
+    printed = script().printed_by_script(document("telemetry.md").split("<!-- script above -->")[0])
     without = [re.sub(r"grad norm.*?\)", "", text).strip("`\n").splitlines() for text in (shown, printed)]
     assert without[0] == without[1] and len(without[0]) == 4
 

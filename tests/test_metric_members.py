@@ -187,7 +187,7 @@ def test_a_chain_in_a_capture_is_refused_by_name():
 
 
 def test_the_page_about_them_runs_as_printed():
-    page = Path(__file__).parents[1] / "docs" / "plateau.md"
+    page = Path(__file__).parents[1] / "docs" / "metric-schedulers.md"
     if not page.exists():
         pytest.skip("needs the source tree")
     script = page.read_text().split("```python\n")[1].split("```")[0]

@@ -226,7 +226,7 @@ def test_rows_for_loggers(product):
 @pytest.mark.skipif(not PAGE.exists(), reason="needs the source tree")
 def test_the_example_of_the_page_runs():
     names = {}
-    exec(re.search(r"```python\n(.*?)```", PAGE.read_text(), re.S)[1], names)
+    exec("".join(re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S)), names)
     assert len(names["seen"]) == 50 and not names["seen"].grad_norm.isnan().any()
 
 

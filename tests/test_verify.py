@@ -187,7 +187,7 @@ def test_the_commands_of_failures_carry_what_chose_the_kernels(monkeypatch):
 
 
 def test_the_commands_in_the_documentation_are_understood(monkeypatch, capsys):
-    text = (Path(__file__).parents[1] / "docs" / "verify.md").read_text() + command.EXAMPLES
+    text = (Path(__file__).parents[1] / "docs" / "command-line.md").read_text() + command.EXAMPLES
     cases = set(re.findall(r"--case (\S+/\S+?)[`)\s]", text))
     assert len(cases) >= 2
     for case in cases:
