@@ -23,6 +23,7 @@ BUILT := build/.built$(subst /,-,$(VENV))
 demo: $(BUILT)
 	$(RUN) -m fusedsched demo $(ARGS)
 
+# The quick tier; ARGS="-m full" runs the rest (tests/tiers.py).
 test: $(BUILT)
 	$(RUN) -m pytest $(ARGS)
 

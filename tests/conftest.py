@@ -2,8 +2,14 @@
 """Seeds, and the backends as a fixture: a law that takes `make` runs on each backend of this machine."""
 
 import pytest
+import tiers
 import torch
 from cases import BACKENDS, REFERENCE_CLASSES, maker
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    tiers.split(config, items)
 
 
 @pytest.fixture(autouse=True)

@@ -152,6 +152,7 @@ def test_no_arrays_only_clocks(machine):
     assert plan.clocks.tolist() == [1, 0, 0, 0] and int(plan.ticket) == 0
 
 
+@pytest.mark.full
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ with its sanitizers")
 @pytest.mark.skipif("FUSEDSCHED_EMULATION_FLAGS" in os.environ, reason="this is the run under the sanitizers")
 def test_under_address_and_undefined_behaviour_sanitizers():

@@ -241,7 +241,7 @@ def test_only_what_ends_last_in_a_chain_is_extended():
 
 class Forgetful(driver.PythonHostDriver):
     def update_edits(self, state):
-        pass
+        return True
 
 
 MUTANTS = {

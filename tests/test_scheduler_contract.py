@@ -193,6 +193,19 @@ def test_a_method_that_is_replaced_under_way():
     assert opt.param_groups[0]["lr"] == 7.0
 
 
+def test_a_scale_function_that_is_put_in_under_way():
+    """Law: a `scale_fn` that somebody puts into the object is called from then on, when torch calls it."""
+    calls = []
+    for module in (ours, theirs):
+        seen, opt = [], optimizer([1.0])
+        sched = module.CyclicLR(opt, 0.25, 1.0, step_size_up=3, cycle_momentum=False)
+        run(opt, sched, 3)
+        sched.scale_fn = lambda x, seen=seen: seen.append(x) or 0.5
+        run(opt, sched, 4)
+        calls.append((seen, opt.param_groups[0]["lr"]))
+    assert calls[0] == calls[1] and len(calls[0][0]) == 4
+
+
 def test_functions_are_called_when_torch_calls_them():
     """Law: a user's function sees the same steps in the same order."""
     calls = []

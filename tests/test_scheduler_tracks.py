@@ -38,6 +38,28 @@ def test_both_tracks_write_the_same_bits(row, monkeypatch):
     assert runs[0] == runs[1]
 
 
+@pytest.mark.parametrize("driver_class", ["HostDriver", "PythonHostDriver"])
+@pytest.mark.parametrize("name", ["StepLR", "ExponentialLR"])
+def test_a_rate_that_is_written_where_nothing_is_left(name, driver_class, monkeypatch):
+    """Law: a rate that is written after the schedule has become the smallest of numbers, or zero, decays from there."""
+    if driver_class == "PythonHostDriver":
+        monkeypatch.setattr(driver, "host_driver_class", lambda: driver.PythonHostDriver)
+    row = next(row for row in SCHEDULERS if row.name == name)
+    for steps in (285, 315, 400):
+        curves = []
+        for kind in (row.ours, row.theirs):
+            opt = optimizer([1.0, 0.5])
+            sched, rates = kind(opt, gamma=0.1, **({"step_size": 1} if name == "StepLR" else {})), []
+            for _ in range(steps):
+                sched.step()
+            opt.param_groups[1]["lr"] = 0.5
+            for _ in range(4):
+                sched.step()
+                rates.append(opt.param_groups[1]["lr"])
+            curves.append(rates)
+        assert curves[0] == pytest.approx(curves[1], rel=1e-12)
+
+
 def one_late(entry):
     """A mutant of a schedule: everything happens one step later."""
 
@@ -62,7 +84,7 @@ def test_a_late_closed_form_is_found(row, monkeypatch):
 @pytest.mark.parametrize("name", ["StepLR", "ExponentialLR", "CosineAnnealingLR", "LinearLR", "PolynomialLR"])
 def test_an_ignored_edit_is_found(name, monkeypatch):
     """Mutant: a track that does not look whether it was interfered with breaks the law of edits."""
-    monkeypatch.setattr(driver.PythonHostDriver, "update_edits", lambda self, state: None)
+    monkeypatch.setattr(driver.PythonHostDriver, "update_edits", lambda self, state: True)
     monkeypatch.setattr(driver, "host_driver_class", lambda: driver.PythonHostDriver)
     row = next(r for r in SCHEDULERS if r.name == name)
     with pytest.raises(AssertionError):

@@ -2,6 +2,7 @@
 #include "bindings/host_driver.h"
 
 #include <array>
+#include <cmath>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -18,6 +19,7 @@ namespace py = pybind11;
 using fs::cells::Cell;
 using fs::cells::Container;
 using fs::cells::get;
+using fs::cells::has_count;
 using fs::cells::interned;
 using fs::cells::set;
 
@@ -114,7 +116,8 @@ class HostDriver {
     return true;
   }
 
-  // Notes the rates that are not what was written last. False, and nothing is changed, for one that is no number.
+  // Notes the rates that are not what was written last. False, and nothing is changed, for one that is no number, and
+  // where the schedule has nothing to scale.
   bool update_edits(const py::dict& state) {
     const py::object groups = groups_of(state.ptr());
     edits_.resize(groups_.size());
@@ -126,7 +129,9 @@ class HostDriver {
       const std::optional<double> found = lr == nullptr ? std::nullopt : fs::cells::number(lr);
       if (!found) return false;
       const double value = fs::evaluate(programs_[group.rate].data(), static_cast<double>(clock));
-      edits_[i] = fs::edited(group.edit, rule_of(group), static_cast<double>(clock), value, *found);
+      const fs::EditRule& rule = rule_of(group);
+      if (rule.kind == fs::kScaleOrKeep && std::abs(value - rule.pivot) < kUnderflow) return false;
+      edits_[i] = fs::edited(group.edit, rule, static_cast<double>(clock), value, *found);
     }
     for (size_t i = 0; i < groups_.size(); ++i) {
       groups_[i].edit = edits_[i];
@@ -185,7 +190,10 @@ class HostDriver {
       Py_VISIT(w.attributes.ptr());
       Py_VISIT(w.object.ptr());
     }
-    for (const auto& [attributes, container] : lists_) Py_VISIT(attributes.ptr());
+    for (const auto& [attributes, container] : lists_) {
+      Py_VISIT(attributes.ptr());
+      for (const Cell& cell : container.cells) Py_VISIT(cell.object());
+    }
     Py_VISIT(launch_.ptr());
     return 0;
   }
@@ -194,6 +202,7 @@ class HostDriver {
 
  private:
   static constexpr int32_t kLaunched = -2;  // for Group::momentum: it is a tensor that the kernel writes
+  static constexpr double kUnderflow = 1e-280;  // as in fusedsched/lr_scheduler/driver.py
 
   PyObject* momentum_of(PyObject* group) const {
     PyObject* momentum = get(group, momentum_key_);
@@ -233,15 +242,6 @@ class HostDriver {
 
   const fs::EditRule& rule_of(const Group& group) const {
     return fs::rule_at(group.rules.data(), static_cast<double>(clock));
-  }
-
-  // Whether a counter has this value; a composite of chained schedulers has none.
-  static bool has_count(PyObject* dict, const py::object& key, int64_t expected, bool optional) {
-    PyObject* now = get(dict, key);
-    if (now == nullptr) return optional;
-    if (!PyLong_Check(now)) return false;
-    int overflow = 0;
-    return PyLong_AsLongLongAndOverflow(now, &overflow) == expected && overflow == 0;
   }
 
   py::object groups_of(PyObject* state) const {

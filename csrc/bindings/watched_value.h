@@ -31,6 +31,15 @@ inline void set(PyObject* dict, const py::object& key, PyObject* value) {
   if (PyDict_SetItem(dict, key.ptr(), value) != 0) throw py::error_already_set();
 }
 
+// Whether a counter has this value; a composite of chained schedulers has none.
+inline bool has_count(PyObject* dict, const py::object& key, int64_t expected, bool optional) {
+  PyObject* now = get(dict, key);
+  if (now == nullptr) return optional;
+  if (!PyLong_Check(now)) return false;
+  int overflow = 0;
+  return PyLong_AsLongLongAndOverflow(now, &overflow) == expected && overflow == 0;
+}
+
 inline bool is_tensor(PyObject* object) { return object != nullptr && fs::is_tensor(object); }
 
 // Waits for the device, if the tensor is on one.

@@ -9,6 +9,7 @@ from typing import Any
 from torch.optim import lr_scheduler as torch_schedulers
 
 from ..schedules.compositions import (
+    active_member,
     driving_schedule,
     edit_rules_of,
     is_chain,
@@ -16,13 +17,14 @@ from ..schedules.compositions import (
     is_sequence,
     leaf_schedulers,
 )
-from ..schedules.evaluate import Shape
+from ..schedules.edit import NO_EDIT, Edit, rule_at
+from ..schedules.evaluate import Shape, evaluate
 from ..schedules.expression import Segment
-from ..schedules.torch_classes import class_of
+from ..schedules.torch_classes import METHODS, class_of
 from . import device_driver
 from .counted_driver import CountedDriver
 from .device_driver import LaunchedDriver, capture_probe
-from .driver import OVERRIDES, Inputs, edits_of, groups_of, host_driver, scalar
+from .driver import Inputs, edits_of, groups_of, host_driver, scalar, underflows
 from .tensors import placement_of
 from .torch_driver import torch_driver
 
@@ -43,8 +45,11 @@ def inputs_of(scheduler: Any, on_device: bool = False) -> Inputs | None:
     `on_device`: a momentum that a branch keeps is written, since captured graphs continue to.
     """
     groups = groups_of(scheduler.optimizer)
-    leaves = [] if scheduler._branch is not None else leaf_schedulers(scheduler)
-    if is_composite(scheduler) and not all(map(_is_free, leaves)):
+    leaves, composites = [], []
+    if scheduler._branch is None:
+        leaves = leaf_schedulers(scheduler)
+        composites = [one for one in (scheduler, *members_of(scheduler)) if is_composite(one)]
+    if composites and not (all(map(_is_free, leaves)) and all("step" not in one.__dict__ for one in composites[1:])):
         return None
     entries = [(leaf.__dict__, class_of(type(leaf))) for leaf in leaves]
     if not all(entry is not None for _, entry in entries) or not _in_step(scheduler):
@@ -65,16 +70,16 @@ def inputs_of(scheduler: Any, on_device: bool = False) -> Inputs | None:
         if momentum is None:
             return None
         momenta.append(momentum)
-    composites = [scheduler] if is_composite(scheduler) else []
     return Inputs(
         programs.tables,
         rates,
         momenta,
         key,
         rules,
-        [(a, name) for a, entry in entries for name in (*entry.attributes, *OVERRIDES)]
-        + [(c.__dict__, "_schedulers") for c in composites],
-        [(a, name) for a, entry in entries for name in entry.lists],
+        [(a, name) for a, entry in entries for name in (*entry.attributes, "step", *METHODS)]
+        + [(one.__dict__, name) for one in composites for name in ("_schedulers", "_milestones", "step")],
+        [(a, name) for a, entry in entries for name in entry.lists]
+        + [(one.__dict__, name) for one in composites for name in ("_schedulers", "_milestones")],
         [name for _, entry in entries for name in entry.keys],
         _horizon(scheduler),
         scheduler._counts_steps,
@@ -117,10 +122,15 @@ def _is_free(leaf: Any) -> bool:
 
 
 def _in_step(scheduler: Any) -> bool:
-    """Whether the members of chains have made the same steps."""
+    """Whether members have made the steps that their composites have made."""
     if not is_composite(scheduler) or scheduler._branch is not None:
         return True
-    alike = not is_chain(scheduler) or len(set(map(clock_of, scheduler._schedulers))) == 1
+    if is_chain(scheduler):
+        alike = len(set(map(clock_of, scheduler._schedulers))) == 1
+    else:
+        clock = scheduler.__dict__["last_epoch"]
+        member, local = active_member(scheduler, clock)
+        alike = clock < 0 or clock_of(member) == local
     return alike and all(map(_in_step, scheduler._schedulers))
 
 
@@ -170,6 +180,8 @@ def attach(scheduler: Any) -> Any:
     groups = groups_of(optimizer)
     rates, scales = [group["lr"] for group in groups], [scalar(group.get("initial_lr", 0.0)) for group in groups]
     edits = edits_of(inputs, clock, rates, scales, scheduler._edits)
+    if not counted and _is_lost(scheduler, inputs, clock, edits):
+        return None
     if placement is not None:
         driver = LaunchedDriver.make(scheduler, inputs, clock, placement, edits)
     else:
@@ -179,6 +191,16 @@ def attach(scheduler: Any) -> Any:
     if driver is not None and is_composite(scheduler) and scheduler._branch is None:
         MemberMirror(scheduler, clock).install()
     return driver
+
+
+def _is_lost(scheduler: Any, inputs: Inputs, clock: int, edits: list[Edit]) -> bool:
+    """Whether an edited rate should decay where the schedule of it has decayed below the smallest number."""
+    if scheduler._branch is not None or not any(hasattr(leaf, "gamma") for leaf in leaf_schedulers(scheduler)):
+        return False
+    return any(
+        edit != NO_EDIT and underflows(rule_at(rules, clock), evaluate(inputs.programs[index], clock))
+        for rules, index, edit in zip(inputs.rules, inputs.rates, edits, strict=True)
+    )
 
 
 def reattach(scheduler: Any) -> None:
@@ -231,8 +253,8 @@ def release_members(composite: Any) -> None:
 
 
 def members_of(composite: Any) -> list[Any]:
-    """All schedulers inside of it."""
-    inside = [m for m in composite._schedulers if hasattr(m, "_skip_guard")]
+    """All schedulers inside of it; none inside of one that is no composite."""
+    inside = [m for m in getattr(composite, "_schedulers", ()) if hasattr(m, "_skip_guard")]
     return inside + [m for one in inside if is_composite(one) for m in members_of(one)]
 
 
@@ -256,23 +278,6 @@ def seek(scheduler: Any, clock: int) -> None:
         scheduler._schedulers[-1].__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
     elif scheduler.__dict__["last_epoch"] != clock:
         scheduler._seek(clock)
-
-
-def check_guarded(scheduler: Any) -> None:
-    """Raises ValueError where a device can neither decide whether a step is skipped nor be asked without waiting."""
-    name, optimizer = type(scheduler).__name__, scheduler.optimizer
-    if not scheduler._skip_guard.on_device or scheduler._follows_metric:
-        return  # the host decides by its metric anyway
-    if not has_schedule(scheduler):
-        raise ValueError(
-            f"{name}: advance_on_skip=False needs rates in closed form where parameters are on a GPU. Give the "
-            "optimizer a native schedule (fusedsched.schedules.from_function), which holds by itself."
-        )
-    if placement_of(optimizer) is None and not optimizer._can_follow():
-        raise ValueError(
-            f"{name}: advance_on_skip=False needs an lr that is a tensor on the device: the Triton backend reads "
-            "numbers from the host, which would have to wait."
-        )
 
 
 def refuse_capture(scheduler: Any, what: str) -> None:

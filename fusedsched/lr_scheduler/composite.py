@@ -23,7 +23,7 @@ from fusedsched.lr_scheduler import arguments as checks
 from fusedsched.runtime.order import warn_about_order
 
 from ..schedules.compositions import active_member, is_composite, leaf_schedulers, takes_metric
-from .building import attach, release_members
+from .building import attach, release_members, seek
 from .device_driver import capture_probe
 from .members import advance, check_resumable, metric_for, placeholder_members, present_rates, restart, seek_to
 from .metric import SyncedAttribute, host_section
@@ -90,6 +90,13 @@ class Composite(SchedulerMixin):
             self._branch.clock = self._driver.clock
         release_members(self)
         super()._detach()
+
+    def __del__(self) -> None:
+        """The members have counters of their own from here on."""
+        driver = getattr(self, "_driver", None)
+        if driver is not None and not driver.on_device and self._mirror is None:
+            seek(self, driver.clock)  # the collector has cleared what they find this by
+            self._detach()
 
     def _initial_step(self) -> None:
         """What torch's SequentialLR does to its first member."""

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from ..schedules.edit import NO_EDIT, Edit, EditRule, apply, edited, end_of_edit, rule_at
+from ..schedules.edit import NO_EDIT, Edit, EditKind, EditRule, apply, edited, end_of_edit, rule_at
 from ..schedules.evaluate import evaluate
 
-OVERRIDES = ("get_lr", "_get_closed_form_lr", "_update_lr")  # what a user may put into the object later on
+UNDERFLOW = 1e-280  # nearer to its pivot, a schedule has no digits left that an edit could scale
 
 
 class Driver(Protocol):
@@ -158,20 +158,24 @@ class PythonHostDriver:
         """One step, or False and nothing changed."""
         if not self.is_unmodified(state) or 0 <= self.horizon <= self.clock:
             return False
-        if not self.launched:
-            self.update_edits(state)
+        if not self.launched and not self.update_edits(state):
+            return False
         self.seek(self.clock + 1)
         self.write(state)
         return True
 
-    def update_edits(self, state: dict[str, Any]) -> None:
-        """Notes the rates that are not what was written last."""
-        for i, group in enumerate(_groups(state)):
-            found = scalar(group["lr"])
+    def update_edits(self, state: dict[str, Any]) -> bool:
+        """Notes the rates that are not what was written last. False, and nothing is changed, where the schedule has
+        nothing to scale."""
+        edits, present = list(self._edits), [scalar(group["lr"]) for group in _groups(state)]
+        for i, found in enumerate(present):
             if found != self._written[i]:
                 value, rule = evaluate(self.programs[self.rates[i]], self.clock), rule_at(self.rules[i], self.clock)
-                self._edits[i] = edited(self._edits[i], rule, self.clock, value, found)
-                self._written[i] = found
+                if underflows(rule, value):
+                    return False
+                edits[i] = edited(edits[i], rule, self.clock, value, found)
+        self._edits, self._written = edits, present
+        return True
 
     def seek(self, clock: int) -> None:
         """To another clock, without writing what belongs to it."""
@@ -237,7 +241,15 @@ def _matches(container: Any, snapshot: Any) -> bool:
 def _equal(now: Any, before: Any) -> bool:
     if now is None or before is None:
         return now is before
-    return same(now, before)
+    try:
+        return same(now, before)
+    except TypeError:
+        return False  # other members of a composite
+
+
+def underflows(rule: EditRule, value: float) -> bool:
+    """Whether a schedule is too near to its pivot for an edit."""
+    return rule.kind == EditKind.SCALE_OR_KEEP and abs(value - rule.pivot) < UNDERFLOW
 
 
 def host_driver_class() -> type:

@@ -36,7 +36,7 @@ class ReduceLROnPlateau(MetricScheduler, torch_schedulers.ReduceLROnPlateau):
     [0.4]
     """
 
-    __slots__ = ()
+    __slots__ = ("_view",)  # torch's class over the attributes of this one
 
     def __init__(
         self,
@@ -58,7 +58,9 @@ class ReduceLROnPlateau(MetricScheduler, torch_schedulers.ReduceLROnPlateau):
         super().__init__(optimizer, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
 
     def _decide(self, metrics: Any, epoch: int | None) -> None:
-        view = torch_view(self) if self._mirror is None else None
+        view = getattr(self, "_view", None) if self._mirror is None else self
+        if view is None or view.__dict__ is not self.__dict__:
+            view = self._view = torch_view(self)
         torch_schedulers.ReduceLROnPlateau.step(self if view is None else view, metrics, epoch)
 
     def _start_over(self) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .building import check_guarded
+from .building import has_schedule
 from .driver import groups_of
-from .tensors import tensors_kept
+from .tensors import placement_of, tensors_kept
 
 
 class SkipGuard:
@@ -56,6 +56,23 @@ def check(optimizer: Any, kind: type) -> None:
         raise ValueError(
             f"{kind.__name__}: advance_on_skip=False needs an optimizer that counts its updates; "
             f"{type(optimizer).__name__} does not. Take one of fusedsched, or leave advance_on_skip at True."
+        )
+
+
+def check_guarded(scheduler: Any) -> None:
+    """Raises ValueError where a device can neither decide whether a step is skipped nor be asked without waiting."""
+    name, optimizer = type(scheduler).__name__, scheduler.optimizer
+    if not scheduler._skip_guard.on_device or scheduler._follows_metric:
+        return  # the host decides by its metric anyway
+    if not has_schedule(scheduler):
+        raise ValueError(
+            f"{name}: advance_on_skip=False needs rates in closed form where parameters are on a GPU. Give the "
+            "optimizer a native schedule (fusedsched.schedules.from_function), which holds by itself."
+        )
+    if placement_of(optimizer) is None and not optimizer._can_follow():
+        raise ValueError(
+            f"{name}: advance_on_skip=False needs an lr that is a tensor on the device: the Triton backend reads "
+            "numbers from the host, which would have to wait."
         )
 
 

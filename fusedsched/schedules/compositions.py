@@ -16,7 +16,7 @@ from .compose import Product, Sequence
 from .edit import EditKind, EditRule
 from .evaluate import Shape
 from .expression import Schedule, Segment
-from .torch_classes import TorchClass, class_of, torch_name
+from .torch_classes import METHODS, TorchClass, class_of, torch_name
 
 
 class AtStart:
@@ -106,7 +106,7 @@ def _own_schedule(scheduler: Any, i: int, base: float | None) -> Schedule | None
 
 def leaf_schedule(scheduler: Any, entry: TorchClass | None, i: int, base: float | None = None) -> Schedule | None:
     """The schedule of one class from the scheduler's present counters."""
-    if entry is None or not scheduler.__dict__.keys().isdisjoint(("get_lr", "_get_closed_form_lr", "_update_lr")):
+    if entry is None or not scheduler.__dict__.keys().isdisjoint(METHODS):
         return None
     base = base_of(scheduler, i) if base is None else base
     try:

@@ -22,7 +22,7 @@ from .expression import Schedule, Segment
 from .program import FAR
 
 _MODULES = ("torch.optim.lr_scheduler", "torch.optim.swa_utils")
-_METHODS = frozenset(("get_lr", "_get_closed_form_lr", "step", "_update_lr", "scale_fn", "_anneal_func"))
+METHODS = ("get_lr", "_get_closed_form_lr", "_update_lr", "scale_fn", "_anneal_func")  # what computes the rates
 
 
 class TorchClass(NamedTuple):
@@ -284,7 +284,7 @@ def class_of(kind: type) -> TorchClass | None:
 def _unchanged_name(kind: type) -> str:
     name = torch_name(kind) or ""
     entry = CLASSES.get(name)
-    names = _METHODS if entry is None else _METHODS.union(entry.attributes, entry.lists)
+    names = {"step", *METHODS, *(() if entry is None else (*entry.attributes, *entry.lists))}
     for cls in kind.__mro__:
         if cls.__module__ in _MODULES:
             return name

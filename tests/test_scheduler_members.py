@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws: what somebody does to a composite or its members between two steps is obeyed, as by torch."""
+
+import gc
+
+import pytest
+from cases_lr_schedulers import optimizer, run
+from torch.optim import lr_scheduler as theirs
+
+from fusedsched import lr_scheduler as ours
+from fusedsched.lr_scheduler import driver
+
+
+@pytest.mark.parametrize("kind", ["SequentialLR", "ChainedScheduler"])
+def test_a_step_of_a_member_that_is_replaced_under_way(kind):
+    """Law: a `step` that somebody puts into a member is called by the composite from then on."""
+    for module in (ours, theirs):
+        opt, seen = optimizer([1.0]), []
+        members = [module.ConstantLR(opt, 0.5, 3), module.StepLR(opt, 2, 0.5)]
+        more = (opt, members, [3]) if kind == "SequentialLR" else (members, opt)
+        sched = getattr(module, kind)(*more)
+        run(opt, sched, 5)
+        members[1].step = lambda seen=seen: seen.append(1)
+        run(opt, sched, 2)
+        assert seen == [1, 1]
+
+
+def other_milestone(sched, module):
+    sched._milestones[0] = 5
+
+
+def other_member(sched, module):
+    sched._schedulers[1] = module.ExponentialLR(sched.optimizer, 0.5)
+
+
+def one_more_member(sched, module):
+    sched._schedulers.append(module.ExponentialLR(sched.optimizer, 0.5))
+
+
+def other_step_inside(sched, module):
+    sched._schedulers[1].step = lambda: None
+
+
+@pytest.mark.parametrize("driver_class", ["HostDriver", "PythonHostDriver"])
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("SequentialLR", other_milestone),
+        ("SequentialLR", other_member),
+        ("ChainedScheduler", other_member),
+        ("ChainedScheduler", one_more_member),
+        ("chain in a chain", other_member),
+        ("chain in a chain", other_step_inside),
+    ],
+)
+def test_lists_of_a_composite_that_are_edited_in_place(kind, change, driver_class, monkeypatch):
+    """Law: members and milestones that somebody puts into the lists of a composite are those of its next step."""
+    if driver_class == "PythonHostDriver":
+        monkeypatch.setattr(driver, "host_driver_class", lambda: driver.PythonHostDriver)
+    ends = []
+    for module in (ours, theirs):
+        opt = optimizer([1.0])
+        members = [module.ConstantLR(opt, 0.5, 9), module.StepLR(opt, 2, 0.5)]
+        if kind == "SequentialLR":
+            sched = module.SequentialLR(opt, members, [6])
+        else:
+            sched = module.ChainedScheduler(members, opt)
+        if kind == "chain in a chain":
+            sched = module.ChainedScheduler([module.ExponentialLR(opt, 0.75), sched], opt)
+        run(opt, sched, 3)
+        change(sched, module)
+        rates = []
+        for _ in range(6):
+            run(opt, sched, 1)
+            rates.append(opt.param_groups[0]["lr"])
+        ends.append(rates)
+    assert ends[0] == pytest.approx(ends[1], rel=1e-12)
+
+
+def test_a_counter_of_a_member_that_is_written():
+    """Law: a member of a SequentialLR continues from the counter that somebody gave it."""
+    ends = []
+    for module in (ours, theirs):
+        opt = optimizer([1.0])
+        members = [module.ConstantLR(opt, 0.5, 3), module.StepLR(opt, 3, 0.5)]
+        sched, rates = module.SequentialLR(opt, members, [3]), []
+        run(opt, sched, 4)
+        members[1].last_epoch = 5
+        for _ in range(7):
+            run(opt, sched, 1)
+            rates.append(opt.param_groups[0]["lr"])
+        ends.append((rates, sched.last_epoch, members[1].last_epoch))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("in_a_cycle", [False, True])
+@pytest.mark.parametrize("kind", ["SequentialLR", "ChainedScheduler"])
+def test_members_outlive_their_composite(kind, in_a_cycle):
+    """Law: members have made the steps of a composite that is gone, and continue from there."""
+    ends = []
+    for module in (ours, theirs):
+        opt = optimizer([1.0])
+        members = [module.ConstantLR(opt, 0.5, 3), module.StepLR(opt, 3, 0.5)]
+        more = (opt, members, [3]) if kind == "SequentialLR" else (members, opt)
+        sched = getattr(module, kind)(*more)
+        run(opt, sched, 5)
+        if in_a_cycle:
+            sched.itself = sched
+        del sched
+        gc.collect()
+        counts = [(member.last_epoch, member._step_count) for member in members]
+        run(opt, members[1], 4)
+        ends.append((counts, opt.param_groups[0]["lr"]))
+    assert ends[0] == ends[1]
