@@ -46,7 +46,7 @@ def test_fake_parameters_get_fake_state(name, made_inside, product):
     torchs, expected, _ = run(torch_twin, name, made_inside, **VISIBLE[name])
     assert state == expected and all(kind is FakeTensor for kind, *_ in state.values())
     for p, q in zip(ours.param_groups[0]["params"], torchs.param_groups[0]["params"], strict=True):
-        if name != "SGD":
+        if "step" in torchs.state[q]:
             assert ours.state[p]["step"].item() == torchs.state[q]["step"].item() == 4
 
 

@@ -24,9 +24,10 @@ from ..schedules.torch_classes import METHODS, class_of
 from . import device_driver
 from .counted_driver import CountedDriver
 from .device_driver import LaunchedDriver, capture_probe
-from .driver import Inputs, edits_of, groups_of, host_driver, scalar, underflows
+from .driver import Inputs, edits_of, groups_of, host_driver, underflows
 from .tensors import placement_of
 from .torch_driver import torch_driver
+from .watched_values import scalar
 
 
 def clock_of(scheduler: Any) -> Any:

@@ -10,8 +10,8 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers, swa_utils
 
 from fusedsched.lr_scheduler import arguments as checks
 
-from .driver import copied
 from .scheduler import SchedulerMixin
+from .watched_values import copied
 
 
 class StepLR(SchedulerMixin, torch_schedulers.StepLR):

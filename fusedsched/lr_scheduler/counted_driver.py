@@ -16,7 +16,8 @@ from fusedsched.runtime.compile_ops import ReentrancyGuard
 from ..schedules.edit import Edit, EditRule, rule_at
 from ..schedules.evaluate import ROW_WIDTH, Shape
 from .device_driver import capture_probe, ending, refuse_mixed, refuse_without_schedule
-from .driver import Inputs, edits_of, groups_of, host_driver, scalar
+from .driver import Inputs, edits_of, groups_of, host_driver
+from .watched_values import scalar
 
 
 class Programs:

@@ -14,10 +14,10 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 from fusedsched.lr_scheduler import arguments as checks
 
 from ..schedules.torch_classes import one_cycle_phases
-from .driver import copied
 from .replan import step_in_branch
 from .scheduler import DerivedAttribute, SchedulerMixin
 from .traced import traced_step
+from .watched_values import copied
 
 
 class CosineAnnealingWarmRestarts(SchedulerMixin, torch_schedulers.CosineAnnealingWarmRestarts):

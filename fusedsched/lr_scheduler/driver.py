@@ -9,7 +9,6 @@ version of `csrc/bindings/host_driver.cpp`; a test compares the two. `device_dri
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from collections.abc import Callable
 from operator import is_not
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +19,7 @@ from torch import Tensor
 from .. import _native
 from ..schedules.edit import NO_EDIT, Edit, EditKind, EditRule, apply, edited, end_of_edit, rule_at
 from ..schedules.evaluate import evaluate
+from .watched_values import Seen, copied, is_equal, matches, scalar, snapshot
 
 UNDERFLOW = 1e-280  # nearer to its pivot, a schedule has no digits left that an edit could scale
 
@@ -54,23 +54,6 @@ class Inputs(NamedTuple):
     keys: list[str]
     horizon: int = -1
     counts: bool = True
-
-
-def scalar(value: Any) -> float:
-    """A rate as a Python float, also when it is a tensor of one element (on a device, this waits for it)."""
-    return value.item() if isinstance(value, Tensor) else float(value)
-
-
-def copied(value: Any) -> Any:
-    """The value, or a copy of a tensor, which does not change with later writes."""
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two hyperparameters are the same object or equal numbers."""
-    if type(a) is float and type(b) is float:  # as a rule
-        return a is b or a == b
-    return a is b and not isinstance(a, Tensor) or scalar(a) == scalar(b)
 
 
 def groups_of(optimizer: Any) -> list[dict[str, Any]]:
@@ -118,11 +101,11 @@ class PythonHostDriver:
         self.programs, self.rates, self.momenta, self.momentum_key = programs, rates, momenta, momentum_key
         self.rules, self._edits = rules, [Edit(*edit) for edit in edits]
         self._watched = [(attributes, name, attributes.get(name)) for attributes, name in watched]
-        self._lists = [(attributes, name, _snapshot(attributes.get(name))) for attributes, name in lists]
+        self._lists = [(attributes, name, snapshot(attributes.get(name))) for attributes, name in lists]
         self.keys, self.launched, self._launch = keys, launch is not None, launch
         groups = _groups(state)
         self._written = [None if self.launched else scalar(group["lr"]) for group in groups]
-        self._seen = [[copied(group.get(key)) for key in keys] for group in groups]
+        self._seen = [[Seen.of(group.get(key)) for key in keys] for group in groups]
         self._targets = self._present_targets(groups) if self.launched else []
 
     def _present_targets(self, groups: list[dict[str, Any]]) -> list[Any]:
@@ -143,14 +126,14 @@ class PythonHostDriver:
             return False
         if any(attributes.get(name) is not value for attributes, name, value in self._watched):
             return False
-        if any(not _matches(attributes.get(name), old) for attributes, name, old in self._lists):
+        if any(not matches(attributes.get(name), old) for attributes, name, old in self._lists):
             return False
         if self.launched:
             present = self._present_targets(groups)
             if len(present) != len(self._targets) or any(map(is_not, present, self._targets)):
                 return False
         for group, seen in zip(groups, self._seen, strict=True):
-            if any(not _equal(group.get(key), old) for key, old in zip(self.keys, seen, strict=True)):
+            if any(not is_equal(group.get(key), old) for key, old in zip(self.keys, seen, strict=True)):
                 return False
         return self.momentum_key != "betas" or all(type(group["betas"]) is tuple for group in groups)
 
@@ -222,29 +205,6 @@ def _first(momentum: Any) -> Any:
 
 def _groups(state: dict[str, Any]) -> list[dict[str, Any]]:
     return state["optimizer"].param_groups
-
-
-def _snapshot(container: Any) -> Any:
-    if isinstance(container, Counter):
-        return dict(container)
-    return None if container is None else [copied(item) for item in container]
-
-
-def _matches(container: Any, snapshot: Any) -> bool:
-    if isinstance(snapshot, dict):
-        return isinstance(container, dict) and dict.__eq__(container, snapshot) is True
-    if container is None or snapshot is None:
-        return container is snapshot
-    return len(container) == len(snapshot) and all(map(_equal, container, snapshot))
-
-
-def _equal(now: Any, before: Any) -> bool:
-    if now is None or before is None:
-        return now is before
-    try:
-        return same(now, before)
-    except TypeError:
-        return False  # other members of a composite
 
 
 def underflows(rule: EditRule, value: float) -> bool:

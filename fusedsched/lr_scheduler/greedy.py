@@ -12,9 +12,10 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 from fusedsched.lr_scheduler import arguments as checks
 
 from .boards import Asked, Bounds, Known
-from .driver import copied, scalar, write_lr
+from .driver import write_lr
 from .metric import MetricScheduler, SyncedAttribute, overrides
 from .plateau import COMPARISONS
+from .watched_values import copied, scalar
 
 # What the state dict of transformers' class has beside the window.
 _STATE = (

@@ -12,9 +12,10 @@ from fusedsched.lr_scheduler import arguments as checks
 from ..schedules.compositions import active_member, is_chain, is_composite, is_sequence, leaf_schedulers, takes_metric
 from .building import attach, clock_of, inputs_of
 from .device_driver import capture_probe
-from .driver import copied, write_lr
+from .driver import write_lr
 from .param_groups import add_groups
 from .plateau import ReduceLROnPlateau
+from .watched_values import copied
 
 
 class _Placeholder:

@@ -15,7 +15,8 @@ from fusedsched.runtime.compile_ops import ReentrancyGuard
 
 from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Turn, constant, launcher_for
 from .device_driver import capture_probe
-from .driver import groups_of, scalar
+from .driver import groups_of
+from .watched_values import scalar
 
 if TYPE_CHECKING:
     from .boards import Contents

@@ -17,7 +17,8 @@ from ..schedules.compositions import edit_rules_of, leaf_schedulers, schedule_of
 from ..schedules.edit import EditKind
 from ..schedules.torch_classes import class_of, torch_name
 from .building import attach
-from .driver import copied, scalar, write_lr
+from .driver import write_lr
+from .watched_values import copied, scalar
 
 # Optimizer -> the rates that schedulers built with last_epoch= wrote last, and their classes. One of another class
 # multiplies, as it would have done in the run that is resumed; one of the same class is a second try.

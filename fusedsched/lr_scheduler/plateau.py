@@ -10,9 +10,9 @@ from torch.optim import Optimizer, lr_scheduler as torch_schedulers
 from fusedsched.lr_scheduler import arguments as checks
 
 from .boards import Asked, Bounds, Known
-from .driver import copied
 from .metric import MetricScheduler, overrides
 from .torch_driver import torch_view
+from .watched_values import copied
 
 COMPARISONS = {("min", "rel"): 0, ("min", "abs"): 1, ("max", "rel"): 2}  # fs::Comparison; torch takes all others for 3
 

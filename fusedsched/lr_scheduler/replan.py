@@ -21,8 +21,9 @@ from ..schedules.expression import Schedule, Segment
 from ..schedules.torch_classes import CLASSES, swa_begin, torch_name
 from ..schedules.warmups import DECAYS
 from .building import clock_of, reattach, refuse_capture
-from .driver import copied, near, scalar, write_lr
+from .driver import near, write_lr
 from .param_groups import add_groups, shared
+from .watched_values import copied, scalar
 
 
 class Branch:

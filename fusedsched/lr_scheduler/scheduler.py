@@ -21,11 +21,12 @@ from ..schedules.expression import Schedule
 from ..schedules.tabulate import from_torch
 from . import replan, state
 from .building import attach, clock_of, inputs_of, reattach, refuse_capture
-from .driver import Inputs, copied
+from .driver import Inputs
 from .param_groups import add_groups, resume
 from .skip_guard import SkipGuard, extended, should_skip
 from .tensors import tensors_kept
 from .traced import traced_step
+from .watched_values import copied
 
 
 class DerivedAttribute:

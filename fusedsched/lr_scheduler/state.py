@@ -14,9 +14,10 @@ from typing import Any
 from ..schedules.compositions import leaf_schedulers
 from ..schedules.edit import NO_EDIT, Edit
 from .building import reattach
-from .driver import copied, same, scalar, write_lr
+from .driver import write_lr
 from .replan import Branch
 from .tensors import tensors_kept
+from .watched_values import copied, same, scalar
 
 KEY = "fusedsched"
 

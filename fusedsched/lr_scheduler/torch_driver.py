@@ -15,7 +15,8 @@ from torch import Tensor
 from ..schedules.compositions import is_composite, takes_metric
 from ..schedules.edit import Edit
 from ..schedules.torch_classes import class_of, torch_name
-from .driver import copied, groups_of, scalar
+from .driver import groups_of
+from .watched_values import copied, scalar
 
 
 def torch_view(scheduler: Any) -> Any:
