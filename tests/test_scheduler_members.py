@@ -93,6 +93,35 @@ def test_a_counter_of_a_member_that_is_written():
     assert ends[0] == ends[1]
 
 
+def test_the_counter_of_a_sequence_that_is_written():
+    """Law: a SequentialLR continues from the counter that somebody gave it."""
+    ends = []
+    for module in (ours, theirs):
+        opt = optimizer([1.0])
+        sched, rates = module.SequentialLR(opt, [module.ConstantLR(opt, 0.5, 9), module.StepLR(opt, 3, 0.5)], [3]), []
+        run(opt, sched, 8)
+        sched.last_epoch = 2
+        for _ in range(7):
+            run(opt, sched, 1)
+            rates.append(opt.param_groups[0]["lr"])
+        ends.append(rates)
+    assert ends[0] == ends[1]
+
+
+def test_a_member_of_two_chains():
+    """Law: a member counts the steps of both."""
+    ends = []
+    for module in (ours, theirs):
+        opt, rates = optimizer([1.0]), []
+        shared = module.StepLR(opt, 3, 0.5)
+        chains = [module.ChainedScheduler([shared, module.ConstantLR(opt, 0.5, 20)], opt) for _ in range(2)]
+        for n in (5, 2, 4, 3):
+            run(opt, chains[n % 2], n)
+            rates.append(opt.param_groups[0]["lr"])
+        ends.append((rates, shared.last_epoch))
+    assert ends[0] == ends[1]
+
+
 @pytest.mark.parametrize("in_a_cycle", [False, True])
 @pytest.mark.parametrize("kind", ["SequentialLR", "ChainedScheduler"])
 def test_members_outlive_their_composite(kind, in_a_cycle):

@@ -213,24 +213,26 @@ class MemberMirror:
     """Derives the counters of the members from the clock of the composite that steps for them."""
 
     def __init__(self, composite: Any, clock: int) -> None:
-        self._composite, self._clock, self._busy = device_driver.ref(composite), clock, False
+        self.composite, self._clock, self._busy = device_driver.ref(composite), clock, False
 
     def install(self) -> None:
-        for one in members_of(self._composite()):
+        for one in members_of(self.composite()):
             one._mirror = self
 
     def sync(self, name: str) -> None:
         """Brings the members up to date."""
-        composite = self._composite()
+        composite = self.composite()
         if composite is None or self._busy or composite._driver is None:
             return
         if composite._mirror is not None:
             composite._mirror.sync("last_epoch")
         clock = composite._driver.clock
         if clock != self._clock:
-            self._busy = True
+            self._busy, own = True, composite.__dict__.get("last_epoch")
             seek(composite, clock)
             self._clock, self._busy = clock, False
+            if own is not None:
+                composite.__dict__["last_epoch"] = own  # which the driver has written, or somebody since
 
     def changed(self, name: str) -> None:
         """A member was written to."""
@@ -238,7 +240,7 @@ class MemberMirror:
 
     def release(self) -> None:
         """The members step for themselves again."""
-        composite = self._composite()
+        composite = self.composite()
         if composite is not None and not self._busy:
             composite._detach()
 
@@ -250,6 +252,8 @@ def release_members(composite: Any) -> None:
         if isinstance(mirror, MemberMirror):
             mirror.sync("last_epoch")
             one._mirror = None
+            if mirror.composite() is not composite:
+                mirror.release()  # a member of two
 
 
 def members_of(composite: Any) -> list[Any]:
