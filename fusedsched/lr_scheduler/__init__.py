@@ -2,8 +2,8 @@
 """The classes of `torch.optim.lr_scheduler` and `SWALR`: same names, signatures, values, warnings and state dicts. And
 Hugging Face's `GreedyLR`.
 
-They work with any `torch.optim.Optimizer` and are subclasses of torch's classes. A step evaluates a closed form, for all
-groups at once, in float64: no drift. A rate that the user writes is continued as by torch's recursion
+They work with any `torch.optim.Optimizer` and are subclasses of torch's classes. A step evaluates a closed form, for
+all groups at once, in float64: no drift. A rate that the user writes is continued as by torch's recursion
 (`fusedsched/schedules/edit.py`).
 
 Where every group's rate is a tensor on one GPU, a step is one launch that writes them all, which a CUDA graph may hold.

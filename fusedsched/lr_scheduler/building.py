@@ -216,8 +216,11 @@ class MemberMirror:
         self.composite, self._clock, self._busy = device_driver.ref(composite), clock, False
 
     def install(self) -> None:
-        for one in members_of(self.composite()):
-            one._mirror = self
+        for one in (self.composite(), *members_of(self.composite())):
+            if is_composite(one):
+                one._arranged = list(one._schedulers), tuple(getattr(one, "_milestones", ()))
+            if one is not self.composite():
+                one._mirror = self
 
     def sync(self, name: str) -> None:
         """Brings the members up to date."""
@@ -247,7 +250,7 @@ class MemberMirror:
 
 def release_members(composite: Any) -> None:
     """Brings the members up to date, and lets them step for themselves."""
-    for one in members_of(composite):
+    for one in members_of(composite, arranged=True):
         mirror = one._mirror
         if isinstance(mirror, MemberMirror):
             mirror.sync("last_epoch")
@@ -256,17 +259,19 @@ def release_members(composite: Any) -> None:
                 mirror.release()  # a member of two
 
 
-def members_of(composite: Any) -> list[Any]:
-    """All schedulers inside of it; none inside of one that is no composite."""
-    inside = [m for m in getattr(composite, "_schedulers", ()) if hasattr(m, "_skip_guard")]
-    return inside + [m for one in inside if is_composite(one) for m in members_of(one)]
+def members_of(composite: Any, arranged: bool = False) -> list[Any]:
+    """All schedulers inside of it, or those that its driver steps for; none inside of one that is no composite."""
+    kept = getattr(composite, "_arranged", None) if arranged else None
+    inside = [m for m in (kept or [getattr(composite, "_schedulers", ())])[0] if hasattr(m, "_skip_guard")]
+    return inside + [m for one in inside if is_composite(one) for m in members_of(one, arranged)]
 
 
 def seek(scheduler: Any, clock: int) -> None:
     """Derives the counters of a scheduler and its members from its clock."""
     if is_sequence(scheduler):
-        begins = (0, *scheduler._milestones)
-        for i, member in enumerate(scheduler._schedulers):
+        members, milestones = scheduler._arranged
+        begins = (0, *milestones)
+        for i, member in enumerate(members):
             end = begins[i + 1] if i + 1 < len(begins) else clock + 1
             if clock < begins[i]:
                 for leaf in leaf_schedulers(member):
@@ -277,9 +282,10 @@ def seek(scheduler: Any, clock: int) -> None:
                     member.__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
         scheduler.__dict__["last_epoch"] = clock
     elif is_chain(scheduler):
-        for member in scheduler._schedulers:
+        members = scheduler._arranged[0]
+        for member in members:
             seek(member, clock)
-        scheduler._schedulers[-1].__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
+        members[-1].__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
     elif scheduler.__dict__["last_epoch"] != clock:
         scheduler._seek(clock)
 
