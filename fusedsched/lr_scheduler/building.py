@@ -126,12 +126,10 @@ def _in_step(scheduler: Any) -> bool:
     if not is_composite(scheduler) or scheduler._branch is not None:
         return True
     if is_chain(scheduler):
-        alike = len(set(map(clock_of, scheduler._schedulers))) == 1
-    else:
-        clock = scheduler.__dict__["last_epoch"]
-        member, local = active_member(scheduler, clock)
-        alike = clock < 0 or clock_of(member) == local
-    return alike and all(map(_in_step, scheduler._schedulers))
+        return len(set(map(clock_of, scheduler._schedulers))) == 1 and all(map(_in_step, scheduler._schedulers))
+    member, local = active_member(scheduler, clock := scheduler.__dict__["last_epoch"])
+    derived = getattr(member, "_mirror", None) is not None
+    return clock < 0 or derived or (clock_of(member) == local and _in_step(member))
 
 
 def _momentum_key(scheduler: Any, entries: list[Any], on_device: bool) -> str:
