@@ -123,6 +123,19 @@ def test_warnings(module):
         sched.step()
 
 
+@pytest.mark.parametrize("name", ["StepLR", "LambdaLR", "MultiplicativeLR"])
+@pytest.mark.parametrize("module", [ours, theirs], ids=["ours", "torch"])
+def test_a_count_that_is_set_back_warns_again(module, name):
+    """Law: as torch's do where `_step_count` is 1."""
+    opt = optimizer([0.1])
+    sched = getattr(module, name)(opt, 3 if name == "StepLR" else lambda t: 0.5)
+    run(opt, sched, 3)
+    sched._step_count, opt._opt_called = 1, False
+    with pytest.warns(UserWarning, match=r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`"):
+        sched.step()
+    assert sched._step_count == 2
+
+
 @pytest.mark.parametrize("module", [ours, theirs], ids=["ours", "torch"])
 def test_warnings_name_the_line_of_the_user(module):
     """Law: with Python's own filters, each wrong line is told once."""

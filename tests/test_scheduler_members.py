@@ -77,6 +77,40 @@ def test_lists_of_a_composite_that_are_edited_in_place(kind, change, driver_clas
     assert ends[0] == pytest.approx(ends[1], rel=1e-12)
 
 
+@pytest.mark.parametrize("change", ["a milestone that is over", "another member"])
+def test_counts_that_were_made_before_a_change(change):
+    """Law: a change of a composite's lists is none of the steps that its members have made."""
+    ends = []
+    for module in (ours, theirs):
+        opt, rates = optimizer([1.0]), []
+        members = [module.ConstantLR(opt, 0.5, 3), module.StepLR(opt, 3, 0.5)]
+        if change == "another member":
+            sched = module.ChainedScheduler(members, opt)
+            run(opt, sched, 8)
+            sched._schedulers[1] = module.StepLR(opt, 3, 0.5)
+        else:
+            sched = module.SequentialLR(opt, members, [3])
+            run(opt, sched, 8)
+            sched._milestones[0] = 4
+        for _ in range(7):
+            run(opt, sched, 1)
+            rates.append(opt.param_groups[0]["lr"])
+        ends.append((rates, [member.last_epoch for member in (*members, *sched._schedulers)]))
+    assert ends[0] == ends[1]
+
+
+def test_a_branched_composite_goes():
+    """Law: its members stay where the branch began."""
+    opt = optimizer([1.0])
+    members = [ours.ConstantLR(opt, 0.5, 3), ours.StepLR(opt, 3, 0.5)]
+    sched = ours.SequentialLR(opt, members, [3])
+    run(opt, sched, 5)
+    sched.branch(9)
+    run(opt, sched, 5)
+    del sched
+    assert [member.last_epoch for member in members] == [2, 2]
+
+
 def test_a_counter_of_a_member_that_is_written():
     """Law: a member of a SequentialLR continues from the counter that somebody gave it."""
     ends = []
@@ -90,6 +124,35 @@ def test_a_counter_of_a_member_that_is_written():
             run(opt, sched, 1)
             rates.append(opt.param_groups[0]["lr"])
         ends.append((rates, sched.last_epoch, members[1].last_epoch))
+    assert ends[0] == ends[1]
+
+
+def test_the_counter_of_a_sequence_that_is_written():
+    """Law: a SequentialLR continues from the counter that somebody gave it."""
+    ends = []
+    for module in (ours, theirs):
+        opt = optimizer([1.0])
+        sched, rates = module.SequentialLR(opt, [module.ConstantLR(opt, 0.5, 9), module.StepLR(opt, 3, 0.5)], [3]), []
+        run(opt, sched, 8)
+        sched.last_epoch = 2
+        for _ in range(7):
+            run(opt, sched, 1)
+            rates.append(opt.param_groups[0]["lr"])
+        ends.append(rates)
+    assert ends[0] == ends[1]
+
+
+def test_a_member_of_two_chains():
+    """Law: a member counts the steps of both."""
+    ends = []
+    for module in (ours, theirs):
+        opt, rates = optimizer([1.0]), []
+        shared = module.StepLR(opt, 3, 0.5)
+        chains = [module.ChainedScheduler([shared, module.ConstantLR(opt, 0.5, 20)], opt) for _ in range(2)]
+        for n in (5, 2, 4, 3):
+            run(opt, chains[n % 2], n)
+            rates.append(opt.param_groups[0]["lr"])
+        ends.append((rates, shared.last_epoch))
     assert ends[0] == ends[1]
 
 

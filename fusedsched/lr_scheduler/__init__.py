@@ -2,9 +2,9 @@
 """The classes of `torch.optim.lr_scheduler` and `SWALR`: same names, signatures, values, warnings and state dicts. And
 Hugging Face's `GreedyLR`.
 
-They work with any `torch.optim.Optimizer` and are subclasses of torch's classes. Between two edits of a rate a step is
-one evaluation of a closed form, for all groups at once, in float64: no drift. After an edit, torch's own recursion
-takes one step on the edited rate, and the closed form goes on from there.
+They work with any `torch.optim.Optimizer` and are subclasses of torch's classes. A step evaluates a closed form, for
+all groups at once, in float64: no drift. A rate that the user writes is continued as by torch's recursion
+(`fusedsched/schedules/edit.py`).
 
 Where every group's rate is a tensor on one GPU, a step is one launch that writes them all, which a CUDA graph may hold.
 

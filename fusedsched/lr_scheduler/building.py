@@ -127,12 +127,10 @@ def _in_step(scheduler: Any) -> bool:
     if not is_composite(scheduler) or scheduler._branch is not None:
         return True
     if is_chain(scheduler):
-        alike = len(set(map(clock_of, scheduler._schedulers))) == 1
-    else:
-        clock = scheduler.__dict__["last_epoch"]
-        member, local = active_member(scheduler, clock)
-        alike = clock < 0 or clock_of(member) == local
-    return alike and all(map(_in_step, scheduler._schedulers))
+        return len(set(map(clock_of, scheduler._schedulers))) == 1 and all(map(_in_step, scheduler._schedulers))
+    member, local = active_member(scheduler, clock := scheduler.__dict__["last_epoch"])
+    derived = getattr(member, "_mirror", None) is not None
+    return clock < 0 or derived or (clock_of(member) == local and _in_step(member))
 
 
 def _momentum_key(scheduler: Any, entries: list[Any], on_device: bool) -> str:
@@ -214,24 +212,29 @@ class MemberMirror:
     """Derives the counters of the members from the clock of the composite that steps for them."""
 
     def __init__(self, composite: Any, clock: int) -> None:
-        self._composite, self._clock, self._busy = device_driver.ref(composite), clock, False
+        self.composite, self._clock, self._busy = device_driver.ref(composite), clock, False
 
     def install(self) -> None:
-        for one in members_of(self._composite()):
-            one._mirror = self
+        for one in (self.composite(), *members_of(self.composite())):
+            if is_composite(one):
+                one._arranged = list(one._schedulers), tuple(getattr(one, "_milestones", ()))
+            if one is not self.composite():
+                one._mirror = self
 
     def sync(self, name: str) -> None:
         """Brings the members up to date."""
-        composite = self._composite()
+        composite = self.composite()
         if composite is None or self._busy or composite._driver is None:
             return
         if composite._mirror is not None:
             composite._mirror.sync("last_epoch")
         clock = composite._driver.clock
         if clock != self._clock:
-            self._busy = True
+            self._busy, own = True, composite.__dict__.get("last_epoch")
             seek(composite, clock)
             self._clock, self._busy = clock, False
+            if own is not None:
+                composite.__dict__["last_epoch"] = own  # which the driver has written, or somebody since
 
     def changed(self, name: str) -> None:
         """A member was written to."""
@@ -239,31 +242,35 @@ class MemberMirror:
 
     def release(self) -> None:
         """The members step for themselves again."""
-        composite = self._composite()
+        composite = self.composite()
         if composite is not None and not self._busy:
             composite._detach()
 
 
 def release_members(composite: Any) -> None:
     """Brings the members up to date, and lets them step for themselves."""
-    for one in members_of(composite):
+    for one in members_of(composite, arranged=True):
         mirror = one._mirror
         if isinstance(mirror, MemberMirror):
             mirror.sync("last_epoch")
             one._mirror = None
+            if mirror.composite() is not composite:
+                mirror.release()  # a member of two
 
 
-def members_of(composite: Any) -> list[Any]:
-    """All schedulers inside of it; none inside of one that is no composite."""
-    inside = [m for m in getattr(composite, "_schedulers", ()) if hasattr(m, "_skip_guard")]
-    return inside + [m for one in inside if is_composite(one) for m in members_of(one)]
+def members_of(composite: Any, arranged: bool = False) -> list[Any]:
+    """All schedulers inside of it, or those that its driver steps for; none inside of one that is no composite."""
+    kept = getattr(composite, "_arranged", None) if arranged else None
+    inside = [m for m in (kept or [getattr(composite, "_schedulers", ())])[0] if hasattr(m, "_skip_guard")]
+    return inside + [m for one in inside if is_composite(one) for m in members_of(one, arranged)]
 
 
 def seek(scheduler: Any, clock: int) -> None:
     """Derives the counters of a scheduler and its members from its clock."""
     if is_sequence(scheduler):
-        begins = (0, *scheduler._milestones)
-        for i, member in enumerate(scheduler._schedulers):
+        members, milestones = scheduler._arranged
+        begins = (0, *milestones)
+        for i, member in enumerate(members):
             end = begins[i + 1] if i + 1 < len(begins) else clock + 1
             if clock < begins[i]:
                 for leaf in leaf_schedulers(member):
@@ -274,9 +281,10 @@ def seek(scheduler: Any, clock: int) -> None:
                     member.__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
         scheduler.__dict__["last_epoch"] = clock
     elif is_chain(scheduler):
-        for member in scheduler._schedulers:
+        members = scheduler._arranged[0]
+        for member in members:
             seek(member, clock)
-        scheduler._schedulers[-1].__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
+        members[-1].__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
     elif scheduler.__dict__["last_epoch"] != clock:
         scheduler._seek(clock)
 

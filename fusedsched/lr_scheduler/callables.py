@@ -47,7 +47,7 @@ class MultiplicativeLR(SchedulerMixin, torch_schedulers.MultiplicativeLR):
     lr(t) = lr(t - 1) * lr_lambda(t), lr(0) = base_lr
 
     Arguments as LambdaLR. As `torch.optim.lr_scheduler.MultiplicativeLR`; the function is first called for t = 1. A
-    group that joins late gets the product of all factors so far, for which the function is called again.
+    group that joins late continues from the rate that it brings.
 
     >>> import torch
     >>> opt = torch.optim.SGD([torch.zeros(1)], lr=0.8)

@@ -38,7 +38,7 @@ from .turns import step_on_device
 class Composite(SchedulerMixin):
     """Mixin for what is made of members."""
 
-    __slots__ = ("_depth",)
+    __slots__ = ("_arranged", "_depth")  # members and milestones that its driver steps for; `_metric_depth`
     _counts_steps = False
 
     def _metric_depth(self) -> int:
@@ -89,12 +89,14 @@ class Composite(SchedulerMixin):
         if self._branch is not None and self._driver is not None:
             self._branch.clock = self._driver.clock
         release_members(self)
+        self._arranged = None
         super()._detach()
 
     def __del__(self) -> None:
         """The members have counters of their own from here on."""
         driver = getattr(self, "_driver", None)
-        if driver is not None and not driver.on_device and self._mirror is None:
+        steps_for_them = driver is not None and getattr(self, "_arranged", None) is not None
+        if steps_for_them and not driver.on_device and self._mirror is None:
             seek(self, driver.clock)  # the collector has cleared what they find this by
             self._detach()
 

@@ -68,11 +68,11 @@ class FunctionDriver:
         self.clock = scheduler.__dict__["last_epoch"]
 
     def step(self, state: dict[str, Any]) -> bool:
-        """One step; False where groups were added, or a user's method is in the place of torch's."""
-        groups, functions = state["optimizer"].param_groups, state["lr_lambdas"]
-        if len(groups) != self._count or "get_lr" in state or "_update_lr" in state:
+        """One step; False where groups were added, a user's method is in the place of torch's, or torch may warn."""
+        groups, functions, made = state["optimizer"].param_groups, state["lr_lambdas"], state["_step_count"]
+        if len(groups) != self._count or "get_lr" in state or "_update_lr" in state or made == 1:
             return False
-        state["_step_count"] += 1
+        state["_step_count"] = made + 1
         self.clock = state["last_epoch"] = clock = state["last_epoch"] + 1
         if self._from_base:
             rates = [base * function(clock) for function, base in zip(functions, state["base_lrs"], strict=True)]
