@@ -118,7 +118,7 @@ def test_a_sequence_goes_from_member_to_member(sequence, edited):
         sched.step(metric)
 
     graph = recorded(train)
-    assert emulated().nodes(graph) == 2 and sched.last_epoch == 0
+    assert emulated().nodes(graph) == 3 and sched.last_epoch == 0
     for i, value in enumerate(METRICS):
         metric.fill_(value)
         emulated().replay(graph)

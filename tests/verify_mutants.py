@@ -236,6 +236,6 @@ MUTANTS: dict[str, Mutant] = {
         wrapped(_graphs.CompileHandle, "__init__", _no_step_in_the_graph),
     ),
     "lr frozen in the graph": Mutant(
-        "replay/AdamW-OneCycleLR/cuda", "after replays", wrapped(_following.Follower, "tick", lambda f, *a: None)
+        "replay/AdamW-OneCycleLR/cuda", "after replays", wrapped(_following.Follower, "advance", lambda f, *a: None)
     ),
 }

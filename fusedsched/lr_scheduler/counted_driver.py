@@ -7,65 +7,20 @@ counter on the device is advanced, and what the host shows is derived from it.
 
 from __future__ import annotations
 
-from array import array
 from typing import Any
 from weakref import ref
 
 from fusedsched.runtime.compile_ops import ReentrancyGuard
+from fusedsched.runtime.device_schedule import ScheduledNumber
 
-from ..schedules.edit import Edit, EditRule, rule_at
-from ..schedules.evaluate import ROW_WIDTH, Shape
+from ..schedules.edit import Edit, EditKind, EditRule
 from .device_driver import capture_probe, ending, refuse_mixed, refuse_without_schedule
 from .driver import Inputs, edits_of, groups_of, host_driver, scalar
 
 
-class Programs:
-    """What the groups of an optimizer follow: tables; for each group the index of its table, and of its momentum's
-    (-1: none); the number that is cycled, "momentum" or "beta1"."""
-
-    def __init__(self, inputs: Inputs, clock: int, edits: list[Edit]) -> None:
-        self.tables, self.rates = [], []
-        for index, rules, edit in zip(inputs.rates, inputs.rules, edits, strict=True):
-            table = with_edit(ending(inputs.programs[index], inputs.horizon), rules, edit, clock)
-            self.tables.append(table)
-            self.rates.append(len(self.tables) - 1)
-        first = len(self.tables)
-        self.tables += [ending(program, inputs.horizon) for program in inputs.programs]
-        self.momenta = [index if index < 0 else first + index for index in inputs.momenta]
-        self.momentum = "beta1" if inputs.momentum_key == "betas" else inputs.momentum_key
-
-
-_AFFINE = (Shape.CONSTANT, Shape.LINEAR, Shape.COSINE, Shape.POLYNOMIAL, Shape.POWER)
-
-
-def with_edit(table: array, rules: tuple[EditRule, ...], edit: Edit, clock: int) -> array:
-    """The program of the edited rate from a clock on."""
-    if edit.gain == 1.0 and edit.shift == 0.0:
-        return table
-    pivot, n = rule_at(rules, clock).pivot, int(table[0])
-    rows = [list(table[ROW_WIDTH * (1 + k) : ROW_WIDTH * (2 + k)]) for k in range(n)]
-    several, out = rows[-1][7] != rows[0][7], []
-    for k, row in enumerate(rows):
-        end = rows[k + 1][0] if k + 1 < n and rows[k + 1][7] == row[7] else float("inf")
-        if row[7] != rows[0][7] or (not several and (row[0] >= edit.until or end <= clock)):
-            out.append(row)
-            continue
-        new = list(row)
-        columns = (3, 4) if Shape(int(row[1])) in _AFFINE else (3,)
-        for column in columns:
-            new[column] = edit.gain * row[column] if several else pivot + edit.gain * (row[column] - pivot) + edit.shift
-        out.append(new)
-        if not several and edit.until < end:
-            out.append(_from(row, edit.until))
-    return array(
-        "d", [float(len(out)), *table[1:ROW_WIDTH], *(x for row in out for x in row), *table[ROW_WIDTH * (n + 1) :]]
-    )
-
-
-def _from(row: list[float], begin: float) -> list[float]:
-    """A row that continues a cyclic wave from a low point on."""
-    _, shape, span, start, stop, param, cycle, factor = row
-    return [begin, shape, span, stop, start, param, cycle, factor]
+def _cycled(inputs: Inputs) -> list[tuple[int, int]]:
+    """Groups whose momentum is cycled, and the index of its program."""
+    return [(i, index) for i, index in enumerate(inputs.momenta) if index >= 0]
 
 
 class _Stepper:
@@ -80,11 +35,24 @@ class _Stepper:
     def clock(self) -> int:
         return self._driver().clock
 
-    def programs(self) -> Programs:
-        return self._driver().renew()
+    def numbers(self) -> list[ScheduledNumber]:
+        inputs, edits = self._driver().renew()
+        rates = [
+            ScheduledNumber(i, "lr", ending(inputs.programs[index], inputs.horizon), rules, edit)
+            for i, (index, rules, edit) in enumerate(zip(inputs.rates, inputs.rules, edits, strict=True))
+        ]
+        name = "beta1" if inputs.momentum_key == "betas" else inputs.momentum_key
+        momenta = [(i, ending(inputs.programs[index], inputs.horizon)) for i, index in _cycled(inputs)]
+        return rates + [ScheduledNumber(i, name, program, (EditRule(EditKind.DISCARD),)) for i, program in momenta]
 
     def move(self, clock: int) -> None:
         self._driver().move(clock)
+
+    def wrote(self, rates: list[float]) -> None:
+        self._scheduler().__dict__["_last_lr"] = list(rates)
+
+    def rebase(self) -> None:
+        self._driver().renew()
 
     def seen(self) -> int | None:
         guard = self._scheduler()._skip_guard
@@ -134,11 +102,14 @@ class CountedDriver(ReentrancyGuard):
                     "the capture, so that the graph starts from it."
                 )
             follower.settle()
-        follower.tick()
+        follower.advance()
         return True
 
-    def renew(self) -> Programs:
-        """Tables for where the scheduler is and what the groups have now. Raises RuntimeError where there are none."""
+    def renew(self) -> tuple[Inputs, list[Edit]]:
+        """Programs and edits for where the scheduler is and what the groups have now.
+
+        Raises RuntimeError where there are none.
+        """
         scheduler = self._scheduler()
         refuse_mixed(scheduler)
         inputs, clock = scheduler._inputs(on_device=True), self._host.clock
@@ -149,7 +120,7 @@ class CountedDriver(ReentrancyGuard):
         scales = [scalar(group.get("initial_lr", 0.0)) for group in groups]
         edits = edits_of(inputs, clock, [group["lr"] for group in groups], scales, self._host.edits())
         self._host = host_driver(scheduler, inputs, clock, edits)
-        return Programs(inputs, clock, edits)
+        return inputs, edits
 
     def move(self, clock: int) -> None:
         """Sets the host to a clock that was reached on the device, without an edit on the way."""

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from fusedsched.runtime import hyperparameters
-from fusedsched.runtime.hyperparameters import Carry, Piece, Place, Rates, Target
+from fusedsched.runtime.device_schedule import DeviceSchedule, Target, merged
+from fusedsched.runtime.hyperparameters import Placement
 
-from ..schedules.edit import Edit, EditRule
+from ..schedules.edit import Edit, EditKind, EditRule
 from .driver import Inputs, groups_of, host_driver
 from .tensors import momentum_tensor
 
@@ -75,10 +75,6 @@ def refuse_mixed(scheduler: Any) -> None:
         )
 
 
-def _pieces(rules: tuple[EditRule, ...]) -> tuple[Piece, ...]:
-    return tuple(Piece(r.end, Carry(int(r.kind)), r.pivot, r.low, r.period, r.gain_per_unit) for r in rules)
-
-
 def ending(program: array, last: int) -> array:
     """The program, defined up to the clock `last` (-1: for ever)."""
     program = array("d", program)
@@ -92,7 +88,9 @@ class LaunchedDriver:
     on_device = True
 
     @classmethod
-    def make(cls, scheduler: Any, inputs: Inputs, clock: int, place: Place, edits: list[Edit]) -> LaunchedDriver | None:
+    def make(
+        cls, scheduler: Any, inputs: Inputs, clock: int, placement: Placement, edits: list[Edit]
+    ) -> LaunchedDriver | None:
         """None where no kernel can write the rates: tensors that groups share and do not agree on."""
         self = cls()
         self._scheduler, self._inputs, self._probe = ref(scheduler), inputs, capture_probe(scheduler.optimizer)
@@ -101,25 +99,23 @@ class LaunchedDriver:
         slot = "beta1" if inputs.momentum_key == "betas" else inputs.momentum_key
         for i, group in enumerate(groups):
             program = ending(inputs.programs[inputs.rates[i]], inputs.horizon)
-            edit = edits[i]
-            targets.append((Target(group["lr"], program, _pieces(inputs.rules[i]), edit.gain, edit.until), edit.shift))
+            targets.append(Target(group["lr"], program, inputs.rules[i], edits[i]))
             index = inputs.momenta[i]
-            tensor = momentum_tensor(group, slot, place) if index >= 0 else None
+            tensor = momentum_tensor(group, slot, placement) if index >= 0 else None
             if tensor is not None:
-                piece = Piece(float("inf"), Carry.DISCARD)
                 program = ending(inputs.programs[index], inputs.horizon)
-                targets.append((Target(tensor, program, (piece,)), 0.0))
+                targets.append(Target(tensor, program, (EditRule(EditKind.DISCARD),)))
                 index = 0
             elif index >= 0:
                 numbers.append(inputs.programs[index])
                 index = len(numbers) - 1
             momenta.append(index)
-        rates = tables(scheduler, targets, place, clock)
-        if rates is None:
+        schedule = tables(scheduler, targets, placement, clock)
+        if schedule is None:
             return None
-        self._rates, self._in_graph = rates, scheduler in _IN_GRAPHS.get(scheduler.optimizer, ())
+        self._schedule, self._in_graph = schedule, scheduler in _IN_GRAPHS.get(scheduler.optimizer, ())
         host = inputs._replace(programs=numbers, rates=[0] * len(groups), momenta=momenta)
-        self._host = host_driver(scheduler, host, clock, edits, rates.launch)
+        self._host = host_driver(scheduler, host, clock, edits, schedule.advance)
         self._is_counted, self._start = self._in_graph or scheduler._skip_guard is not None, clock
         scheduler._mirror = self
         return self
@@ -133,13 +129,13 @@ class LaunchedDriver:
         """One launch, or False and nothing changed. Raises RuntimeError in a capture that cannot be."""
         if self._probe is not None and self._probe():
             return self._capture(state)
-        if self._in_graph and int(self._rates.past_horizon[0]):
+        if self._in_graph and int(self._schedule.past_horizon[0]):
             raise RuntimeError("A scheduler inside a captured graph was stepped past its last step.")
         return self._host.step(state)
 
     def write(self, state: dict[str, Any]) -> None:
         """Writes what belongs to the present clock."""
-        self._rates.place_at(self._host.clock - 1)  # a launch advances it
+        self._schedule.seek(self._host.clock - 1)  # a launch advances it
         self._host.write(state)
 
     def _capture(self, state: dict[str, Any]) -> bool:
@@ -156,12 +152,12 @@ class LaunchedDriver:
         others.add(scheduler)
         self._check_momenta(scheduler)
         self._host.launch()
-        self._rates.keep_for_graph()
+        self._schedule.keep_for_graph()
         self._in_graph = self._is_counted = True
         return True
 
     def _check_momenta(self, scheduler: Any) -> None:
-        key, place = self._inputs.momentum_key, self._rates.place
+        key, place = self._inputs.momentum_key, self._schedule.placement
         slot = "beta1" if key == "betas" else key
         if key and any(momentum_tensor(group, slot, place) is None for group in groups_of(scheduler.optimizer)):
             raise RuntimeError(
@@ -179,10 +175,10 @@ class LaunchedDriver:
         if scheduler is None or scheduler._driver is not self:
             return
         if name == "_last_lr":
-            if self._host.clock != self._start or (self._in_graph and self._rates.read() != self._start):
-                scheduler.__dict__["_last_lr"] = self._rates.written()
+            if self._host.clock != self._start or (self._in_graph and self._schedule.read_clock() != self._start):
+                scheduler.__dict__["_last_lr"] = self._schedule.last_rates()
         elif self._is_counted and not self._capturing():
-            clock = self._rates.read()
+            clock = self._schedule.read_clock()
             if clock != self._host.clock:
                 self._host.seek(clock)
                 if "_schedulers" not in scheduler.__dict__:
@@ -206,15 +202,13 @@ class LaunchedDriver:
 
     def see(self, updates: int) -> None:
         """Sets the count of applied updates at the last step."""
-        self._rates.see(updates)
+        self._schedule.see(updates)
 
     def edits(self) -> list[Edit]:
         """The edits that the device has continued so far. Waits, but in a capture."""
         if self._capturing():
             return self._host.edits()
-        numbers = self._rates.table.view(torch.float64)[:, 5:8].tolist()
-        edits = {target.tensor.data_ptr(): Edit(*row) for target, row in zip(self._rates._kept, numbers, strict=True)}
-        return [edits[lr.data_ptr()] for lr in self._rates._rates]
+        return self._schedule.edits_of_rates()
 
 
 def refuse_yet(scheduler: Any) -> None:
@@ -226,20 +220,17 @@ def refuse_yet(scheduler: Any) -> None:
     )
 
 
-def tables(scheduler: Any, targets: list[tuple[Target, float]], place: Place, clock: int) -> Rates | None:
-    """The scheduler's tables with these targets and shifts, written anew in place; None where no kernel can."""
-    found = hyperparameters.merged([target for target, _ in targets])
+def tables(scheduler: Any, targets: list[Target], placement: Placement, clock: int) -> DeviceSchedule | None:
+    """The scheduler's tables with these targets, written anew in place; None where no kernel can."""
+    found = merged(targets)
     if found is None:
         return None
-    rates, guard = scheduler._device_schedule, scheduler._skip_guard
-    if rates is None or len(rates) != len(found) or rates.place != place or rates.conditional != (guard is not None):
-        updates, before = None if guard is None else guard.clocks(place.device), rates
-        rates = scheduler._device_schedule = Rates(place, len(found), updates)
-        if guard is not None:  # launches have counted on in the old tables, without telling the host
-            rates.see(before.seen() if before is not None and before.conditional else guard.seen)
-    rates.write(found, [group["lr"] for group in groups_of(scheduler.optimizer)], clock)
-    shifts = {target.tensor.data_ptr(): shift for target, shift in targets}
-    if any(shifts.values()):
-        column = [shifts[target.tensor.data_ptr()] for target in found]
-        rates.table.view(torch.float64)[:, 6].copy_(torch.tensor(column, dtype=torch.float64))
-    return rates
+    schedule, guard, n = scheduler._device_schedule, scheduler._skip_guard, len(found)
+    guarded = guard is not None
+    if schedule is None or (len(schedule), schedule.placement, schedule.conditional) != (n, placement, guarded):
+        updates, before = guard.clocks(placement.device) if guarded else None, schedule
+        schedule = scheduler._device_schedule = DeviceSchedule(placement, n, updates)
+        if guarded:  # launches have counted on in the old tables, without telling the host
+            schedule.see(before.seen() if before is not None and before.conditional else guard.seen)
+    schedule.write(found, clock, [group["lr"] for group in groups_of(scheduler.optimizer)])
+    return schedule

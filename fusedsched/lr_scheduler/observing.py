@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from operator import is_not
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from fusedsched.runtime.addresses import is_native
 from fusedsched.runtime.compile_ops import ReentrancyGuard
 
-from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Turn, constant, launcher_for
+from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Turn, launcher_for, targets_of
 from .device_driver import capture_probe
 from .driver import groups_of, scalar
 
@@ -98,9 +99,8 @@ class Observer(ReentrancyGuard):
         return 0
 
     def _rates(self) -> list[Any] | None:
-        """Of each group its program, or the tensor that is its rate. None: there is no such program."""
-        rates = [group["lr"] for group in groups_of(self._optimizer())]
-        return [lr if isinstance(lr, Tensor) else constant(lr) for lr in rates]
+        """Of each group its rate, or a program for it. None: there is no such program."""
+        return [group["lr"] for group in groups_of(self._optimizer())]
 
     def _move(self, contents: Contents) -> None:
         """The host follows the device."""
@@ -163,12 +163,18 @@ class Observer(ReentrancyGuard):
         moved = hasattr(optimizer, "_ready_plan") and {device for device, _ in self._sites} != plans.keys()
         if moved:
             self._sites, self._boards = [(d, LAUNCHERS[p.name]) for d, p in plans.items()], []
-        if edited or moved:
+        if edited or moved or self._has_new_places():
             self._write()
         elif any(plans.get(device) is not plan for device, plan in self._plans.items()):
             self._follow()
         else:
             self._remember()
+
+    def _has_new_places(self) -> bool:
+        """Whether the optimizer has another table, as a loaded one has."""
+        groups = groups_of(self._optimizer())
+        now = [place for b in self._boards for place in b.launcher.places(self._optimizer(), b.device, groups)]
+        return any(map(is_not, now, (place for board in self._boards for place in board.places)))
 
     def _read(self, optimizer: Any) -> None:
         if not self._ready:
@@ -198,10 +204,16 @@ class Observer(ReentrancyGuard):
         self._clock = self._start()
         last = [scalar(lr) for lr in self._scheduler().__dict__["_last_lr"][: len(rates)] if not self.capturing()]
         last += [0.0] * (len(rates) - len(last))
-        if not self._boards or not self._boards[0].fits(rates, asked.window):
-            self._boards = [Board(device, launcher, rates, asked.window) for device, launcher in self._sites]
-        for board in self._boards:
-            board.write(asked, turn, self._clock, known, window, bounds, rates, last)
+        boards = []
+        for k, (device, launcher) in enumerate(self._sites):
+            places = launcher.places(self._optimizer(), device, groups_of(self._optimizer()))
+            targets = targets_of(rates, places)
+            fits = k < len(self._boards) and self._boards[k].fits(targets, asked.window)
+            board = self._boards[k] if fits else Board(device, launcher, targets, places, asked.window)
+            board.places = places
+            board.write(asked, turn, self._clock, known, window, bounds, targets, last)
+            boards.append(board)
+        self._boards = boards
         self._follow()
 
     def _follow(self) -> None:

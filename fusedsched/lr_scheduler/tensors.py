@@ -11,17 +11,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fusedsched.runtime import hyperparameters
-from fusedsched.runtime.hyperparameters import Place
+from fusedsched.runtime.hyperparameters import Placement
 
 from .driver import groups_of
 
 
-def placement_of(optimizer: Any) -> Place | None:
+def placement_of(optimizer: Any) -> Placement | None:
     """Where the rates of all groups are, if a kernel can write them."""
     return hyperparameters.placement_of(optimizer, groups_of(optimizer))
 
 
-def momentum_tensor(group: dict[str, Any], slot: str, place: Place) -> Tensor | None:
+def momentum_tensor(group: dict[str, Any], slot: str, place: Placement) -> Tensor | None:
     """The momentum or beta1 of a group, if a kernel can write it."""
     now = group["betas"][0] if slot == "beta1" else group[slot]
     return now if hyperparameters.writable(now, place.device) else None
@@ -44,7 +44,7 @@ def tensors_kept(optimizer: Any) -> Iterator[None]:
                     group[slot] = tensor
 
 
-def _momenta(group: dict[str, Any], place: Place) -> dict[str, Tensor]:
+def _momenta(group: dict[str, Any], place: Placement) -> dict[str, Tensor]:
     present = [slot for slot, key in (("beta1", "betas"), ("momentum", "momentum")) if key in group]
     found = {slot: momentum_tensor(group, slot, place) for slot in present}
     return {slot: tensor for slot, tensor in found.items() if tensor is not None}

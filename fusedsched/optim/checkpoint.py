@@ -54,7 +54,8 @@ def fresh_attributes(optimizer: FusedOptimizer) -> dict[str, Any]:
     kept = {name: optimizer.__dict__.get(name, value) for name, value in defaults.items()}
     trace = optimizer.__dict__.get("_compile_handle") or CompileHandle(optimizer)
     graphs = {"_captured_plans": [], "_followers": WeakSet()}
-    return kept | graphs | {"_plan": None, "_compile_handle": trace, "_constructed": True, "_shown": Shown()}
+    shown = Shown(optimizer._spec.hyperparameters)
+    return kept | graphs | {"_plan": None, "_compile_handle": trace, "_constructed": True, "_shown": shown}
 
 
 def state_dict(optimizer: FusedOptimizer, torch_state_dict: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -1,93 +1,126 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drop-in schedulers inside captured graphs.
+"""Drop-in schedulers whose rates are numbers, inside captured graphs.
 
-A captured `sched.step()` adds one to a counter on the device; the groups' slots follow the scheduler's programs at that
-counter, so each replay moves on by itself. What the host shows (`last_epoch`, floats in `param_groups`) is derived from
-the counter when somebody reads it.
+A captured `sched.step()` is one launch of a `DeviceSchedule`: it advances a counter on the device and writes the places
+from which the update reads the groups' numbers, so each replay advances by itself. An edit of a number reaches its
+place with the next host call; the kernel continues it. What the host shows (`last_epoch`, floats in `param_groups`) is
+read from the device on demand.
 """
 
 from __future__ import annotations
 
+from operator import is_not
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
 import torch
 from torch import Tensor
 
+from fusedsched._layouts import CLOCKS
 from fusedsched.optim.plan import plans_of
 from fusedsched.runtime.backends import for_device
+from fusedsched.runtime.clocks import number
 from fusedsched.runtime.compile_ops import ReentrancyGuard
+from fusedsched.runtime.device_schedule import DeviceSchedule, ScheduledNumber, Target
+from fusedsched.runtime.hyperparameters import HyperparameterTable, Placement
 
 if TYPE_CHECKING:
     from fusedsched.optim.optimizer import FusedOptimizer
 
-
 class Scheduler(Protocol):
-    """What a scheduler has to offer to be followed."""
+    """What a scheduler has to offer to be counted on a device."""
 
-    def programs(self) -> Any:
-        """`tables`; `rates` and `momenta`, for each group the index of its table (-1: none); `momentum`, the slot of
-        the latter. From where it stands and what the groups hold now. Raises RuntimeError if it has no closed form."""
+    def numbers(self) -> list[ScheduledNumber]:
+        """The rates of all groups, then momenta, from where it is and what the groups hold now.
+
+        Raises RuntimeError if it has no closed form.
+        """
 
     def clock(self) -> int: ...
 
     def move(self, clock: int) -> None:
-        """Brings its attributes and the groups to a clock, from what `programs` said."""
+        """Brings its attributes and the groups to a clock that was reached on the device."""
+
+    def wrote(self, rates: list[float]) -> None:
+        """Learns what its last step wrote to the groups."""
+
+    def rebase(self) -> None:
+        """Continues from what the groups hold, after an edit."""
 
     def seen(self) -> int | None:
         """The count of applied updates at its last step, if it holds while there is no further one; else None."""
 
 
 class Follower(ReentrancyGuard):
-    """A scheduler that the groups of an optimizer follow on the device."""
+    """A scheduler that is counted on the devices of an optimizer, by a `DeviceSchedule` on each."""
 
     def __init__(self, optimizer: FusedOptimizer, scheduler: Scheduler) -> None:
         self._optimizer, self._scheduler = ref(optimizer), scheduler
-        self._counters: dict[torch.device, Tensor] = {}
-        self._seen: dict[torch.device, Tensor] = {}
+        self._schedules: dict[torch.device, DeviceSchedule] = {}
+        self._hypers = {hyper.name: hyper for hyper in optimizer._spec.hyperparameters}
         self.attach()
 
     def attach(self) -> None:
-        """Hands the programs, from where the scheduler stands, to the plans. Also while a graph is captured."""
+        """Writes the tables for where the scheduler is. Also while a graph is captured."""
         optimizer = self._optimizer()
-        self._programs, self._known = self._scheduler.programs(), self._scheduler.clock()
-        for plan in optimizer._device_plans():
-            tables = [plan.write(torch.frombuffer(table, dtype=torch.float64)) for table in self._programs.tables]
-            clock = torch.tensor([self._known], dtype=torch.int64, device="cpu")
-            self._counters[plan.device] = counter = plan.write(clock, self._counters.get(plan.device))
-            seen = self._scheduler.seen()
-            if seen is not None and plan.device not in self._seen:
-                self.see(seen)
-            for g, (rate, momentum) in enumerate(zip(self._programs.rates, self._programs.momenta, strict=True)):
-                # What stands there now counts for the next update, an edit too; the program goes on after it.
-                group, until = optimizer._groups()[g], self._known + 1
-                plan.follow(g, "lr", tables[rate], counter, group["lr"], until)
-                if momentum >= 0:
-                    name = self._programs.momentum
-                    now = group["betas"][0] if name == "beta1" else group[name]
-                    plan.follow(g, name, tables[momentum], counter, now, until)
-        self._remember()
+        with self.paused():
+            self._numbers, self._known = self._scheduler.numbers(), self._scheduler.clock()
+            self._shown, self._edits = self._present(), [n.edit for n in self._numbers]
+            for plan in optimizer._device_plans():
+                if not plan.sync_hparams(optimizer._groups()) and not optimizer._capturing():
+                    for place, shown in zip(self._places(plan.device), self._shown, strict=True):
+                        place.fill_(number(shown))  # the plan is out of date: groups were added
+                self._write(plan)
 
-    def _remember(self) -> None:
-        optimizer = self._optimizer()
-        self._wrote = [group["lr"] for group in optimizer._groups()]
-        for plan in optimizer._device_plans():
-            plan.sync_hparams(optimizer._groups())
+    def _write(self, plan: Any) -> None:
+        optimizer, seen, old = self._optimizer(), self._scheduler.seen(), self._schedules.get(plan.device)
+        targets = [
+            Target(place, n.program, n.rules, n.edit, number(shown))
+            for place, n, shown in zip(self._places(plan.device), self._numbers, self._shown, strict=True)
+        ]
+        if old is None or len(old) != len(targets):
+            updates = None if seen is None else optimizer._clocks.on(plan.device)
+            past = optimizer._shown.table(plan.device).flags[CLOCKS.index("skipped") :]
+            clock = None if old is None else old.clock
+            placement = Placement(plan.name, plan.device)
+            self._schedules[plan.device] = DeviceSchedule(placement, len(targets), updates, past, clock)
+        schedule = self._schedules[plan.device]
+        schedule.past_horizon.zero_()
+        schedule.write(targets, self._known)
+        if seen is not None and old is None:
+            schedule.see(seen)
+
+    def _places(self, device: torch.device) -> list[Tensor]:
+        table, groups = self._optimizer()._shown.table(device), self._optimizer()._groups()
+        return [table.place(groups[n.group], n.name) for n in self._numbers]
+
+    def _present(self) -> list[Any]:
+        """What the groups hold."""
+        groups = self._optimizer()._groups()
+        return [self._hypers[n.name].read(groups[n.group]) for n in self._numbers]
+
+    def _fits(self) -> bool:
+        """Whether the groups are as many as they were."""
+        return len(self._optimizer()._groups()) == sum(n.name == "lr" for n in self._numbers)
 
     def slots(self) -> set[str]:
-        """The names of those that follow."""
-        cycled = any(momentum >= 0 for momentum in self._programs.momenta)
-        return {"lr", self._programs.momentum} if cycled else {"lr"}
+        """The names of the numbers that it writes."""
+        return {n.name for n in self._numbers}
 
     def edited(self) -> bool:
-        """Whether a user wrote to a rate since the host last showed it. Does not wait."""
-        now = [group["lr"] for group in self._optimizer()._groups()]
-        return len(now) != len(self._wrote) or any(a is not b for a, b in zip(now, self._wrote, strict=True))
+        """Whether a user wrote to a number since the host last showed it. Does not wait."""
+        return not self._fits() or any(map(is_not, self._present(), self._shown))
 
-    def tick(self) -> None:
+    def advance(self) -> None:
         """One step of the scheduler, in stream order."""
-        for plan in self._optimizer()._device_plans():
-            plan.tick(self._counters[plan.device], self._seen.get(plan.device))
+        optimizer = self._optimizer()
+        if self not in optimizer._followers:  # it was loaded, and has another table
+            optimizer._followers.add(self)
+            self.attach()
+        for plan in optimizer._device_plans():
+            self._schedules[plan.device].advance()
+            if plan.capturing():
+                self._schedules[plan.device].keep_for_graph()
 
     def capturing(self) -> bool:
         """Whether a graph is being captured."""
@@ -95,35 +128,69 @@ class Follower(ReentrancyGuard):
 
     def see(self, updates: int) -> None:
         """Sets the count of applied updates at the scheduler's last step."""
-        for plan in self._optimizer()._device_plans():
-            count = torch.tensor([updates], dtype=torch.int64, device="cpu")
-            self._seen[plan.device] = plan.write(count, self._seen.get(plan.device))
+        for schedule in self._schedules.values():
+            schedule.see(updates)
 
     def settle(self) -> None:
         """Brings the host up to date, and the device up to an edit. Waits; does nothing while a graph is captured."""
         optimizer = self._optimizer()
         if self._busy or optimizer is None or optimizer._capturing():
             return
+        if not self._fits():
+            return self.attach()
+        edited = list(map(is_not, self._present(), self._shown))
+        if not any(edited) and next(iter(self._schedules.values())).read_clock() == self._known:
+            return
         with self.paused():
-            clock = int(next(iter(self._counters.values())))
-            edited = self.edited()
-            rates = [group["lr"] for group in optimizer._groups()]
-            if clock != self._known:
-                for group, rate in zip(optimizer._groups(), self._wrote, strict=False):
-                    group["lr"] = rate  # so that it moves from where it was
-                self._scheduler.move(clock)
-                self._known = clock
-            if edited:
-                for group, rate in zip(optimizer._groups(), rates, strict=False):
-                    group["lr"] = rate
-                self.attach()
-            else:
-                self._remember()
+            plans = [] if optimizer._plan is None else optimizer._device_plans()
+            for plan in plans:
+                self._send(plan, edited)
+            self._read(kept=[] if plans else edited)
+            for plan in plans:
+                plan.sync_hparams(optimizer._groups())  # what is shown now is no edit
+
+    def _send(self, plan: Any, edited: list[bool]) -> None:
+        """Stores edits in their places."""
+        plan.sync_hparams(self._optimizer()._groups())
+        numbers = zip(edited, self._places(plan.device), self._present(), self._shown, strict=True)
+        for is_edited, place, now, shown in numbers:
+            if is_edited and number(now) == number(shown):  # the plan has sent that number before, and sees no edit
+                place.fill_(number(now))
+
+    def _read(self, kept: list[bool]) -> None:
+        """Reads counter and numbers; `kept`: which of these the groups know better."""
+        device, schedule = next(iter(self._schedules.items()))
+        groups, present = self._optimizer()._groups(), self._present()
+        clock, edits = schedule.read()
+        values, wrote = torch.stack(self._places(device)).tolist(), schedule.last_values().tolist()
+        if clock != self._known:
+            for n, shown in zip(self._numbers, self._shown, strict=True):
+                self._hypers[n.name].write(groups[n.group], shown)  # so that it moves from where it was
+            self._scheduler.move(clock)
+        for i, n in enumerate(self._numbers):
+            known = present[i] if isinstance(present[i], Tensor) or (kept and kept[i]) else values[i]
+            self._hypers[n.name].write(groups[n.group], present[i] if number(present[i]) == number(known) else known)
+        if clock != self._known:
+            self._scheduler.wrote(wrote[: len(groups)])
+        if values != wrote or [edit[:2] for edit in edits] != [edit[:2] for edit in self._edits]:
+            self._scheduler.rebase()
+        self._known, self._edits, self._shown = clock, edits, self._present()
 
     def restart(self) -> None:
         """After the scheduler was loaded or set to another step."""
         if not self._busy:
             self.attach()
+
+
+class OptimizerRuntime:
+    """What an optimizer of this package has for schedulers."""
+
+    def __init__(self, optimizer: FusedOptimizer) -> None:
+        self._optimizer = optimizer
+
+    def table(self, device: torch.device) -> HyperparameterTable:
+        """The numbers that its kernels read on a device."""
+        return self._optimizer._shown.table(device)
 
 
 class Followed:
@@ -148,6 +215,10 @@ class Followed:
         follower = Follower(self, scheduler)
         self._followers.add(follower)
         return follower
+
+    @property
+    def _runtime(self) -> OptimizerRuntime:
+        return OptimizerRuntime(self)
 
     def _refuse_followed(self, name: str) -> None:
         if any(name in follower.slots() for follower in self._followers):
@@ -176,7 +247,7 @@ class Followed:
         return self.param_groups if groups is None else groups
 
     def _device_plans(self) -> list[Any]:
-        return [plan for plan in plans_of(self._ready_plan()) if hasattr(plan, "follow")]
+        return [plan for plan in plans_of(self._ready_plan()) if plan.name == "cuda"]
 
     def _capturing(self) -> bool:
         if self._plan is None:
@@ -189,6 +260,12 @@ class Followed:
         for follower in self._followers:
             follower.settle()
         return edited
+
+    def _settle_counters(self) -> None:
+        """Brings the groups up to date with schedulers that are counted on the device."""
+        for follower in list(self._followers):
+            if isinstance(follower, Follower):
+                follower.settle()
 
     def sync_hparams(self) -> None:
         """Makes edits of `param_groups` reach captured graphs: the next replay uses them.

@@ -42,7 +42,7 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
         self._ring = None
         self._compile_handle = CompileHandle(self)
         self._constructed = False
-        self._shown = Shown()
+        self._shown = Shown(self._spec.hyperparameters)
         self._clocks = Clocks()
         self._counts: dict[Tensor, int] = {}
         self._default_schedules = take_schedules(scalars, self._spec.numbers, largest=True)  # momentum may begin with 0
@@ -110,7 +110,7 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
 
     def _invalidate_loaded(self) -> None:
         self._drop_plan()  # what the plan counted belongs to the state before
-        self._shown = Shown()
+        self._shown = Shown(self._spec.hyperparameters)
         self._show()
         self._refresh_handle()
 
@@ -120,6 +120,7 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
 
     def _ready_plan(self) -> Any:
         if self._plan is None:
+            self._settle_counters()  # a new plan hands the numbers of the groups to the device
             self._plan = build_plan(self)
             _checkpoint.restore_counts(self)
             if self._ring is not None:
