@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plan/spec.h"
 
+#include <pybind11/cast.h>
+
 #include <algorithm>
 #include <cstring>
 

@@ -27,6 +27,7 @@ from fusedsched.runtime.hyperparameters import HyperparameterTable, Placement
 if TYPE_CHECKING:
     from fusedsched.optim.optimizer import FusedOptimizer
 
+
 class Scheduler(Protocol):
     """What a scheduler has to offer to be counted on a device."""
 
