@@ -36,7 +36,7 @@ PENDING = {
             ("lr_scheduler", f"_{name}")
             for name in ("can_follow", "capturing", "clocks", "counts_on_device", "follow", "followers")
         ),
-        *(("lr_scheduler", f"_{name}") for name in ("has_device", "invalidate", "kept", "plan", "ready_plan")),
+        *(("lr_scheduler", f"_{name}") for name in ("has_device", "invalidate", "plan", "ready_plan")),
         *(("monitor", f"_{name}") for name in ("recording", "ring", "spec")),
         ("optim", "_busy"),
         ("runtime", "_follow"),

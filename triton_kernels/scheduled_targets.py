@@ -12,13 +12,12 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .maths import fmod
+from .edit import PIVOT, edited, rule_at
 from .schedule import HORIZON, evaluate
 from .step import rounded
 
 TARGET_WIDTH: tl.constexpr = tl.constexpr(8)
-RULE_WIDTH: tl.constexpr = tl.constexpr(6)
-# Columns of a target, and of an edit rule.
+# Columns of a target.
 PROGRAM: tl.constexpr = tl.constexpr(0)
 TENSOR: tl.constexpr = tl.constexpr(1)
 RULES: tl.constexpr = tl.constexpr(2)
@@ -27,16 +26,6 @@ WRITTEN: tl.constexpr = tl.constexpr(4)
 GAIN: tl.constexpr = tl.constexpr(5)
 SHIFT: tl.constexpr = tl.constexpr(6)
 UNTIL: tl.constexpr = tl.constexpr(7)
-END: tl.constexpr = tl.constexpr(0)
-KIND: tl.constexpr = tl.constexpr(1)
-PIVOT: tl.constexpr = tl.constexpr(2)
-LOW: tl.constexpr = tl.constexpr(3)
-PERIOD: tl.constexpr = tl.constexpr(4)
-GAIN_PER_UNIT: tl.constexpr = tl.constexpr(5)
-# Kinds of rules.
-DISCARD: tl.constexpr = tl.constexpr(0)
-SCALE_OR_KEEP: tl.constexpr = tl.constexpr(1)
-WAVE: tl.constexpr = tl.constexpr(3)
 
 
 @triton.jit
@@ -70,14 +59,6 @@ def store_number(address, dtype, value):
 
 
 @triton.jit
-def rule_at(rule, clock):
-    """The rule at a clock; the last one ends at infinity."""
-    while tl.load(rule + END) <= clock:
-        rule += RULE_WIDTH
-    return rule
-
-
-@triton.jit
 def is_past(program, clock):
     horizon = tl.load(program + HORIZON)
     return tl.where(horizon >= 0.0, clock, -1.0) > horizon
@@ -87,26 +68,6 @@ def is_past(program, clock):
 def program_value(program, clock):
     """Past its horizon a program keeps its last value."""
     return evaluate(program, tl.where(is_past(program, clock), tl.load(program + HORIZON), clock))
-
-
-@triton.jit
-def edited(rule, clock, value, found, gain, shift, until):
-    """As in `csrc/core/edit.h`: gain, shift, until after a write of `found` where the program has `value`."""
-    kind, pivot = tl.load(rule + KIND), tl.load(rule + PIVOT)
-    above, height = found - pivot, value - pivot
-    end = clock * 0.0 + tl.load(rule + END)
-    scaled, flat = above / tl.where(height == 0.0, 1.0, height), height == 0.0
-    if kind == WAVE:
-        period = tl.load(rule + PERIOD)
-        passed = fmod(clock - tl.load(rule + LOW), period)
-        end = tl.minimum(clock - passed + period, end)
-        scaled = tl.where(passed == 0.0, 1.0 + above * tl.load(rule + GAIN_PER_UNIT), scaled)
-        flat = flat & (passed != 0.0)
-    if kind != DISCARD:
-        gain = tl.where(flat, gain, scaled)
-        shift = tl.where(flat, tl.where(kind == SCALE_OR_KEEP, above, shift), 0.0)
-        until = tl.where(tl.where(flat, kind, SCALE_OR_KEEP) == SCALE_OR_KEEP, end, until)
-    return gain, shift, until
 
 
 @triton.jit

@@ -13,14 +13,9 @@ from weakref import ref
 from fusedsched.runtime.compile_ops import ReentrancyGuard
 from fusedsched.runtime.device_schedule import ScheduledNumber
 
-from ..schedules.edit import Edit, EditKind, EditRule
+from ..schedules.edit import DISCARD, Edit
 from .device_driver import capture_probe, ending, refuse_mixed, refuse_without_schedule
 from .driver import Inputs, edits_of, groups_of, host_driver, scalar
-
-
-def _cycled(inputs: Inputs) -> list[tuple[int, int]]:
-    """Groups whose momentum is cycled, and the index of its program."""
-    return [(i, index) for i, index in enumerate(inputs.momenta) if index >= 0]
 
 
 class _Stepper:
@@ -36,23 +31,13 @@ class _Stepper:
         return self._driver().clock
 
     def numbers(self) -> list[ScheduledNumber]:
-        inputs, edits = self._driver().renew()
-        rates = [
-            ScheduledNumber(i, "lr", ending(inputs.programs[index], inputs.horizon), rules, edit)
-            for i, (index, rules, edit) in enumerate(zip(inputs.rates, inputs.rules, edits, strict=True))
-        ]
-        name = "beta1" if inputs.momentum_key == "betas" else inputs.momentum_key
-        momenta = [(i, ending(inputs.programs[index], inputs.horizon)) for i, index in _cycled(inputs)]
-        return rates + [ScheduledNumber(i, name, program, (EditRule(EditKind.DISCARD),)) for i, program in momenta]
+        return self._driver().renew()
 
     def move(self, clock: int) -> None:
         self._driver().move(clock)
 
-    def wrote(self, rates: list[float]) -> None:
-        self._scheduler().__dict__["_last_lr"] = list(rates)
-
-    def rebase(self) -> None:
-        self._driver().renew()
+    def learn(self, edits: list[Edit], rates: list[float]) -> None:
+        self._driver().learn(edits, rates)
 
     def seen(self) -> int | None:
         guard = self._scheduler()._skip_guard
@@ -105,11 +90,21 @@ class CountedDriver(ReentrancyGuard):
         follower.advance()
         return True
 
-    def renew(self) -> tuple[Inputs, list[Edit]]:
-        """Programs and edits for where the scheduler is and what the groups have now.
+    def renew(self) -> list[ScheduledNumber]:
+        """The numbers from where the scheduler is and what the groups have now. RuntimeError without a schedule."""
+        inputs, edits = self._rebuild(self._host.edits())
+        numbers = [
+            ScheduledNumber(i, "lr", ending(inputs.programs[index], inputs.horizon), inputs.rules[i], edits[i])
+            for i, index in enumerate(inputs.rates)
+        ]
+        name = "beta1" if inputs.momentum_key == "betas" else inputs.momentum_key
+        momenta = [(i, index) for i, index in enumerate(inputs.momenta) if index >= 0]
+        return numbers + [
+            ScheduledNumber(i, name, ending(inputs.programs[index], inputs.horizon), DISCARD) for i, index in momenta
+        ]
 
-        Raises RuntimeError where there are none.
-        """
+    def _rebuild(self, known: list[Edit]) -> tuple[Inputs, list[Edit]]:
+        """A new host driver. `known`: edits that explain the present rates."""
         scheduler = self._scheduler()
         refuse_mixed(scheduler)
         inputs, clock = scheduler._inputs(on_device=True), self._host.clock
@@ -118,9 +113,15 @@ class CountedDriver(ReentrancyGuard):
         clock = scheduler.__dict__.get("last_epoch", clock)
         groups = groups_of(scheduler.optimizer)
         scales = [scalar(group.get("initial_lr", 0.0)) for group in groups]
-        edits = edits_of(inputs, clock, [group["lr"] for group in groups], scales, self._host.edits())
+        edits = edits_of(inputs, clock, [group["lr"] for group in groups], scales, known)
         self._host = host_driver(scheduler, inputs, clock, edits)
         return inputs, edits
+
+    def learn(self, edits: list[Edit], rates: list[float]) -> None:
+        """Learns the edits that the device continues, and the rates that its last step wrote."""
+        if [edit[:2] for edit in edits] != [edit[:2] for edit in self._host.edits()]:
+            self._rebuild(edits)
+        self._scheduler().__dict__["_last_lr"] = rates
 
     def move(self, clock: int) -> None:
         """Sets the host to a clock that was reached on the device, without an edit on the way."""

@@ -19,7 +19,7 @@ from fusedsched.runtime import hyperparameters
 from fusedsched.runtime.device_schedule import DeviceSchedule, Target, merged
 from fusedsched.runtime.hyperparameters import Placement
 
-from ..schedules.edit import Edit, EditKind, EditRule
+from ..schedules.edit import DISCARD, Edit
 from .driver import Inputs, groups_of, host_driver
 from .tensors import momentum_tensor
 
@@ -103,8 +103,7 @@ class LaunchedDriver:
             index = inputs.momenta[i]
             tensor = momentum_tensor(group, slot, placement) if index >= 0 else None
             if tensor is not None:
-                program = ending(inputs.programs[index], inputs.horizon)
-                targets.append(Target(tensor, program, (EditRule(EditKind.DISCARD),)))
+                targets.append(Target(tensor, ending(inputs.programs[index], inputs.horizon), DISCARD))
                 index = 0
             elif index >= 0:
                 numbers.append(inputs.programs[index])
@@ -157,12 +156,12 @@ class LaunchedDriver:
         return True
 
     def _check_momenta(self, scheduler: Any) -> None:
-        key, place = self._inputs.momentum_key, self._schedule.placement
+        key, placement = self._inputs.momentum_key, self._schedule.placement
         slot = "beta1" if key == "betas" else key
-        if key and any(momentum_tensor(group, slot, place) is None for group in groups_of(scheduler.optimizer)):
+        if key and any(momentum_tensor(group, slot, placement) is None for group in groups_of(scheduler.optimizer)):
             raise RuntimeError(
                 f"{type(scheduler).__name__}.step() cannot be captured: it cycles {slot}, which is a number that a "
-                f"graph would keep. Give the optimizer a tensor on {place.device} for it, as for lr, or "
+                f"graph would keep. Give the optimizer a tensor on {placement.device} for it, as for lr, or "
                 "cycle_momentum=False."
             )
 
@@ -225,12 +224,12 @@ def tables(scheduler: Any, targets: list[Target], placement: Placement, clock: i
     found = merged(targets)
     if found is None:
         return None
-    schedule, guard, n = scheduler._device_schedule, scheduler._skip_guard, len(found)
-    guarded = guard is not None
-    if schedule is None or (len(schedule), schedule.placement, schedule.conditional) != (n, placement, guarded):
-        updates, before = guard.clocks(placement.device) if guarded else None, schedule
-        schedule = scheduler._device_schedule = DeviceSchedule(placement, n, updates)
-        if guarded:  # launches have counted on in the old tables, without telling the host
+    schedule, guard = scheduler._device_schedule, scheduler._skip_guard
+    fits = schedule is not None and len(schedule) == len(found) and schedule.placement == placement
+    if not fits or schedule.conditional != (guard is not None):
+        updates, before = None if guard is None else guard.clocks(placement.device), schedule
+        schedule = scheduler._device_schedule = DeviceSchedule(placement, len(found), updates)
+        if guard is not None:  # launches have counted on in the old tables, without telling the host
             schedule.see(before.seen() if before is not None and before.conditional else guard.seen)
     schedule.write(found, clock, [group["lr"] for group in groups_of(scheduler.optimizer)])
     return schedule

@@ -23,6 +23,7 @@ from fusedsched.runtime.clocks import number
 from fusedsched.runtime.compile_ops import ReentrancyGuard
 from fusedsched.runtime.device_schedule import DeviceSchedule, ScheduledNumber, Target
 from fusedsched.runtime.hyperparameters import HyperparameterTable, Placement
+from fusedsched.schedules.edit import Edit
 
 if TYPE_CHECKING:
     from fusedsched.optim.optimizer import FusedOptimizer
@@ -34,7 +35,7 @@ class Scheduler(Protocol):
     def numbers(self) -> list[ScheduledNumber]:
         """The rates of all groups, then momenta, from where it is and what the groups hold now.
 
-        Raises RuntimeError if it has no closed form.
+        Raises RuntimeError where the scheduler has no schedule.
         """
 
     def clock(self) -> int: ...
@@ -42,11 +43,8 @@ class Scheduler(Protocol):
     def move(self, clock: int) -> None:
         """Brings its attributes and the groups to a clock that was reached on the device."""
 
-    def wrote(self, rates: list[float]) -> None:
-        """Learns what its last step wrote to the groups."""
-
-    def rebase(self) -> None:
-        """Continues from what the groups hold, after an edit."""
+    def learn(self, edits: list[Edit], rates: list[float]) -> None:
+        """Learns the edits that a device continues, one for each rate, and what its last step wrote to the groups."""
 
     def seen(self) -> int | None:
         """The count of applied updates at its last step, if it holds while there is no further one; else None."""
@@ -66,7 +64,7 @@ class Follower(ReentrancyGuard):
         optimizer = self._optimizer()
         with self.paused():
             self._numbers, self._known = self._scheduler.numbers(), self._scheduler.clock()
-            self._shown, self._edits = self._present(), [n.edit for n in self._numbers]
+            self._shown = self._present()
             for plan in optimizer._device_plans():
                 if not plan.sync_hparams(optimizer._groups()) and not optimizer._capturing():
                     for place, shown in zip(self._places(plan.device), self._shown, strict=True):
@@ -171,11 +169,8 @@ class Follower(ReentrancyGuard):
         for i, n in enumerate(self._numbers):
             known = present[i] if isinstance(present[i], Tensor) or (kept and kept[i]) else values[i]
             self._hypers[n.name].write(groups[n.group], present[i] if number(present[i]) == number(known) else known)
-        if clock != self._known:
-            self._scheduler.wrote(wrote[: len(groups)])
-        if values != wrote or [edit[:2] for edit in edits] != [edit[:2] for edit in self._edits]:
-            self._scheduler.rebase()
-        self._known, self._edits, self._shown = clock, edits, self._present()
+        self._scheduler.learn(edits[: len(groups)], wrote[: len(groups)])
+        self._known, self._shown = clock, self._present()
 
     def restart(self) -> None:
         """After the scheduler was loaded or set to another step."""

@@ -42,7 +42,7 @@ class Target(NamedTuple):
 
 
 class ScheduledNumber(NamedTuple):
-    """A number of a group that a scheduler writes: its program from the base, how edits are continued, the one now."""
+    """A number of a group that a scheduler writes. `rules`: how its edits are continued. `edit`: the one in force."""
 
     group: int
     name: str
@@ -211,14 +211,17 @@ class DeviceSchedule:
 
     def last_rates(self) -> list[Tensor]:
         """The same for `rates`, each as its tensor keeps it."""
-        places = {unwrap(target.tensor): i for i, target in enumerate(self._targets)}
-        numbers = self.last_values()
-        return [numbers[places[unwrap(t)]].to(t.dtype, copy=True).reshape(t.shape) for t in self._rates]
+        numbers, rates = self.last_values(), zip(self._places_of_rates(), self._rates, strict=True)
+        return [numbers[place].to(rate.dtype, copy=True).reshape(rate.shape) for place, rate in rates]
 
     def edits_of_rates(self) -> list[Edit]:
         """The edit of each of `rates`. Waits for the device."""
-        found = {unwrap(t.tensor): edit for t, edit in zip(self._targets, self.read()[1], strict=True)}
-        return [found[unwrap(rate)] for rate in self._rates]
+        places, edits = self._places_of_rates(), self.read()[1]
+        return [edits[place] for place in places]
+
+    def _places_of_rates(self) -> list[int]:
+        places = {unwrap(target.tensor): i for i, target in enumerate(self._targets)}
+        return [places[unwrap(rate)] for rate in self._rates]
 
     def keep_for_graph(self) -> None:
         """A graph was captured that reads these tables."""
