@@ -37,7 +37,7 @@ def test_what_a_capture_writes_at_once_is_no_memory_of_the_graph():
     _, optimizer, scheduler = scene("AdamW", SCHEDULERS["CosineAnnealingLR"])
     with _Made() as made:
         emulated().record(both(optimizer, scheduler))
-    schedules = scheduler._driver._follower._schedules.values()
+    schedules = scheduler._driver._places.schedules.values()
     tables = [t for s in schedules for t in (s.clock, s.table, s._numbers)]
     assert made.places and tables and not {t.untyped_storage().data_ptr() for t in tables} & made.places
 

@@ -268,7 +268,7 @@ def check_guarded(scheduler: Any) -> None:
             f"{name}: advance_on_skip=False needs rates in closed form where parameters are on a GPU. Give the "
             "optimizer a native schedule (fusedsched.schedules.from_function), which holds by itself."
         )
-    if placement_of(optimizer) is None and not optimizer._can_follow():
+    if placement_of(optimizer) is None and not optimizer._runtime.backends() <= {"cuda"}:
         raise ValueError(
             f"{name}: advance_on_skip=False needs an lr that is a tensor on the device: the Triton backend reads "
             "numbers from the host, which would have to wait."

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from fusedsched.runtime import hyperparameters
 from fusedsched.runtime.device_schedule import DeviceSchedule, Target, merged
-from fusedsched.runtime.hyperparameters import Placement
+from fusedsched.runtime.hyperparameters import Placement, runtime_of
 
 from ..schedules.edit import DISCARD, Edit
 from .driver import Inputs, groups_of, host_driver
@@ -31,12 +31,19 @@ _IN_GRAPHS: WeakKeyDictionary[Optimizer, WeakSet[Any]] = WeakKeyDictionary()
 
 def capture_probe(optimizer: Any) -> Callable[[], bool] | None:
     """A function that says whether a graph is being captured on the optimizer's device; None: there never is one."""
-    plan, groups = getattr(optimizer, "_plan", None), groups_of(optimizer)
-    foreign = not hasattr(optimizer, "_follow") or (plan is not None and "triton" in plan.name)
+    runtime, groups = runtime_of(optimizer), groups_of(optimizer)
+    plan = None if runtime is None else runtime.plan
+    foreign = runtime is None or (plan is not None and "triton" in plan.name)
     if foreign or (groups and isinstance(groups[0]["lr"], Tensor)):
         return hyperparameters.capture_probe(optimizer, groups)
-    there_is_one = optimizer._has_device() if plan is None else "cuda" in plan.name
-    return optimizer._capturing if there_is_one else None
+    there_is_one = "cuda" in (runtime.backends() if plan is None else plan.name)
+    return runtime.capturing if there_is_one else None
+
+
+def has_subscribers(optimizer: Any) -> bool:
+    """Whether numbers of the groups are written on devices already."""
+    runtime = runtime_of(optimizer)
+    return runtime is not None and bool(runtime.subscribers)
 
 
 def refuse_without_schedule(scheduler: Any, tensors: bool) -> None:
@@ -63,12 +70,12 @@ def refuse_mixed(scheduler: Any) -> None:
             f"{kind}.step() cannot be captured: the lr of a param group {what}. Give every group a tensor of its own "
             "with one floating point element, all on one GPU with a CUDA or Triton backend."
         )
-    if not hasattr(optimizer, "_follow"):
+    if runtime_of(optimizer) is None:
         raise RuntimeError(
             f"{kind}.step() cannot be captured: the lr of {type(optimizer).__name__} is a number, which a graph keeps. "
             "Give it a tensor on the device; or take the optimizer of fusedsched, whose numbers move in a graph too."
         )
-    if not optimizer._can_follow():
+    if not optimizer._runtime.backends() <= {"cuda"}:
         raise RuntimeError(
             f"{kind}.step() cannot be captured: not every parameter is updated by the CUDA backend, and others read "
             "numbers from the host. Give every group a tensor on the device as lr."
@@ -142,7 +149,7 @@ class LaunchedDriver:
         if not self._host.is_unmodified(state):
             refuse_yet(scheduler)
         others = _IN_GRAPHS.setdefault(scheduler.optimizer, WeakSet())
-        if getattr(scheduler.optimizer, "_followers", None) or any(other is not scheduler for other in others):
+        if has_subscribers(scheduler.optimizer) or any(other is not scheduler for other in others):
             raise RuntimeError(
                 f"{type(scheduler).__name__}.step() cannot be captured: another scheduler of the same optimizer "
                 "already steps inside a graph, and the rates can follow one. Put them into a SequentialLR or "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fusedsched.runtime.addresses import is_native
 from fusedsched.runtime.compile_ops import ReentrancyGuard
+from fusedsched.runtime.hyperparameters import runtime_of
 
 from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Turn, launcher_for, targets_of
 from .device_driver import capture_probe
@@ -29,7 +30,7 @@ _captured: list[Board] = []  # boards that a graph reads and writes: nobody says
 
 
 class Observer(ReentrancyGuard):
-    """The device's side of one scheduler. To the optimizer it is one of the followers of `optim/_following.py`."""
+    """The device's side of one scheduler. To the optimizer it is one of the subscribers of its runtime."""
 
     def __init__(self, scheduler: Any, sites: Sites) -> None:
         self._scheduler, self._optimizer = weakref.ref(scheduler), weakref.ref(scheduler.optimizer)
@@ -39,7 +40,7 @@ class Observer(ReentrancyGuard):
         self._ready = False
         self._plans: dict[torch.device, Any] = {}  # those that follow the boards
         self._boards: list[Board] = []
-        if hasattr(scheduler.optimizer, "_followers"):
+        if runtime_of(scheduler.optimizer) is not None:
             # The rates outlive their scheduler. Until then the registry of finalizers keeps this object.
             self._finalizer = weakref.finalize(scheduler, _leave, self)
             self._finalizer.atexit = False
@@ -48,11 +49,18 @@ class Observer(ReentrancyGuard):
 
     def _join(self) -> bool:
         """Lets the optimizer know of this; False: it does. A loaded optimizer has forgotten."""
-        followers = self._optimizer().__dict__.get("_followers")
-        if followers is None or self in followers:
+        runtime = runtime_of(self._optimizer())
+        if runtime is None or self in runtime.subscribers:
             return False
-        followers.add(self)
+        runtime.subscribe(self)
         return True
+
+    def names(self) -> set[str]:
+        """The hyperparameters that it writes."""
+        return {"lr"}
+
+    def before_build(self) -> None:
+        """Nothing: the boards hold the rates."""
 
     # What attributes of the scheduler ask.
 
@@ -160,7 +168,7 @@ class Observer(ReentrancyGuard):
     def _refresh(self, optimizer: Any) -> None:
         plans, edited = plans_of(optimizer), self.edited()
         self._read(optimizer)
-        moved = hasattr(optimizer, "_ready_plan") and {device for device, _ in self._sites} != plans.keys()
+        moved = runtime_of(optimizer) is not None and {device for device, _ in self._sites} != plans.keys()
         if moved:
             self._sites, self._boards = [(d, LAUNCHERS[p.name]) for d, p in plans.items()], []
         if edited or moved or self._has_new_places():
@@ -239,10 +247,11 @@ class Observer(ReentrancyGuard):
     def dissolve(self) -> None:
         """The updates read the groups again."""
         optimizer = self._optimizer()
-        if hasattr(optimizer, "_followers"):
+        runtime = runtime_of(optimizer)
+        if runtime is not None:
             self._finalizer.detach()
-            optimizer._followers.discard(self)
-            optimizer._invalidate()
+            runtime.unsubscribe(self)
+            runtime.rebuild()
 
 
 def _leave(observer: Observer) -> None:
@@ -256,10 +265,8 @@ def _leave(observer: Observer) -> None:
 
 def plans_of(optimizer: Any) -> dict[torch.device, Any]:
     """The plans of our optimizers that run on a GPU, by device."""
-    if not hasattr(optimizer, "_ready_plan"):
-        return {}
-    plan = optimizer._ready_plan()
-    return {p.device: p for p in getattr(plan, "plans", [plan]) if p.name in LAUNCHERS}
+    runtime = runtime_of(optimizer)
+    return {} if runtime is None else {plan.device: plan for plan in runtime.plans() if plan.name in LAUNCHERS}
 
 
 def sites_for(optimizer: Any, metric: Tensor) -> Sites | str:

@@ -21,9 +21,22 @@ def placement_of(optimizer: Any) -> Placement | None:
     return hyperparameters.placement_of(optimizer, groups_of(optimizer))
 
 
+def number_of(group: dict[str, Any], name: str) -> Any:
+    """A hyperparameter that schedulers write: "lr", "momentum" or "beta1"."""
+    return group["betas"][0] if name == "beta1" else group[name]
+
+
+def write_number(group: dict[str, Any], name: str, value: Any) -> None:
+    """Puts another object in its place."""
+    if name == "beta1":
+        group["betas"] = (value, *group["betas"][1:])
+    else:
+        group[name] = value
+
+
 def momentum_tensor(group: dict[str, Any], slot: str, place: Placement) -> Tensor | None:
     """The momentum or beta1 of a group, if a kernel can write it."""
-    now = group["betas"][0] if slot == "beta1" else group[slot]
+    now = number_of(group, slot)
     return now if hyperparameters.writable(now, place.device) else None
 
 
@@ -35,13 +48,10 @@ def tensors_kept(optimizer: Any) -> Iterator[None]:
     yield
     for group, tensors in zip(groups_of(optimizer) if before else (), before, strict=False):
         for slot, tensor in tensors.items():
-            now = group["betas"][0] if slot == "beta1" else group[slot]
+            now = number_of(group, slot)
             if now is not tensor:
                 tensor.fill_(float(now))
-                if slot == "beta1":
-                    group["betas"] = (tensor, *group["betas"][1:])
-                else:
-                    group[slot] = tensor
+                write_number(group, slot, tensor)
 
 
 def _momenta(group: dict[str, Any], place: Placement) -> dict[str, Tensor]:

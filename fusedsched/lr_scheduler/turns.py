@@ -20,10 +20,11 @@ from fusedsched.runtime.hyperparameters import Placement
 
 from ..schedules.compose import Sequence
 from ..schedules.compositions import schedule_of, takes_metric
-from ..schedules.edit import EditKind, EditRule
+from ..schedules.edit import DISCARD
 from ..schedules.evaluate import ROW_WIDTH, Shape
 from ..schedules.expression import Segment
 from .boards import BEGIN, START, Asked, Bounds, Contents, Extension, Program, Turn
+from .device_driver import has_subscribers
 from .driver import groups_of
 from .members import seek_to
 from .metric import MetricScheduler
@@ -42,8 +43,7 @@ class Turns(Observer):
         super()._follow()
         for board in self._boards if self._plans else ():
             places = enumerate(zip(board.places, self._wrote, strict=True))
-            rules = (EditRule(EditKind.DISCARD),)
-            targets = [Target(place, board.program(i), rules, value=rate) for i, (place, rate) in places]
+            targets = [Target(place, board.program(i), DISCARD, value=rate) for i, (place, rate) in places]
             schedule = self._schedules.get(board.device)
             if schedule is None or len(schedule) != len(targets):
                 past = self._optimizer()._runtime.table(board.device).flags[CLOCKS.index("skipped") :]
@@ -150,7 +150,7 @@ def _sites(scheduler: Any, metric: Any) -> Sites | str:
         return "a graph would repeat the decision on this number for ever. Give it a tensor on the device."
     if any(_part(member, 0, 0.0) is None for member in scheduler._schedulers):
         return "a member has no closed form, or cycles the momentum."
-    if scheduler.optimizer.__dict__.get("_followers"):
+    if has_subscribers(scheduler.optimizer):
         return "another scheduler of the same optimizer already steps on the device."
     if any(isinstance(group["lr"], Tensor) for group in groups_of(scheduler.optimizer)):
         return "the lr of a param group is a tensor. Give it a float; inside a graph it moves all the same."

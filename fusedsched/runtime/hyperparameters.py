@@ -8,8 +8,8 @@ a number writes it there: the host, the tail of a step for native schedules, a m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from fusedsched import _layouts, _native
 from fusedsched._layouts import CLOCKS, MAX_HYPERPARAMETERS
 from fusedsched.runtime.addresses import is_native
 from fusedsched.runtime.backends import for_device
-from fusedsched.runtime.clocks import unwatched
+from fusedsched.runtime.clocks import Clocks, unwatched
 
 DTYPES = tuple(getattr(torch, name) for name in _layouts.DTYPES)
 
@@ -86,6 +86,65 @@ class HyperparameterTable:
         return self._places[key]
 
 
+class Subscriber(Protocol):
+    """A scheduler's driver whose numbers are on devices of an optimizer."""
+
+    def names(self) -> set[str]:
+        """The hyperparameters that it writes."""
+
+    def edited(self) -> bool:
+        """Whether user code wrote to one of them since the host last showed it. Does not wait."""
+
+    def settle(self) -> None:
+        """Brings the host up to date, and the device up to an edit. Waits; does nothing while a graph is captured."""
+
+    def before_build(self) -> None:
+        """The optimizer is about to build a plan from what the groups hold."""
+
+    def restart(self) -> None:
+        """The optimizer has a new plan."""
+
+
+class OptimizerRuntime(Protocol):
+    """`optimizer._runtime`: what an optimizer of this package has for schedulers. Other optimizers have none."""
+
+    clocks: Clocks
+    plan: Any  # the present one, or None
+    subscribers: Collection[Subscriber]
+
+    def plans(self) -> list[Any]:
+        """The plans of the devices, built if there are none."""
+
+    def cuda_plans(self) -> list[Any]:
+        """Those whose kernels read numbers from places."""
+
+    def rebuild(self) -> None:
+        """Drops the plan: the next step builds another one."""
+
+    def capturing(self) -> bool:
+        """Whether a graph is captured on a device of the parameters."""
+
+    def backend(self, device: torch.device) -> str | None:
+        """What updates parameters on a device; None: the reference."""
+
+    def backends(self) -> set[str | None]:
+        """What updates the parameters."""
+
+    def table(self, device: torch.device) -> HyperparameterTable:
+        """The numbers that kernels read on a device."""
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Keeps a driver informed for as long as it lives."""
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Forgets a driver."""
+
+
+def runtime_of(optimizer: Any) -> OptimizerRuntime | None:
+    """The runtime of an optimizer of this package; None for others."""
+    return getattr(optimizer, "_runtime", None)
+
+
 class Placement(NamedTuple):
     """Where numbers are, and whose kernels write them there: "cuda" or "triton"."""
 
@@ -102,8 +161,8 @@ def placement_of(optimizer: Any, groups: list[dict[str, Any]]) -> Placement | No
 
 def _placement_on(optimizer: Any, device: torch.device) -> Placement | None:
     # An optimizer of this package was given a backend; tests give one to others.
-    chosen = getattr(optimizer, "_backend" if hasattr(optimizer, "_follow") else "_fusedsched_backend", "auto")
-    backend = for_device(chosen, device)
+    runtime, chosen = runtime_of(optimizer), getattr(optimizer, "_fusedsched_backend", "auto")
+    backend = for_device(chosen, device) if runtime is None else runtime.backend(device)
     return Placement(backend, device) if backend in ("cuda", "triton") else None
 
 
