@@ -48,11 +48,11 @@ METRIC_STATE = (
 METRIC_TARGET = ("at", "dtype", "least", "most", "initial", "last")
 """The learning rate of one group that it writes: fs::Rate in csrc/core/metric.h."""
 
-SCHEDULED_TARGET = ("program", "tensor", "pieces", "dtype", "written", "gain", "shift", "until")
-"""A tensor that a scheduler writes: fs_cuda::Rate in csrc/cuda/launch.h."""
+SCHEDULED_TARGET = ("program", "tensor", "rules", "dtype", "written", "gain", "shift", "until")
+"""A number that a drop-in scheduler writes: fs_cuda::ScheduledTarget in csrc/cuda/launch.h."""
 
-EDIT_RULE = ("end", "carry", "pivot", "low", "turn", "kick", "", "")
-"""How an edit of it is continued: fs_cuda::Piece in csrc/cuda/launch.h."""
+EDIT_RULE = ("end", "kind", "pivot", "low", "period", "gain_per_unit")
+"""How an edit of it is continued: fs::EditRule in csrc/core/edit.h."""
 
 
 UPDATE_ARRAY = ("param", "grad", "state0", "state1", "state2", "numel", "scalars")

@@ -124,7 +124,7 @@ def test_found_inf_changes_nothing_but_the_count_of_skips(machine, rule):
     everything = [x for t in made for x in (t.param, t.grad, *t.state, t.count)]
     before = [x.clone() for x in everything]
     found, scale = torch.ones(1), torch.full((1,), 4.0)
-    plan.step(found_inf=found, grad_scale=scale, edits=[(0, 0, 0.25)])
+    plan.step(found_inf=found, grad_scale=scale, pending=[(0, 0, 0.25)])
     assert all(torch.equal(x, y) for x, y in zip(everything, before, strict=True))
     assert plan.clocks[UPDATES] == 1 and plan.clocks[SKIPPED] == 1 and int(plan.ticket) == 0
     assert plan.values[0, 0] == 0.25  # the user's edit is not part of the update

@@ -29,14 +29,15 @@ def table_of(schedule):
     return torch.tensor(list(schedule.lower().table), dtype=F64)
 
 
-def plain_sgd(machine, n=3, program=None, clock=UPDATES, shown=None):
+def plain_sgd(machine, n=3, program=None, clock=UPDATES, place=None):
     """Parameters 0 and gradients 1 in float64: after a step they are -lr to the last bit."""
     t, _ = tensors(SGD, LOOPS["float64"][1], n)
     t.param.zero_()
     t.grad.fill_(1.0)
     plan = Plan(machine, SGD.number, 1, [t], [SGD.values])
     if program is not None:
-        plan.schedule(0, 0, program, clock, shown)
+        plan.schedule(0, 0, program, clock, place)
+        plan.write_current()
     return plan, t
 
 
@@ -56,10 +57,10 @@ def test_every_program_is_what_the_cpu_makes_of_it(machine):
     shown = torch.zeros(len(cases), dtype=F64)
     plan = Plan(machine, SGD.number, 1, [], [SGD.values] * len(cases))
     for group, program in enumerate(programs):
-        plan.schedule(group, 0, torch.tensor(list(program.table), dtype=F64), shown=shown[group:])
+        plan.schedule(group, 0, torch.tensor(list(program.table), dtype=F64), place=shown[group:])
     for clock in (0, 1, 2, 3, 49, 50, 51, 99, 100, 101, 500, 999, 1000, 1001, 12345, 2**31, 2**40):
         plan.clocks[UPDATES] = clock
-        plan.show()
+        plan.write_current()
         ends = [program.table[2] for program in programs]
         clocks = [clock if end < 0 else min(clock, int(end)) for end in ends]
         expected = [program.evaluate(c) for program, c in zip(programs, clocks, strict=True)]
@@ -68,8 +69,8 @@ def test_every_program_is_what_the_cpu_makes_of_it(machine):
 
 def test_a_step_uses_the_value_at_its_clock_and_shows_the_next(machine):
     shown = torch.zeros((), dtype=F64)
-    plan, t = plain_sgd(machine, program=table_of(LINE), shown=shown)
-    plan.show()
+    plan, t = plain_sgd(machine, program=table_of(LINE), place=shown)
+    plan.write_current()
     for u in range(10):
         assert shown.item() == LINE(u)
         plan.step()
@@ -86,21 +87,21 @@ def test_several_launches_of_one_step_see_one_clock(machine):
         assert lr_of(t) == LINE(u)
 
 
-def test_other_clocks_and_held_ones(machine):
+def test_other_clocks(machine):
     plan, t = plain_sgd(machine, program=table_of(LINE), clock=SAMPLES)
-    updates, seen = torch.tensor([7]), torch.tensor([6])
-    for _ in range(2):
-        plan.advance(SAMPLES, 3, updates, seen)  # the second time there was no further update
-    assert seen == 7
+    plan.advance(SAMPLES, 3)
     plan.advance(SAMPLES, 2)
     plan.step()
-    assert lr_of(t) == LINE(5) and plan.clocks.tolist() == [1, 5, 0, 0]
+    assert lr_of(t) == LINE(0)  # whatever advances a clock evaluates its schedules
+    plan.write_current()
+    plan.step()
+    assert lr_of(t) == LINE(5) and plan.clocks.tolist() == [2, 5, 0, 0]
 
 
 def test_past_its_end_a_program_keeps_its_value_and_says_so(machine):
     program = table_of(S.linear(0.5, 0.1, steps=2, past_end="error"))
     last = int(program[2])
-    plan, t = plain_sgd(machine, program=program, shown=torch.zeros((), dtype=F64))
+    plan, t = plain_sgd(machine, program=program, place=torch.zeros((), dtype=F64))
     for _ in range(last + 1):
         assert int(plan.past_horizon) == 0
         plan.step()
@@ -109,42 +110,62 @@ def test_past_its_end_a_program_keeps_its_value_and_says_so(machine):
     plan.step()
     assert lr_of(t) == end
     plan.past_horizon.zero_()
-    plan.show()
+    plan.write_current()
     assert int(plan.past_horizon) == 1
 
 
 def test_an_edit_of_the_shown_value_stays(machine):
     shown = torch.full((), 9.0, dtype=F64)  # before it is shown for the first time it means nothing
-    plan, t = plain_sgd(machine, program=table_of(LINE), shown=shown)
-    plan.show()
+    plan, t = plain_sgd(machine, program=table_of(LINE), place=shown)
+    plan.write_current()
     plan.step()
     assert lr_of(t) == LINE(0)
     shown.fill_(0.25)
     for _ in range(3):
         plan.step()
-        assert lr_of(t) == 0.25 and shown.item() == 0.25 and plan.groups[0].hyperparameters[0].edited
+        assert lr_of(t) == 0.25 and shown.item() == 0.25 and plan.schedules[0].edited
     shown.fill_(LINE(4))  # even if it is what the schedule says: an edit means "from here on"
     plan.step()
-    plan.show()
+    plan.write_current()
     assert lr_of(t) == shown.item() == LINE(4)
 
 
-def test_an_edit_can_hold_up_to_a_clock(machine):
-    plan, t = plain_sgd(machine, program=table_of(LINE), shown=torch.zeros((), dtype=F64))
-    plan.hold(0, 0, 0.75, until=3)
-    for u in range(6):
+def test_an_edit_of_a_place_is_read_at_once_also_between_the_launches_of_one_step(machine):
+    place = torch.zeros((), dtype=F64)
+    plan, t = plain_sgd(machine, program=table_of(LINE), place=place)
+    plan.step(last=False)
+    assert lr_of(t) == LINE(0)
+    place.fill_(0.75)
+    plan.step()
+    assert lr_of(t) == 0.75 == place.item()
+
+
+def test_a_schedule_that_was_replaced_writes_nothing(machine):
+    place = torch.zeros((), dtype=F64)
+    plan, t = plain_sgd(machine, program=table_of(LINE), place=place)
+    plan.schedules[0].program = None
+    for _ in range(2):
         plan.step()
-        assert lr_of(t) == (0.75 if u < 3 else LINE(u))
+        assert lr_of(t) == LINE(0) == place.item()
 
 
-def test_edits_stand_before_the_table_and_reach_it_with_the_last_launch(machine):
+def test_pending_values_are_read_before_the_table_and_reach_it_with_the_last_launch(machine):
     plan, t = plain_sgd(machine)
-    plan.step(edits=[(0, 0, 0.75)], last=False)
+    plan.step(pending=[(0, 0, 0.75)], last=False)
     assert lr_of(t) == 0.75 and plan.values[0, 0] == SGD.values[0]
-    plan.step(edits=[(0, 0, 0.75)])
+    plan.step(pending=[(0, 0, 0.75)])
     assert lr_of(t) == 0.75 and plan.values[0, 0] == 0.75
     plan.step()
     assert lr_of(t) == 0.75
+
+
+def test_numbers_can_be_stored_by_a_launch_of_their_own(machine):
+    plan, t = plain_sgd(machine)
+    others = plan.values.clone()
+    plan.store([(0, 0, 0.75), (0, 1, 0.0)])
+    plan.step()
+    others[0, :2] = torch.tensor([0.75, 0.0], dtype=F64)
+    assert lr_of(t) == 0.75 and torch.equal(plan.values, others)
 
 
 @pytest.mark.parametrize("dtype", DTYPES_OF_TENSORS, ids=str)

@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusedsched import _native, lr_scheduler as ours
 from fusedsched.lr_scheduler import driver
-from fusedsched.runtime import hyperparameters as _rates
+from fusedsched.runtime import device_schedule
 from fusedsched.schedules import torch_classes
 from fusedsched.schedules.edit import EditKind, EditRule
 
@@ -245,8 +245,7 @@ def test_a_forgotten_edit_is_found(name, place, monkeypatch):
 
 def test_a_late_counter_is_found(monkeypatch):
     """Mutant: tables that begin one step late."""
-    before = _rates.Rates.write
-    late = lambda self, targets, rates, clock: before(self, targets, rates, clock - 1)  # noqa: E731
-    monkeypatch.setattr(_rates.Rates, "write", late)
+    before = device_schedule.DeviceSchedule.seek
+    monkeypatch.setattr(device_schedule.DeviceSchedule, "seek", lambda self, clock: before(self, clock - 1))
     with pytest.raises(AssertionError):
         test_values_are_the_evaluators("PolynomialLR", "torch", "cuda")

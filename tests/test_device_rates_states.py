@@ -28,7 +28,7 @@ from cases_rates import (
 )
 
 from fusedsched import _native, lr_scheduler as ours
-from fusedsched.runtime import hyperparameters as _rates
+from fusedsched.runtime import hyperparameters
 
 if "triton" in PLACES:
     from interpreted import interpreter as interpreter
@@ -62,7 +62,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("row", REFUSED)
 def test_what_would_freeze_is_refused_by_name(row, monkeypatch):
-    monkeypatch.setattr(_rates, "DTYPES", tuple(t for t in DTYPES if t != F16))
+    monkeypatch.setattr(hyperparameters, "DTYPES", tuple(t for t in DTYPES if t != F16))
     schedule, opt, words = (f() if k < 2 else f for k, f in enumerate(REFUSED[row]))
     sched = schedule(opt)
     arguments = (1.0,) if row == "a metric" else ()

@@ -26,20 +26,13 @@ PENDING = {
         ("fusedsched.lr_scheduler.metric", "fusedsched.lr_scheduler.observing"),
         *(
             (f"fusedsched.optim.{name}", "fusedsched.optim.optimizer")
-            for name in "checkpoint compiled following plan recording reference_plan scheduled state".split()
+            for name in "checkpoint compiled plan recording reference_plan scheduled state".split()
         ),
         ("fusedsched.schedules.expression", "fusedsched.schedules.compose"),
         ("fusedsched.schedules.expression", "fusedsched.schedules.program"),
     },
     "private": {
-        *(
-            ("lr_scheduler", f"_{name}")
-            for name in ("can_follow", "capturing", "clocks", "counts_on_device", "follow", "followers")
-        ),
-        *(("lr_scheduler", f"_{name}") for name in ("has_device", "invalidate", "kept", "plan", "ready_plan")),
         *(("monitor", f"_{name}") for name in ("recording", "ring", "spec")),
-        ("optim", "_busy"),
-        ("runtime", "_follow"),
         ("schedules", "_branch"),
         ("verify", "_clocks"),
         ("verify", "_ready_plan"),

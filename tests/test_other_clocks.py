@@ -169,7 +169,7 @@ def test_a_negative_tensor_that_the_host_can_see_is_refused_at_once(backend):
 
 def test_a_tensor_that_a_graph_could_not_read_again_is_refused(monkeypatch):
     _, optimizer = build(maker("cpu"))
-    monkeypatch.setattr(optimizer, "_capturing", lambda: True)  # of parameters elsewhere, which nobody has here
+    monkeypatch.setattr(optimizer._runtime, "capturing", lambda: True)  # of parameters elsewhere, which nobody has here
     optimizer.advance(tokens=3)  # a number is one on purpose
     with pytest.raises(RuntimeError, match="each replay would repeat"):
         optimizer.advance(tokens=torch.tensor(3))

@@ -13,6 +13,7 @@ from plateau_rule import emulated, recorded
 from test_plateau import THEIRS, both, pair, same, tensor
 
 from fusedsched import lr_scheduler as L
+from fusedsched.schedules import constant
 
 METRICS = (2.0, 2.5, 2.5, 1.0, 3.0, float("nan"), 3.0, 3.0, 0.5, 4.0, 4.0, 4.0, 4.0, 0.25, 4.0, 4.0)
 
@@ -47,6 +48,15 @@ def test_replays_read_the_metric_anew():
     other = THEIRS(torch.optim.SGD(groups_of([0.4, 0.2]), lr=0.1))
     other.load_state_dict(saved)
     assert repr(other.best) == repr(saved["best"]) and other.last_epoch == 8
+
+
+def test_a_native_schedule_is_refused_where_a_device_decides():
+    sched = pair(maker("cuda"))[0]
+    sched.optimizer.step()
+    sched.step(tensor(2.0))
+    with pytest.raises(RuntimeError, match="'lr', which follows a scheduler"):
+        sched.optimizer.set_schedule("lr", constant(0.1))
+    sched.optimizer.set_schedule("momentum", constant(0.5))
 
 
 REFUSED = {
@@ -118,7 +128,7 @@ def test_a_sequence_goes_from_member_to_member(sequence, edited):
         sched.step(metric)
 
     graph = recorded(train)
-    assert emulated().nodes(graph) == 2 and sched.last_epoch == 0
+    assert emulated().nodes(graph) == 3 and sched.last_epoch == 0
     for i, value in enumerate(METRICS):
         metric.fill_(value)
         emulated().replay(graph)

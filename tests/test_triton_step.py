@@ -272,12 +272,12 @@ def test_a_careless_mask_fails(mutant, monkeypatch):
 
 
 @jit
-def _careless_show(programs, written, edited, clocks, past_horizon, n_programs, coming):
+def _careless_write(programs, written, edited, clocks, past_horizon, n_programs, coming):
     tl.store(clocks, tl.load(clocks) + 1)
 
 
 def test_a_skip_that_counts_fails(monkeypatch):
-    monkeypatch.setattr(step, "show", _careless_show)
+    monkeypatch.setattr(step, "write_current", _careless_write)
     with pytest.raises(AssertionError):
         test_a_skipped_step_changes_nothing("SGD", 2)
 

@@ -35,7 +35,7 @@ TYPES = {
 MOST = "AdamCoupledAmsgrad"  # the rule with the most arrays and the longest update
 POINTERS = {"i32": ("control", "edited", "past_horizon", "negative"), "fp32": ("singles", "grad_scale", "found_inf")}
 POINTERS["fp64"] = ("values", "resolved", "doubles", "written", "ring")
-NUMBERS = ("n_numbers", "n_active", "n_chunks", "n_rates", "unit", "amount", "rows")
+NUMBERS = ("n_numbers", "n_active", "n_chunks", "n_targets", "unit", "amount", "rows")
 
 
 def compiled(kernel, constants, arch, warps, types=None, **options):
@@ -117,7 +117,7 @@ def everything(arch, every_rule):
     constants = {"CHECKED": True, "BLOCK": tuning.PREPARE_BLOCK}
     found["record"] = facts(compiled(telemetry.record_kernel, constants, arch, tuning.PREPARE_WARPS))
     for conditional in (True, False):
-        kernel = compiled(scheduled_targets.rates_kernel, {"CONDITIONAL": conditional}, arch, 1)
+        kernel = compiled(scheduled_targets.schedule_kernel, {"CONDITIONAL": conditional}, arch, 1)
         found[f"rates/{'conditional' if conditional else 'plain'}"] = facts(kernel)
     found["mutant: few registers"] = facts(update(arch, MOST, "float32", maxnreg=32))
     return found

@@ -11,10 +11,10 @@ import test_rules
 import torch
 
 from fusedsched import lr_scheduler
+from fusedsched.lr_scheduler.counted_driver import CountedDriver
 from fusedsched.optim import (
     adam,
     checkpoint as _checkpoint,
-    following as _following,
     plan as _plans,
     reference_plan as _eager,
     sgd,
@@ -236,6 +236,6 @@ MUTANTS: dict[str, Mutant] = {
         wrapped(_graphs.CompileHandle, "__init__", _no_step_in_the_graph),
     ),
     "lr frozen in the graph": Mutant(
-        "replay/AdamW-OneCycleLR/cuda", "after replays", wrapped(_following.Follower, "tick", lambda f, *a: None)
+        "replay/AdamW-OneCycleLR/cuda", "after replays", wrapped(CountedDriver, "_advance", lambda f, *a: None)
     ),
 }

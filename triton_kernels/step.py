@@ -3,10 +3,10 @@
 
 Two launches, where CUDA needs one: in Triton every thread of a program computes every scalar, so float64 evaluation
 inside the update would be paid by all of them, in registers too. The first launch, one program, resolves the
-hyperparameters, forms the scalars of each parameter, advances clocks and counts, and shows the schedules' next values.
-The second reads a few rounded scalars per tile. What the first launch costs has not been measured: it is one launch
-more, and the time of one program, which grows with the number of parameters (256 side by side) and of schedules (one by
-one).
+hyperparameters, forms the scalars of each parameter, advances clocks and counts, and evaluates the native schedules for
+the next step. The second reads a few rounded scalars per tile. What the first launch costs has not been measured: it is
+one launch more, and the time of one program, which grows with the number of parameters (256 side by side) and of
+schedules (one by one).
 
 Whether a step is skipped (`found_inf`) is decided once, by the first, and read by the second from `control`.
 
@@ -74,7 +74,7 @@ def rounded(x, T: tl.constexpr):
 
 
 @triton.jit
-def show(programs, written, edited, clocks, past_horizon, n_programs, coming):
+def write_current(programs, written, edited, clocks, past_horizon, n_programs, coming):
     """Stores the values of all schedules for the next update. One that was written to is left alone from then on.
 
     past_horizon: set to 1 for a schedule that has ended and must not go on; its last value stands until the host looks.
@@ -103,12 +103,12 @@ def show(programs, written, edited, clocks, past_horizon, n_programs, coming):
 # Neither 1 nor multiples of 16 are special: each special case would be one more compilation.
 @triton.jit(do_not_specialize=["unit", "amount"])
 def advance_kernel(programs, written, edited, clocks, past_horizon, unit, amount):
-    """Advances one clock and shows the schedules' values."""
+    """Advances one clock and evaluates the native schedules."""
     clock = tl.load(clocks + unit)
     tl.debug_barrier()
     tl.store(clocks + unit, clock + amount)
     tl.debug_barrier()
-    show(programs, written, edited, clocks, past_horizon, tl.load(programs).to(tl.int32), 0)
+    write_current(programs, written, edited, clocks, past_horizon, tl.load(programs).to(tl.int32), 0)
 
 
 @triton.jit(do_not_specialize=["unit", "negative", "past_horizon"])
@@ -120,7 +120,7 @@ def advance_by_kernel(programs, written, edited, clocks, past_horizon, unit, by,
     tl.store(clocks + unit, clock + tl.maximum(amount, 0))
     tl.store(negative, 1, mask=amount < 0)
     tl.debug_barrier()
-    show(programs, written, edited, clocks, past_horizon, tl.load(programs).to(tl.int32), 0)
+    write_current(programs, written, edited, clocks, past_horizon, tl.load(programs).to(tl.int32), 0)
 
 
 @triton.jit
@@ -200,7 +200,7 @@ def prepare_kernel(
     tl.debug_barrier()  # what was resolved is read by other threads
     write_scalars(resolved, gain, active, n_active, entries, counts, doubles, singles, FAMILY, BLOCK)
     tl.debug_barrier()
-    show(programs, written, edited, clocks, past_horizon, n_programs, 1)
+    write_current(programs, written, edited, clocks, past_horizon, n_programs, 1)
     applied = tl.load(control)  # read again: what lives through all of the above would be spilled
     counter = clocks + tl.where(applied != 0, UPDATES, SKIPPED)
     count = tl.load(counter)

@@ -96,11 +96,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def(py::init<py::object, py::list, py::dict, at::Tensor>(), py::arg("spec"), py::arg("param_groups"),
            py::arg("state"), py::arg("clocks"));
   py::class_<fs::CudaPlan, Plan>(m, "CudaPlan", py::custom_type_setup(collectable))
-      .def(py::init<py::object, py::list, py::dict, at::Tensor, at::Tensor, py::object>(), py::arg("spec"),
-           py::arg("param_groups"), py::arg("state"), py::arg("clocks"), py::arg("flags"), py::arg("stream_of"))
-      .def("follow", &fs::CudaPlan::follow)
-      .def("write", &fs::CudaPlan::write, py::arg("host"), py::arg("there") = py::none())
-      .def("tick", &fs::CudaPlan::tick, py::arg("clock"), py::arg("seen") = py::none())
+      .def(py::init<py::object, py::list, py::dict, at::Tensor, at::Tensor, std::vector<at::Tensor>, py::object>(),
+           py::arg("spec"), py::arg("param_groups"), py::arg("state"), py::arg("clocks"), py::arg("flags"),
+           py::arg("rows"), py::arg("stream_of"))
       .def("sync_hparams", &fs::CudaPlan::sync_hparams)
       .def("capturing", &fs::CudaPlan::capturing)
       .def_property_readonly("captured", &fs::CudaPlan::captured);
@@ -115,7 +113,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("threads_used", &fs::threads_used);
   m.def("trust_dict_tags", [](bool trust) { fs::WatchedDict::trust_tags = trust; });
   bind_layouts(m);
-  bind_rates(m);
+  bind_device_schedule(m);
   bind_host_driver(m);
   bind_plateau(m);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The launch of a scheduler that writes tensors on a GPU: see fusedsched/_rates.py, which has the tables.
+// The launch of a drop-in scheduler on a GPU: fusedsched/runtime/device_schedule.py has the tables.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
-void bind_rates(pybind11::module_& m);
+void bind_device_schedule(pybind11::module_& m);

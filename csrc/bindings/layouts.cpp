@@ -59,16 +59,19 @@ Columns metric_target() {
 }
 
 Columns scheduled_target() {
-  using fs_cuda::Rate;
-  return columns(sizeof(Rate),
-                 {FS_FIELD(Rate, program), FS_FIELD(Rate, tensor), FS_FIELD(Rate, pieces), FS_FIELD(Rate, dtype),
-                  FS_FIELD(Rate, written), FS_FIELD(Rate, gain), FS_FIELD(Rate, shift), FS_FIELD(Rate, until)});
+  using fs_cuda::ScheduledTarget;
+  return columns(sizeof(ScheduledTarget),
+                 {FS_FIELD(ScheduledTarget, program), FS_FIELD(ScheduledTarget, tensor),
+                  FS_FIELD(ScheduledTarget, rules), FS_FIELD(ScheduledTarget, dtype),
+                  FS_FIELD(ScheduledTarget, written), FS_FIELD(ScheduledTarget, gain),
+                  FS_FIELD(ScheduledTarget, shift), FS_FIELD(ScheduledTarget, until)});
 }
 
 Columns edit_rule() {
-  using fs_cuda::Piece;
-  return columns(sizeof(Piece), {FS_FIELD(Piece, end), FS_FIELD(Piece, carry), FS_FIELD(Piece, pivot),
-                                 FS_FIELD(Piece, low), FS_FIELD(Piece, turn), FS_FIELD(Piece, kick)});
+  using fs::EditRule;
+  return columns(sizeof(EditRule), {FS_FIELD(EditRule, end), FS_FIELD(EditRule, kind), FS_FIELD(EditRule, pivot),
+                                    FS_FIELD(EditRule, low), FS_FIELD(EditRule, period),
+                                    FS_FIELD(EditRule, gain_per_unit)});
 }
 
 Columns words(const std::string& text) {

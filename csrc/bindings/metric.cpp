@@ -24,26 +24,11 @@ void observe(const at::Tensor& board, const at::Tensor& given, uint64_t stream) 
                                    *fs::dtype_of(metric.scalar_type())));
 }
 
-void write_now(const at::Tensor& target, const at::Tensor& host) {
-  TORCH_CHECK(target.nbytes() == host.nbytes() && target.is_contiguous() && host.is_contiguous());
-  fs::check_cuda(runtime().write(index_of(target), fs::unwrap(target), fs::unwrap<const void>(host), host.nbytes()));
-}
-
-bool capturing(uint64_t stream) {
-  bool answer = false;
-  fs::check_cuda(runtime().capturing(stream, &answer));
-  return answer;
-}
-
 }  // namespace
 
 void bind_plateau(py::module_& m) {
   py::module_ boards = m.def_submodule("boards", "Boards of schedulers that follow a metric, on a GPU.");
   boards.def("observe", &observe, py::arg("board"), py::arg("metric"), py::arg("stream"));
-  // Both while a graph is captured, of which they become no part; the first at once.
-  boards.def("write", &write_now, py::arg("target"), py::arg("host"));
-  boards.def("room", [](const at::Device& device, int64_t n) { return fs::beside_graphs(device, {n}, at::kDouble); });
-  boards.def("capturing", &capturing, py::arg("stream"));
   boards.attr("watch_width") = fs::kWatchWidth;
   boards.attr("rate_width") = fs::kRateWidth;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hyperparameters as the kernel sees them: what a hyperparameter is now, and what is shown after a step.
+// Hyperparameters as the kernels read them, and the values of native schedules for the next update.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -21,12 +21,6 @@ __device__ __forceinline__ double program_value(const double* program, int64_t c
   return fs::evaluate(program, is_past(program, clock) ? horizon_of(program) : static_cast<double>(clock));
 }
 
-// Whether somebody wrote to the shown value. Before the first time that it is shown, `written` is NaN.
-__device__ __forceinline__ bool is_edited(const Hyperparameter& h) {
-  if (h.edited) return true;
-  return h.shown != nullptr && h.written == h.written && *h.shown != h.written;
-}
-
 __device__ __forceinline__ double number_at(const void* tensor, DType dtype) {
   switch (dtype) {
     case DType::kFloat32: return *static_cast<const float*>(tensor);
@@ -38,36 +32,37 @@ __device__ __forceinline__ double number_at(const void* tensor, DType dtype) {
 }
 
 __device__ __forceinline__ double hyperparameter_value(const Header& header, int32_t group, int32_t k) {
-  const Hyperparameter& h = header.groups[group].hyperparameters[k];
-  if (h.program != nullptr) {
-    if (*h.clock < h.held_until) return h.held;
-    return is_edited(h) ? *h.shown : program_value(h.program, *h.clock);
-  }
-  if (h.tensor != nullptr) return number_at(h.tensor, h.tensor_dtype);
+  const Group& row = header.groups[group];
+  if (row.hyperparameters[k].tensor != nullptr) return number_at(row.hyperparameters[k].tensor, row.hyperparameters[k].tensor_dtype);
   const int32_t at = group * kMaxHyperparameters + k;
 #pragma unroll 1
-  for (int32_t e = 0; e < header.n_pending; ++e) {
-    if (header.pending[e].at == at) return header.pending[e].value;
+  for (int32_t p = 0; p < header.n_pending; ++p) {
+    if (header.pending[p].at == at) return header.pending[p].value;
   }
-  return header.values[at];
+  return row.values[k];
 }
 
-// Shows the values at the present clocks, `stride` threads together. What was edited stays as it is from now on.
-__device__ __forceinline__ void show_programs(Group* groups, int32_t n_groups, int32_t* past_horizon, int32_t first,
+__device__ __forceinline__ void store_value(const Group* groups, const PendingValue& pending) {
+  groups[pending.at / kMaxHyperparameters].values[pending.at % kMaxHyperparameters] = pending.value;
+}
+
+// Evaluates native schedules at the present clocks, `stride` threads together. An edited place is left alone from now
+// on.
+__device__ __forceinline__ void write_current(const NativeSchedules& schedules, int32_t* past_horizon, int32_t first,
                                               int32_t stride) {
+  const int32_t n = static_cast<int32_t>(*schedules.n);
 #pragma unroll 1
-  for (int32_t item = first; item < n_groups * kMaxHyperparameters; item += stride) {
-    Hyperparameter& h = groups[item / kMaxHyperparameters].hyperparameters[item % kMaxHyperparameters];
-    if (h.program == nullptr) continue;
-    if (is_edited(h)) {
-      h.edited = true;
+  for (int32_t i = first; i < n; i += stride) {
+    NativeSchedule& schedule = schedules.list[i];
+    if (schedule.program == nullptr || schedule.edited) continue;
+    if (schedule.written == schedule.written && *schedule.place != schedule.written) {
+      schedule.edited = 1;
       continue;
     }
-    const int64_t clock = *h.clock;
-    if (is_past(h.program, clock)) *past_horizon = 1;
-    if (h.shown == nullptr) continue;
-    h.written = program_value(h.program, clock);
-    *h.shown = h.written;
+    const int64_t clock = *schedule.clock;
+    if (is_past(schedule.program, clock)) *past_horizon = 1;
+    schedule.written = program_value(schedule.program, clock);
+    *schedule.place = schedule.written;
   }
 }
 

@@ -22,7 +22,7 @@ extern const StepKernels step_kernels_0, step_kernels_1, step_kernels_2, step_ke
 __global__ void record_kernel(const __grid_constant__ Header header, double* ring, int64_t rows);
 
 // schedule.cu
-__global__ void rates_kernel(Rates args);
+__global__ void schedule_kernel(DeviceSchedule args);
 
 // metric.cu
 __global__ void observe_kernel(double* board, const void* metric, DType dtype);

@@ -10,11 +10,12 @@
 #include <cstdint>
 
 #include "../core/dtype.h"
+#include "../core/edit.h"
 #include "../core/rules.h"
 
 namespace fs_cuda {
 
-using fs::DType, fs::kClocks, fs::kSamples, fs::kSkipped, fs::kTokens, fs::kUpdates;
+using fs::DType, fs::EditRule, fs::kClocks, fs::kSamples, fs::kSkipped, fs::kTokens, fs::kUpdates;
 using fs::kMaxHyperparameters, fs::kMaxStates, fs::kVariants;
 
 // One parameter. All arrays have the same element order.
@@ -29,30 +30,40 @@ struct Array {
   bool aligned;       // param and state begin on 16 bytes
 };
 
-// One hyperparameter of a group. Exactly one of `program` and `tensor` is set, or neither: then it is the number in
-// Header::values.
+// Where the kernel reads a hyperparameter: from a tensor with one element, written by user code, by a native schedule or
+// by anything else; null: from Group::values.
 struct Hyperparameter {
-  const double* program;  // a schedule program (core/schedule.h)
-  const int64_t* clock;   // what the program is evaluated at
-  const void* tensor;     // a tensor with one element that the user may write to at any time
-  double* shown;          // of a program: what users see, the value for the next update; null if nobody looks
-  double written;         // what was last stored there. If `shown` is another number, it was edited: it stays
-  double held;            // an edit that holds up to a clock, from which the program goes on
-  int64_t held_until;
+  const void* tensor;
   DType tensor_dtype;
-  bool edited;
 };
 
 struct Group {
+  double* values;         // the group's row in the table of hyperparameters (runtime/hyperparameters.py)
   Hyperparameter hyperparameters[kMaxHyperparameters];  // in the order of the family's Hyper
 };
 
-// A number that changed since Header::values was written. It replaces the one there, where the last block of the step's
-// last launch stores it.
+// A number of the host that Group::values does not hold yet. The kernel reads it in place of that one; the last block
+// of the step's last launch stores it there.
 struct PendingValue {
-  int32_t at;  // group * kMaxHyperparameters + number within the group
+  int32_t at;  // group * kMaxHyperparameters + k
   int32_t reserved;
   double value;
+};
+
+// A native schedule. `place` holds its value for the next update: the kernel reads it there as any other tensor, and
+// whatever advances the clock evaluates the program again.
+struct NativeSchedule {
+  const double* program;  // core/schedule.h; null: the schedule was replaced
+  const int64_t* clock;
+  double* place;          // one element, visible to the user
+  double written;         // what was last stored in `place`; another number there is an edit. NaN: nothing was stored
+  int64_t edited;         // 1: an edit was found, and `place` is left alone
+};
+
+// Both in device memory, so that a captured graph reads schedules that are put there later.
+struct NativeSchedules {
+  const int64_t* n;
+  NativeSchedule* list;
 };
 
 // Where a block begins: block b works from starts[b] up to starts[b + 1], tile after tile.
@@ -68,11 +79,11 @@ constexpr int kArgumentBytes = 32764, kMaxBlocks = 640, kMaxPending = 64;
 
 struct Header {
   const Array* arrays;
-  Group* groups;
-  double* values;           // kMaxHyperparameters of each group
+  const Group* groups;
+  NativeSchedules schedules;
   int64_t* clocks;          // kClocks of them
   uint32_t* ticket;         // zero between launches
-  int32_t* past_horizon;    // set to 1 when a program has ended that must not go on; memory that the host can read
+  int32_t* past_horizon;    // set to 1 when a program is past its horizon; memory that the host can read
   const float* grad_scale;  // the gradients are divided by it, in memory too; or null
   const float* found_inf;   // not zero: change nothing; or null
   int32_t n_arrays, n_groups, n_pending;
@@ -92,44 +103,27 @@ static_assert(sizeof(Launch) <= kArgumentBytes, "CUDA refuses more");
 // Elements per tile: a block takes them one at a time.
 constexpr int64_t kTile = 4096;
 
-// What a scheduler writes into tensors (schedule.cu), whatever optimizer they belong to. The rows are eight words of eight
-// bytes each, which Triton's kernel reads as well.
-//
-// An edit of the tensor is carried on as torch's recursion would: the value is then pivot + gain * (program - pivot) +
-// shift, up to the clock `until`.
-enum Carry : int64_t {
-  kDiscard,  // the scheduler computes from its own numbers: an edit is forgotten
-  kHold,     // where the program stands on the pivot, an edit stays as it is
-  kDrop,     // where it does, an edit is forgotten
-  kWave,     // each low point begins a new wave, and an edit in it adds to the height of that
-};
-
-// How edits are carried before the clock `end`. The last one of a target ends at infinity.
-struct Piece {
-  double end, carry, pivot;
-  double low, turn;  // of a wave: a clock at which it is lowest, how far it is to the next
-  double kick;       // what an edit at a low point adds to the gain, by its distance from the pivot
-  double reserved[2];
-};
-
-struct Rate {
+// What a drop-in scheduler writes (schedule.cu): places of the table of hyperparameters, or tensors of any optimizer. The
+// rows are eight words of eight bytes each, which Triton's kernel reads as well. core/edit.h says how an edit is
+// continued. The last rule of a target ends at infinity.
+struct ScheduledTarget {
   const double* program;
   void* tensor;            // one element
-  const Piece* pieces;
+  const EditRule* rules;
   int64_t dtype;           // fs::DType
   double written;          // what the tensor holds since the last launch. NaN: whatever it holds is no edit
   double gain, shift, until;
 };
-static_assert(sizeof(Piece) == 64 && sizeof(Rate) == 64, "eight words");
+static_assert(sizeof(ScheduledTarget) == 64, "eight words");
 
 // Arguments of one launch: a step of the scheduler, from *clock to *clock + 1.
-struct Rates {
-  Rate* rates;
+struct DeviceSchedule {
+  ScheduledTarget* targets;
   int64_t* clock;
   const int64_t* updates;  // the optimizer's clock, or null: no step if it is what it was at the last one
   int64_t* seen;           // what it was then
   int32_t* past_horizon;   // as in Header
-  int32_t n_rates;
+  int32_t n_targets;
 };
 
 // What a device can do for the plan. `rule` is fs::Rule, `variant` a storage variant (fs::kVariants of them). Functions
@@ -138,15 +132,18 @@ struct Runtime {
   const char* name;                                     // "cuda", or what stands in for it
   const char* (*blocks)(int device, int rule, int variant, int* blocks);  // as many as run at once, at most kMaxBlocks
   const char* (*step)(int device, uint64_t stream, int rule, int variant, int blocks, const Launch& launch);
-  // Adds `by` to *clock. With `updates`, only if *updates is not what it was the last time, which is kept in *seen.
-  const char* (*advance)(int device, uint64_t stream, int64_t* clock, int64_t by, const int64_t* updates,
-                         int64_t* seen);
+  // Adds `by` to *clock.
+  const char* (*advance)(int device, uint64_t stream, int64_t* clock, int64_t by);
   // Adds the number on the device that `by` points to, int64 if `wide`, else int32. A negative one adds nothing and
   // sets *negative to 1, memory that the host can read.
   const char* (*advance_by)(int device, uint64_t stream, int64_t* clock, const void* by, bool wide,
                             int32_t* negative);
-  // Shows the present values of all programs of the groups, edited ones excepted.
-  const char* (*show)(int device, uint64_t stream, Group* groups, int n_groups, int32_t* past_horizon);
+  // Evaluates native schedules at the present clocks and stores their values, edited ones excepted. `most`: how many
+  // there are, as the host knows it.
+  const char* (*write_current)(int device, uint64_t stream, const NativeSchedules& schedules, int most,
+                               int32_t* past_horizon);
+  // Stores `n` values, in device memory, where they belong.
+  const char* (*store)(int device, uint64_t stream, const Group* groups, const PendingValue* values, int n);
   // Writes the row of telemetry (core/telemetry.h) that belongs to the step that is launched next with this header.
   const char* (*record)(int device, uint64_t stream, const Header& header, double* ring, int64_t rows);
   const char* (*capturing)(uint64_t stream, bool* capturing);
@@ -154,8 +151,8 @@ struct Runtime {
   // relaxed capture mode. Nothing of it becomes part of a graph. It overtakes what waits in other streams: only for
   // captures, before which the device is idle.
   const char* (*write)(int device, void* to, const void* from, uint64_t bytes);
-  // One step of a scheduler that writes tensors.
-  const char* (*rates)(int device, uint64_t stream, const Rates& rates);
+  // One step of a drop-in scheduler.
+  const char* (*schedule)(int device, uint64_t stream, const DeviceSchedule& schedule);
   // Lets a board (core/metric.h) take note of a metric, one number in memory, and rewrite its rates.
   const char* (*observe)(int device, uint64_t stream, double* board, const void* metric, DType dtype);
   // Memory that is never freed, also while a stream is being captured.

@@ -14,13 +14,7 @@ namespace fs_cuda {
 
 namespace {
 
-__global__ void advance_kernel(int64_t* clock, int64_t by, const int64_t* updates, int64_t* seen) {
-  if (updates != nullptr) {
-    if (*updates == *seen) return;
-    *seen = *updates;
-  }
-  *clock += by;
-}
+__global__ void advance_kernel(int64_t* clock, int64_t by) { *clock += by; }
 
 __global__ void advance_by_kernel(int64_t* clock, const void* by, bool wide, int32_t* negative) {
   const int64_t amount = wide ? *static_cast<const int64_t*>(by) : *static_cast<const int32_t*>(by);
@@ -31,8 +25,15 @@ __global__ void advance_by_kernel(int64_t* clock, const void* by, bool wide, int
   }
 }
 
-__global__ void __launch_bounds__(kSmallThreads) show_kernel(Group* groups, int32_t n_groups, int32_t* past_horizon) {
-  show_programs(groups, n_groups, past_horizon, blockIdx.x * kSmallThreads + threadIdx.x, gridDim.x * kSmallThreads);
+__global__ void __launch_bounds__(kSmallThreads) write_current_kernel(NativeSchedules schedules,
+                                                                      int32_t* past_horizon) {
+  write_current(schedules, past_horizon, blockIdx.x * kSmallThreads + threadIdx.x, gridDim.x * kSmallThreads);
+}
+
+__global__ void __launch_bounds__(kSmallThreads) store_kernel(const Group* groups, const PendingValue* values,
+                                                              int32_t n) {
+#pragma unroll 1
+  for (int32_t i = threadIdx.x; i < n; i += kSmallThreads) store_value(groups, values[i]);
 }
 
 const StepKernels& kernels_of(int variant) {
@@ -96,8 +97,8 @@ const char* step(int device, uint64_t stream, int rule, int variant, int blocks,
   return launch_on(device, stream, kernels.kernel[rule], blocks, kThreads, arguments, kernels.shared_bytes[rule]);
 }
 
-const char* advance(int device, uint64_t stream, int64_t* clock, int64_t by, const int64_t* updates, int64_t* seen) {
-  void* arguments[] = {&clock, &by, &updates, &seen};
+const char* advance(int device, uint64_t stream, int64_t* clock, int64_t by) {
+  void* arguments[] = {&clock, &by};
   return launch_on(device, stream, advance_kernel, 1, 1, arguments, 0);
 }
 
@@ -106,15 +107,21 @@ const char* advance_by(int device, uint64_t stream, int64_t* clock, const void* 
   return launch_on(device, stream, advance_by_kernel, 1, 1, arguments, 0);
 }
 
-const char* rates(int device, uint64_t stream, const Rates& rates) {
-  void* arguments[] = {const_cast<Rates*>(&rates)};
-  return launch_on(device, stream, rates_kernel, 1, kSmallThreads, arguments, 0);
+const char* schedule(int device, uint64_t stream, const DeviceSchedule& schedule) {
+  void* arguments[] = {const_cast<DeviceSchedule*>(&schedule)};
+  return launch_on(device, stream, schedule_kernel, 1, kSmallThreads, arguments, 0);
 }
 
-const char* show(int device, uint64_t stream, Group* groups, int n_groups, int32_t* past_horizon) {
-  const int blocks = (n_groups * kMaxHyperparameters + kSmallThreads - 1) / kSmallThreads;
-  void* arguments[] = {&groups, &n_groups, &past_horizon};
-  return blocks == 0 ? nullptr : launch_on(device, stream, show_kernel, blocks, kSmallThreads, arguments, 0);
+const char* write_current_values(int device, uint64_t stream, const NativeSchedules& schedules, int most,
+                                 int32_t* past_horizon) {
+  const int blocks = (most + kSmallThreads - 1) / kSmallThreads;
+  void* arguments[] = {const_cast<NativeSchedules*>(&schedules), &past_horizon};
+  return blocks == 0 ? nullptr : launch_on(device, stream, write_current_kernel, blocks, kSmallThreads, arguments, 0);
+}
+
+const char* store(int device, uint64_t stream, const Group* groups, const PendingValue* values, int n) {
+  void* arguments[] = {&groups, &values, &n};
+  return launch_on(device, stream, store_kernel, 1, kSmallThreads, arguments, 0);
 }
 
 const char* record_row(int device, uint64_t stream, const Header& header, double* ring, int64_t rows) {
@@ -175,8 +182,8 @@ const char* observe(int device, uint64_t stream, double* board, const void* metr
   return launch_on(device, stream, observe_kernel, 1, kSmallThreads, arguments, 0);
 }
 
-constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks,    step,  advance, advance_by, show, record_row,
-                              capturing,       write, rates, observe, allocate};
+constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks,    step,  advance,  advance_by, write_current_values, store,
+                              record_row,      capturing, write, schedule, observe,    allocate};
 
 }  // namespace
 

@@ -4,7 +4,7 @@
 //
 // A block walks its share of all arrays' elements. Of each batch of arrays it first works out the scalars, in float64,
 // then it updates their tiles. The block that is done last knows that all others have read the tables: it counts the
-// updates, advances the clocks and shows the hyperparameters of the next step.
+// updates, advances the clocks and evaluates the native schedules for the next step.
 #include "kernels.cuh"
 #include "memory.cuh"
 #include "hyperparameters.cuh"
@@ -19,7 +19,7 @@ extern __shared__ uint4 shared_memory[];
 namespace {
 
 // What the threads of a block share. The numbers that every thread could hold for itself are here too: across the
-// evaluation of schedules, which needs nearly all registers, they would be spilled.
+// preparation of the scalars, which needs many registers, they would be spilled.
 template <class R, class A>
 struct Block {
   Array arrays[kBatch];
@@ -212,15 +212,13 @@ __device__ __forceinline__ void finish(const Launch& launch, bool skipped) {
   }
   if (thread == 0) *launch.ticket = 0;
   if (!launch.last) return;
-  // Also when the update is skipped: the plan hands over an edit once.
+  // Also when the update is skipped: the plan hands over a number once.
 #pragma unroll 1
-  for (int32_t e = thread; e < launch.n_pending; e += kThreads) {
-    launch.values[launch.pending[e].at] = launch.pending[e].value;
-  }
+  for (int32_t p = thread; p < launch.n_pending; p += kThreads) store_value(launch.groups, launch.pending[p]);
   if (thread == 0) ++launch.clocks[skipped ? kSkipped : kUpdates];
   if (skipped) return;
   __syncthreads();
-  show_programs(launch.groups, launch.n_groups, launch.past_horizon, thread, kThreads);
+  write_current(launch.schedules, launch.past_horizon, thread, kThreads);
 }
 
 template <class R, class A, class Arrays>

@@ -25,8 +25,8 @@ constexpr int kBlocksPerMultiprocessor = kBurdens<kBytesPerElement, kMixed, kSta
                                          : kBurdens<kBytesPerElement, kMixed, kStates> == 1 ? 2
                                                                                             : 1;
 
-// Threads of the small kernels beside the step: showing programs, a row of telemetry, the rates of a scheduler, a decision
-// by a metric. But for the first they have one block, since it alone can advance what all its threads have read.
+// Threads of the small kernels beside the step: native schedules, a row of telemetry, a drop-in scheduler, a decision by a
+// metric. But for the first they have one block, since it alone can advance what all its threads have read.
 #if defined(FS_THREADS)
 constexpr int kSmallThreads = FS_THREADS;
 #else

@@ -4,7 +4,6 @@
 #include <pybind11/cast.h>
 
 #include <algorithm>
-#include <limits>
 #include <unordered_set>
 
 #include "plan/cuda_batch.h"
@@ -33,13 +32,21 @@ const fs_cuda::Runtime& present_runtime() {
 }  // namespace
 
 CudaPlan::CudaPlan(const py::object& spec, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor flags,
-                   py::object stream_of)
+                   std::vector<at::Tensor> rows, py::object stream_of)
     : Plan(spec, std::move(param_groups), std::move(state), clocks, clocks.device(), false),
       runtime_(present_runtime()),
       stream_of_(std::move(stream_of)),
       flags_(std::move(flags)),
       ticket_(clocks.new_zeros({1}, at::kInt)),
-      empty_batch_(std::make_unique<LaunchBatch>()) {}
+      rows_(std::move(rows)),
+      empty_batch_(std::make_unique<LaunchBatch>()) {
+  TORCH_CHECK(rows_.size() == groups_.size(), "There must be one row of hyperparameters for each group.");
+  for (const at::Tensor& row : rows_) {
+    TORCH_CHECK(row.device() == device_ && row.scalar_type() == at::kDouble && row.is_contiguous() &&
+                    row.numel() == 2 * kMaxHyperparameters,
+                "A row of hyperparameters must be ", 2 * kMaxHyperparameters, " float64 numbers on ", device_, ".");
+  }
+}
 
 CudaPlan::~CudaPlan() = default;
 
@@ -62,12 +69,13 @@ void CudaPlan::check_counts() {
 
 void CudaPlan::check_horizons() {
   check_counts();
-  if (*unwrap<const int32_t>(flags_) == 0) return;
+  const auto* flags = unwrap<const int32_t>(flags_);
+  TORCH_CHECK(flags[kSkipped] == 0, "A scheduler inside a captured graph was stepped past its last step.");
+  if (flags[kUpdates] == 0) return;
   const at::Tensor clocks = clocks_.cpu();
   for (const Group& group : groups_) {
     if (group.has_programs()) group.check_horizons(unwrap<const int64_t>(clocks));
   }
-  TORCH_CHECK(followed_.empty(), "A scheduler inside a captured graph was stepped past its last step.");
 }
 
 Plan::Outcome CudaPlan::check(const py::list& param_groups, const py::dict& state) {
@@ -78,7 +86,7 @@ Plan::Outcome CudaPlan::check(const py::list& param_groups, const py::dict& stat
 // Brings what the kernels read up to date with the groups; with the arrays too, if they moved.
 Plan::Outcome CudaPlan::prepare_tables(bool moved) {
   const bool ready = groups_table_.defined();
-  if (ready && !read_numbers(false)) return kRebuild;
+  if (ready && !read_numbers()) return kRebuild;
   if (ready && !moved) return kDone;
   TORCH_CHECK(!capturing(), "This CUDA graph cannot hold optimizer.step(): ",
               ready ? "a parameter or its state moved, or has its first gradient," : "it is the optimizer's first step,",
@@ -121,8 +129,8 @@ void CudaPlan::address_gradients() {
 void CudaPlan::address(LaunchBatch& batch, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last) {
   fs_cuda::Launch& args = batch.launch;
   args.arrays = batch.arrays.defined() ? static_cast<const fs_cuda::Array*>(unwrap<const void>(batch.arrays)) : nullptr;
-  args.groups = static_cast<fs_cuda::Group*>(unwrap(groups_table_));
-  args.values = static_cast<double*>(unwrap(numbers_));
+  args.groups = static_cast<const fs_cuda::Group*>(unwrap<const void>(groups_table_));
+  args.schedules = schedules();
   args.clocks = static_cast<int64_t*>(unwrap(clocks_));
   args.ticket = static_cast<uint32_t*>(unwrap(ticket_));
   args.past_horizon = unwrap<int32_t>(flags_);
@@ -143,9 +151,7 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
   const OptionalTensor scale_here = here(scale), found_inf_here = here(found_inf);
   const bool in_capture = capturing();
   if (in_capture) note_capture();
-  if (!pending_values_.empty() && (in_capture || pending_values_.size() > fs_cuda::kMaxPending)) {
-    flush_numbers(in_capture);
-  }
+  if (in_capture || pending_values_.size() > fs_cuda::kMaxPending) store_pending(in_capture);
   if (scale) {
     check_writable(*work_);
     unshare_gradients();
@@ -176,9 +182,9 @@ void CudaPlan::advance(int unit, int64_t amount) {
   auto* clocks = static_cast<int64_t*>(unwrap(clocks_));
   if (amount != 0) {
     captured_ |= capturing();
-    check_cuda(runtime_.advance(index(), stream(), clocks + unit, amount, nullptr, nullptr));
+    check_cuda(runtime_.advance(index(), stream(), clocks + unit, amount));
   }
-  show();
+  write_current();
 }
 
 void CudaPlan::advance_by(int unit, const at::Tensor& amount) {
@@ -188,13 +194,13 @@ void CudaPlan::advance_by(int unit, const at::Tensor& amount) {
   check_cuda(runtime_.advance_by(index(), stream(), static_cast<int64_t*>(unwrap(clocks_)) + unit,
                                  unwrap<const void>(number), number.scalar_type() == at::kLong,
                                  unwrap<int32_t>(flags_) + unit));
-  show();
+  write_current();
 }
 
-void CudaPlan::show() {
-  if (std::none_of(groups_.begin(), groups_.end(), [](const Group& group) { return group.has_programs(); })) return;
-  check_cuda(runtime_.show(index(), stream(), static_cast<fs_cuda::Group*>(unwrap(groups_table_)),
-                           static_cast<int>(groups_.size()), unwrap<int32_t>(flags_)));
+void CudaPlan::write_current() {
+  if (n_schedules_ == 0) return;
+  check_cuda(runtime_.write_current(index(), stream(), schedules(), static_cast<int>(n_schedules_),
+                                    unwrap<int32_t>(flags_) + kUpdates));
 }
 
 bool CudaPlan::set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) {
@@ -202,11 +208,9 @@ bool CudaPlan::set_program(int group, const std::string& name, std::vector<doubl
   if (!groups_table_.defined()) return false;
   groups_[group].refresh();
   if (leaves_graph(group)) return true;
-  const size_t k = index_named(groups_[group], name);
-  followed_.erase(static_cast<int64_t>(group * kMaxHyperparameters + k));
-  rewrite(group, k);
-  *unwrap<int32_t>(flags_) = 0;  // those that have ended say so again
-  show();
+  rewrite(group, index_named(groups_[group], name));
+  unwrap<int32_t>(flags_)[kUpdates] = 0;  // set again for those that are past their horizon
+  write_current();
   return false;
 }
 
@@ -222,45 +226,15 @@ std::vector<std::pair<at::Tensor, int64_t>> CudaPlan::exact_counts() const {
   return out;
 }
 
-void CudaPlan::follow(int group, const std::string& name, const at::Tensor& program, const at::Tensor& clock,
-                      double held, int64_t until) {
-  const size_t k = index_named(groups_.at(group), name), at = group * kMaxHyperparameters + k;
-  if (!groups_table_.defined()) prepare_tables(false);
-  fs_cuda::Hyperparameter& out = device_groups_.at(group).hyperparameters[k];
-  out = {};
-  out.program = unwrap<const double>(program);
-  out.clock = unwrap<const int64_t>(clock);
-  out.written = std::numeric_limits<double>::quiet_NaN();
-  out.held = held;
-  out.held_until = until;
-  followed_[static_cast<int64_t>(at)] = {program, clock};
-  sources_[at] = kFollowing;
-  if (!capturing()) return send(group, k);
-  auto* table = static_cast<fs_cuda::Group*>(unwrap(groups_table_));
-  check_cuda(runtime_.write(index(), &table[group].hyperparameters[k], &out, sizeof out));
-}
-
-at::Tensor CudaPlan::write(const at::Tensor& host, const OptionalTensor& there) {
-  if (!capturing()) {
-    at::Tensor fresh = upload(unwrap<const void>(host), host.nbytes()).view(host.scalar_type()).view(host.sizes());
-    return there ? there->copy_(fresh, /*non_blocking=*/true) : fresh;
-  }
-  const at::Tensor target = there ? *there : beside_graphs(device_, host.sizes(), host.scalar_type());
-  check_cuda(runtime_.write(index(), unwrap(target), unwrap<const void>(host), host.nbytes()));
-  return target;
-}
-
-void CudaPlan::tick(const at::Tensor& clock, const OptionalTensor& seen) {
-  const int64_t* updates = seen ? static_cast<const int64_t*>(unwrap<const void>(clocks_)) + kUpdates : nullptr;
-  check_cuda(runtime_.advance(index(), stream(), unwrap<int64_t>(clock), 1, updates,
-                              seen ? unwrap<int64_t>(*seen) : nullptr));
-}
-
 bool CudaPlan::sync_hparams(const py::list& param_groups) {
   if (!same_structure(param_groups)) return false;
-  if (!groups_table_.defined()) return true;
-  if (!read_numbers(true)) return false;
-  if (!pending_values_.empty()) flush_numbers(capturing());
+  const bool now = capturing();
+  if (!groups_table_.defined()) {
+    if (!now) prepare_tables(false);
+    return true;
+  }
+  if (!read_numbers()) return false;
+  store_pending(now);
   return true;
 }
 

@@ -2,8 +2,6 @@
 // The plan of one GPU: the tables that its kernels read (cuda/launch.h), and the launches of a step.
 #pragma once
 
-#include <unordered_map>
-
 #include "cuda/launch.h"
 #include "plan/plan.h"
 
@@ -15,10 +13,12 @@ void emulate_cuda(const std::string& library);
 
 class CudaPlan : public Plan {
  public:
-  // flags: kClocks int32 in memory that both sides reach. The first: a program has ended that must not go on; of each
-  // other clock: it was to be advanced by a negative number. stream_of: a device's index to its present stream.
+  // flags: kClocks int32 in memory that both sides reach. kUpdates: a native schedule is past its horizon; kSamples,
+  // kTokens: that clock was to be advanced by a negative number; kSkipped: a drop-in scheduler is past its last step.
+  // rows: of each group, its row in the table of hyperparameters: kMaxHyperparameters numbers that this plan writes, then
+  // as many places for the values of native schedules. stream_of: a device's index to its present stream.
   CudaPlan(const py::object& spec, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor flags,
-           py::object stream_of);
+           std::vector<at::Tensor> rows, py::object stream_of);
   ~CudaPlan() override;
 
   std::string name() const override { return "cuda"; }
@@ -32,18 +32,8 @@ class CudaPlan : public Plan {
   void record_to(const OptionalTensor& ring) override;
   std::vector<std::pair<at::Tensor, int64_t>> exact_counts() const override;
 
-  // Lets a hyperparameter of a group follow a program at a clock of its own: a drop-in scheduler inside a captured
-  // graph. Up to the clock `until` the value is `held`.
-  void follow(int group, const std::string& name, const at::Tensor& program, const at::Tensor& clock, double held,
-              int64_t until);
-  // Memory on the device with a copy of what lies on the host, or what is there already, overwritten. In stream order;
-  // at once while a graph is captured, of which it becomes no part.
-  at::Tensor write(const at::Tensor& host, const OptionalTensor& there);
-  // Adds one to such a clock, in stream order; with `seen`, only if that is not the count of applied updates, which it
-  // then becomes.
-  void tick(const at::Tensor& clock, const OptionalTensor& seen);
-  // Brings edits of the groups to the device at once: what captured graphs read when they are replayed.
-  // False: the plan is out of date.
+  // Copies the numbers of the groups to the table of hyperparameters now, where captured graphs and schedulers read
+  // them. False: the plan is out of date.
   bool sync_hparams(const py::list& param_groups);
   bool capturing() const;
   // Whether a graph was captured that goes on reading these tables.
@@ -52,26 +42,29 @@ class CudaPlan : public Plan {
  private:
   struct LaunchBatch;  // the arrays of one launch
 
-  enum Source : uint8_t { kNumber, kProgram, kTensor, kFollowing };
+  enum Source : uint8_t { kNumber, kProgram, kTensor };
 
   uint64_t stream() const;
   at::Tensor upload(const void* data, size_t bytes);
   void check_horizons() override;
   Source source_of(size_t group, size_t k) const;
-  fs_cuda::Hyperparameter for_device(size_t group, size_t k);
+  fs_cuda::Hyperparameter for_device(size_t group, size_t k) const;
+  fs_cuda::NativeSchedule schedule_of(size_t group, size_t k);
   void rewrite(size_t group, size_t k);
-  void send(size_t group, size_t k);
+  void send(const at::Tensor& table, size_t offset, const void* data, size_t bytes);
+  fs_cuda::NativeSchedules schedules() const;
   void note_capture();
   bool leaves_graph(size_t group) const;
   void build_groups();
-  void show();
+  void write_current();
   void build_batches();
   void count_entries();
   void unshare_gradients();
   void address_gradients();
   void assign_tiles(LaunchBatch& batch);
-  bool read_numbers(bool accept);
-  void flush_numbers(bool now);
+  bool read_numbers();
+  void read_number(size_t at, double value);
+  void store_pending(bool now);
   Outcome prepare_tables(bool moved);
   void address(LaunchBatch& batch, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last);
   void record(const LaunchBatch& batch);
@@ -79,18 +72,21 @@ class CudaPlan : public Plan {
 
   const fs_cuda::Runtime& runtime_;
   py::object stream_of_;
-  at::Tensor flags_, ticket_, groups_table_, numbers_, counts_;
-  std::vector<at::Tensor> programs_;           // what hyperparameters point to
+  at::Tensor flags_, ticket_, groups_table_, schedules_table_, counts_;
+  std::vector<at::Tensor> rows_;               // the table of hyperparameters, by group
+  std::vector<at::Tensor> programs_;           // of native schedules, by number
+  std::vector<int32_t> schedule_at_;           // by number: which of the native schedules; -1: none
+  int64_t n_schedules_ = 0;
   std::vector<fs_cuda::Group> device_groups_;  // as built
-  std::vector<Source> sources_;               // of each number
-  std::vector<double> known_;                  // the numbers as the device has them
-  std::vector<fs_cuda::PendingValue> pending_values_;  // those that it has not
+  std::vector<Source> sources_;                // of each number
+  std::vector<double> known_;                  // the numbers as last sent to the device
+  std::vector<fs_cuda::PendingValue> pending_values_;  // those that the table does not hold yet
+  std::vector<size_t> pending_at_;             // by number: where among them it was last
   std::vector<std::unique_ptr<LaunchBatch>> batches_;
-  std::unique_ptr<LaunchBatch> empty_batch_;  // without arrays: advances the clocks
-  std::vector<LaunchBatch*> batch_of_;       // by entry; null: in none
-  std::vector<int32_t> index_in_batch_;      // by entry
+  std::unique_ptr<LaunchBatch> empty_batch_;   // without arrays: advances the clocks
+  std::vector<LaunchBatch*> batch_of_;         // by entry; null: in none
+  std::vector<int32_t> index_in_batch_;        // by entry
   std::vector<Entry*> present_;                // those with a gradient at the last step
-  std::unordered_map<int64_t, std::pair<at::Tensor, at::Tensor>> followed_;  // by number: program, clock
   std::vector<at::Tensor> kept_;               // old rings and tables that a captured graph goes on using
   std::vector<Rule> captured_rules_;           // by group, in the last captured step
   bool captured_ = false;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The tables of a CudaPlan: built when something moved, and the numbers of the groups, brought along when they change.
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -10,7 +11,7 @@
 
 namespace fs {
 
-using fs_cuda::kMaxBlocks, fs_cuda::kMaxPending, fs_cuda::kMaxGrads, fs_cuda::kTile;
+using fs_cuda::kMaxBlocks, fs_cuda::kMaxGrads, fs_cuda::kTile;
 
 // From memory that the device can read while this thread goes on; torch keeps that memory until it has.
 at::Tensor CudaPlan::upload(const void* data, size_t bytes) {
@@ -21,45 +22,62 @@ at::Tensor CudaPlan::upload(const void* data, size_t bytes) {
 }
 
 CudaPlan::Source CudaPlan::source_of(size_t group, size_t k) const {
-  if (followed_.count(static_cast<int64_t>(group * kMaxHyperparameters + k)) > 0) return kFollowing;
   const Hyperparameter& h = groups_[group].hyperparameters()[k];
   if (h.scheduled()) return kProgram;
   return h.on_device ? kTensor : kNumber;
 }
 
-// As the kernel is to find it; the memory of its program is kept.
-fs_cuda::Hyperparameter CudaPlan::for_device(size_t group, size_t k) {
-  const Hyperparameter& from = groups_[group].hyperparameters()[k];
-  const Source source = source_of(group, k);
-  fs_cuda::Hyperparameter out{};
-  out.written = std::numeric_limits<double>::quiet_NaN();  // nothing shown yet
-  if (source == kTensor) {
-    out.tensor = from.address;
-    out.tensor_dtype = *dtype_of(from.tensor.scalar_type());
-  } else if (source == kProgram) {
-    const Program& program = *from.program;
-    at::Tensor& table = programs_[group * kMaxHyperparameters + k];
-    table = upload(program.table.data(), program.table.size() * sizeof(double));
-    out.program = static_cast<const double*>(unwrap<const void>(table));
-    out.clock = static_cast<const int64_t*>(unwrap<const void>(clocks_)) + program.unit;
-    out.shown = program.here ? program.place : nullptr;
+// Where the kernel is to read it. The value of a native schedule that another device shows has a place in this table.
+fs_cuda::Hyperparameter CudaPlan::for_device(size_t group, size_t k) const {
+  const Hyperparameter& h = groups_[group].hyperparameters()[k];
+  double* const ours = device_groups_[group].values + kMaxHyperparameters + k;
+  switch (source_of(group, k)) {
+    case kTensor: return {h.address, *dtype_of(h.tensor.scalar_type())};
+    case kProgram: return {h.program->here ? h.program->place : ours, DType::kFloat64};
+    case kNumber: break;
   }
+  return {nullptr, DType::kFloat64};
+}
+
+// The memory of its program is kept.
+fs_cuda::NativeSchedule CudaPlan::schedule_of(size_t group, size_t k) {
+  fs_cuda::NativeSchedule out{};
+  out.written = std::numeric_limits<double>::quiet_NaN();  // nothing stored yet
+  if (source_of(group, k) != kProgram) return out;
+  const Program& program = *groups_[group].hyperparameters()[k].program;
+  at::Tensor& table = programs_[group * kMaxHyperparameters + k];
+  table = upload(program.table.data(), program.table.size() * sizeof(double));
+  out.program = static_cast<const double*>(unwrap<const void>(table));
+  out.clock = static_cast<const int64_t*>(unwrap<const void>(clocks_)) + program.unit;
+  out.place = static_cast<double*>(const_cast<void*>(for_device(group, k).tensor));
   return out;
+}
+
+// The list comes after its length.
+fs_cuda::NativeSchedules CudaPlan::schedules() const {
+  auto* n = static_cast<int64_t*>(unwrap(schedules_table_));
+  return {n, reinterpret_cast<fs_cuda::NativeSchedule*>(n + 1)};
+}
+
+void CudaPlan::send(const at::Tensor& table, size_t offset, const void* data, size_t bytes) {
+  table.narrow(0, static_cast<int64_t>(offset), static_cast<int64_t>(bytes)).copy_(upload(data, bytes), true);
 }
 
 // In stream order: what was launched before reads the old one and its program, whose memory torch hands out again only
 // to what comes after.
 void CudaPlan::rewrite(size_t group, size_t k) {
-  sources_[group * kMaxHyperparameters + k] = source_of(group, k);
-  const at::Tensor old_program = programs_[group * kMaxHyperparameters + k];
-  device_groups_[group].hyperparameters[k] = for_device(group, k);
-  send(group, k);
-}
-
-void CudaPlan::send(size_t group, size_t k) {
-  const fs_cuda::Hyperparameter& now = device_groups_[group].hyperparameters[k];
-  const auto offset = static_cast<int64_t>(group * sizeof(fs_cuda::Group) + k * sizeof now);
-  groups_table_.narrow(0, offset, sizeof now).copy_(upload(&now, sizeof now), /*non_blocking=*/true);
+  const size_t at = group * kMaxHyperparameters + k;
+  const at::Tensor old_program = programs_[at];
+  sources_[at] = source_of(group, k);
+  const fs_cuda::Hyperparameter& now = device_groups_[group].hyperparameters[k] = for_device(group, k);
+  send(groups_table_, group * sizeof(fs_cuda::Group) + offsetof(fs_cuda::Group, hyperparameters) + k * sizeof now, &now,
+       sizeof now);
+  const fs_cuda::NativeSchedule schedule = schedule_of(group, k);
+  const bool appended = schedule.program != nullptr && schedule_at_[at] < 0;
+  if (appended) schedule_at_[at] = static_cast<int32_t>(n_schedules_++);
+  if (schedule_at_[at] < 0) return;
+  send(schedules_table_, sizeof(int64_t) + schedule_at_[at] * sizeof schedule, &schedule, sizeof schedule);
+  if (appended) send(schedules_table_, 0, &n_schedules_, sizeof n_schedules_);
 }
 
 void CudaPlan::note_capture() {
@@ -77,70 +95,85 @@ void CudaPlan::build_groups() {
   const size_t n = groups_.size();
   device_groups_.assign(n, fs_cuda::Group{});
   programs_.assign(n * kMaxHyperparameters, at::Tensor());
+  schedule_at_.assign(n * kMaxHyperparameters, -1);
   sources_.assign(n * kMaxHyperparameters, kNumber);
   known_.assign(n * kMaxHyperparameters, 0.0);
+  pending_at_.assign(n * kMaxHyperparameters, 0);
+  std::vector<fs_cuda::NativeSchedule> list(n * kMaxHyperparameters);  // room for all
   for (size_t g = 0; g < n; ++g) {
     groups_[g].refresh();  // the tensors of its programs were put there a moment ago
-    const auto& numbers = groups_[g].hyperparameters();
-    for (size_t k = 0; k < numbers.size(); ++k) {
-      sources_[g * kMaxHyperparameters + k] = source_of(g, k);
-      known_[g * kMaxHyperparameters + k] = groups_[g].values()[k];
+    device_groups_[g].values = unwrap<double>(rows_[g]);
+    for (size_t k = 0; k < groups_[g].hyperparameters().size(); ++k) {
+      const size_t at = g * kMaxHyperparameters + k;
+      sources_[at] = source_of(g, k);
+      known_[at] = groups_[g].values()[k];
       device_groups_[g].hyperparameters[k] = for_device(g, k);
+      if (sources_[at] == kNumber) pending_values_.push_back({static_cast<int32_t>(at), 0, known_[at]});
+      if (sources_[at] != kProgram) continue;
+      list[n_schedules_] = schedule_of(g, k);
+      schedule_at_[at] = static_cast<int32_t>(n_schedules_++);
     }
     groups_[g].take_changed();
   }
   groups_table_ = upload(device_groups_.data(), n * sizeof(fs_cuda::Group));
-  numbers_ = upload(known_.data(), known_.size() * sizeof(double));
-  show();
+  std::vector<char> bytes(sizeof n_schedules_ + list.size() * sizeof list[0]);
+  std::memcpy(bytes.data(), &n_schedules_, sizeof n_schedules_);
+  if (!list.empty()) std::memcpy(bytes.data() + sizeof n_schedules_, list.data(), list.size() * sizeof list[0]);
+  schedules_table_ = upload(bytes.data(), bytes.size());
+  store_pending(false);
+  write_current();
 }
 
 // Reads what changed in the groups; a number that became a tensor or the like is rewritten where it is. False: that
-// cannot be, and the tables are out of date; or, if that is not accepted, user code wrote to a number that follows a
-// scheduler.
-bool CudaPlan::read_numbers(bool accept) {
+// cannot be, and the tables are out of date.
+bool CudaPlan::read_numbers() {
+  bool rewritten = false;
   for (size_t g = 0; g < groups_.size(); ++g) {
     if (!groups_[g].take_changed()) continue;
-    const auto& numbers = groups_[g].hyperparameters();
-    for (size_t k = 0; k < numbers.size(); ++k) {
+    for (size_t k = 0; k < groups_[g].hyperparameters().size(); ++k) {
       const size_t at = g * kMaxHyperparameters + k;
       const Source source = source_of(g, k);
-      const bool known = std::memcmp(&known_[at], &groups_[g].values()[k], sizeof(double)) == 0;
-      if (source == kFollowing && (known || accept)) {
-        known_[at] = groups_[g].values()[k];
-        continue;
+      if (source != sources_[at] || for_device(g, k).tensor != device_groups_[g].hyperparameters[k].tensor) {
+        if (leaves_graph(g) || capturing()) {
+          groups_[g].touch();  // the rest of it was not read
+          return false;
+        }
+        rewritten |= source == kProgram;
+        rewrite(g, k);
       }
-      const fs_cuda::Hyperparameter& sent = device_groups_[g].hyperparameters[k];
-      const Program* program = numbers[k].program.get();
-      const bool elsewhere = (source == kTensor && numbers[k].address != sent.tensor) ||
-                             (source == kProgram && program->here && program->place != sent.shown);
-      const bool other = source != sources_[at] || elsewhere;
-      if (source == kFollowing || (other && (leaves_graph(g) || capturing()))) {
-        groups_[g].touch();  // the rest of it was not read
-        return false;
-      }
-      if (other) rewrite(g, k);
-      if (source != kNumber || known) continue;
-      known_[at] = groups_[g].values()[k];
-      const auto same = [at](const fs_cuda::PendingValue& edit) { return edit.at == static_cast<int32_t>(at); };
-      const auto found = std::find_if(pending_values_.begin(), pending_values_.end(), same);
-      if (found != pending_values_.end()) {
-        found->value = known_[at];
-      } else if (pending_values_.size() <= kMaxPending) {  // one more than fits says: all of them
-        pending_values_.push_back({static_cast<int32_t>(at), 0, known_[at]});
-      }
+      if (source == kNumber) read_number(at, groups_[g].values()[k]);
     }
   }
+  if (rewritten) write_current();
   return true;
 }
 
-// All numbers at once, where there are more edits than a launch takes along, or where one may not take any.
-void CudaPlan::flush_numbers(bool now) {
-  const size_t bytes = known_.size() * sizeof(double);
-  if (now) {
-    check_cuda(runtime_.write(index(), unwrap(numbers_), known_.data(), bytes));
+void CudaPlan::read_number(size_t at, double value) {
+  if (std::memcmp(&known_[at], &value, sizeof value) == 0) return;
+  known_[at] = value;
+  const size_t i = pending_at_[at];  // where it is, if it is there
+  if (i < pending_values_.size() && pending_values_[i].at == static_cast<int32_t>(at)) {
+    pending_values_[i].value = value;
   } else {
-    const at::Tensor fresh = upload(known_.data(), bytes);
-    numbers_.copy_(fresh, /*non_blocking=*/true);  // in its place: captured graphs hold the address
+    pending_at_[at] = pending_values_.size();
+    pending_values_.push_back({static_cast<int32_t>(at), 0, value});
+  }
+}
+
+// Stores the pending values in the table, where they are more than a launch takes along, or where it may take none. The
+// rest of the table is not the host's: schedulers write it.
+void CudaPlan::store_pending(bool now) {
+  const auto& values = pending_values_;
+  const auto* groups = static_cast<const fs_cuda::Group*>(unwrap<const void>(groups_table_));
+  for (size_t i = 0; now && i < values.size(); ++i) {
+    double* row = device_groups_[values[i].at / kMaxHyperparameters].values;
+    check_cuda(runtime_.write(index(), row + values[i].at % kMaxHyperparameters, &values[i].value, sizeof(double)));
+  }
+  if (!now && !values.empty()) {
+    const at::Tensor there = upload(values.data(), values.size() * sizeof values[0]);
+    check_cuda(runtime_.store(index(), stream(), groups,
+                              static_cast<const fs_cuda::PendingValue*>(unwrap<const void>(there)),
+                              static_cast<int>(values.size())));
   }
   pending_values_.clear();
 }

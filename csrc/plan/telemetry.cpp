@@ -54,12 +54,12 @@ Plan::Outcome CudaPlan::skip(const py::list& param_groups, const at::Tensor& fou
   if (ring_.defined()) {
     const Outcome found = same_structure(param_groups) ? prepare_tables(false) : kRebuild;
     if (found != kDone) return found;
-    if (pending_values_.size() > fs_cuda::kMaxPending) flush_numbers(false);
+    if (pending_values_.size() > fs_cuda::kMaxPending) store_pending(false);
     const at::Tensor here = native(found_inf.to(device_, at::kFloat, /*non_blocking=*/true));
     address(*empty_batch_, std::nullopt, here, true);
     record(*empty_batch_);
   }
-  check_cuda(runtime_.advance(index(), stream(), clocks + kSkipped, 1, nullptr, nullptr));
+  check_cuda(runtime_.advance(index(), stream(), clocks + kSkipped, 1));
   return kDone;
 }
 

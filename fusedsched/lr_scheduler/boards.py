@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boards: what a scheduler that follows a metric knows, in device memory. `csrc/core/metric.h` has the rule.
 
-A board is one float64 tensor: what was asked for, what is known, a rate for each group, the window of a running mean,
-and for each group a program, which an update reads as its learning rate: as a rule one constant row.
+A board is one float64 tensor: what was asked for, what is known, the address of each group's rate, the window of a
+running mean, and for some groups a program, in which a decision rewrites one number. With the CUDA kernels a rate that
+is a float has its place in the optimizer's table of hyperparameters, where the update reads it.
 """
 
 from __future__ import annotations
@@ -84,8 +85,17 @@ def constant(rate: float) -> Program:
     return Program(Segment(Shape.CONSTANT, start=rate).lower().table, ROW_WIDTH + START)
 
 
+def targets_of(rates: list[Any], places: list[Tensor | None]) -> list[Any]:
+    """What a decision rewrites: a tensor, the place of a number, or a number in a program."""
+    found = zip(rates, places, strict=True)
+    return [
+        rate if isinstance(rate, (Tensor, Program)) else constant(rate) if place is None else place
+        for rate, place in found
+    ]
+
+
 class Contents(NamedTuple):
-    """What is read off a board. `rates`: of groups whose rate is a program; `last`: after the last metric."""
+    """What is read off a board. `rates`: of groups whose rate is a float; `last`: after the last metric."""
 
     known: Known
     window: list[float]
@@ -96,10 +106,12 @@ class Contents(NamedTuple):
 
 class Board:
     """A board on one device. `launcher`: who runs its kernel there. `rates`: of each group a `Program`, or the tensor
-    on this device that is to be rewritten."""
+    on this device that is to be rewritten. `places`: of each group the place of its rate, or None."""
 
-    def __init__(self, device: torch.device, launcher: Any, rates: list[Any], window: int) -> None:
-        self.device, self.launcher, self.shape = device, launcher, _shape(rates, window)
+    def __init__(
+        self, device: torch.device, launcher: Any, rates: list[Any], places: list[Tensor | None], window: int
+    ) -> None:
+        self.device, self.launcher, self.shape, self.places = device, launcher, _shape(rates, window), places
         self._window_at = WATCH_WIDTH + len(rates) * RATE_WIDTH
         ends = list(accumulate(self.shape[1:], initial=self._window_at + window))
         self._programs = list(pairwise(ends))
@@ -141,15 +153,14 @@ class Board:
         """What a decision rewrites in it."""
         return self.tensor[self._places[i] :][:1]
 
-    def clock(self) -> Tensor:
-        """What its programs run on."""
-        return self.tensor.view(torch.int64)[CLOCK : CLOCK + 1]
-
     def read(self) -> Contents:
         """What is there now. Waits."""
         host = self.tensor.cpu()
         flat, clock = host.tolist(), int(host.view(torch.int64)[CLOCK])
-        rates = [evaluate(flat[a:b], clock) if b > a else math.nan for a, b in self._programs]
+        rates = [
+            evaluate(flat[a:b], clock) if b > a and place is None else math.nan if place is None else float(place)
+            for (a, b), place in zip(self._programs, self.places, strict=True)
+        ]
         last = [flat[WATCH_WIDTH + (i + 1) * RATE_WIDTH - 1] for i in range(self.n_rates)]
         window = flat[self._window_at : self._window_at + self.shape[0]]
         return Contents(Known(*flat[ASKED : ASKED + KNOWN]), window, clock, rates, last)
@@ -178,23 +189,31 @@ class Extension:
     @classmethod
     def room(cls, device: torch.device, n: int) -> Tensor:
         if cls.capturing(device):
-            return _native.module().boards.room(device, n)
+            return _native.module().cuda_allocate(device, n)
         return torch.empty(n, dtype=torch.float64, device=device)
 
     @classmethod
     def write(cls, target: Tensor, host: Tensor) -> None:
         if cls.capturing(target.device):
-            _native.module().boards.write(target, host)
+            _native.module().cuda_write_now(target, host)
         else:
             target.copy_(host)  # in stream order: updates under way read what stood there
 
     @classmethod
     def capturing(cls, device: torch.device) -> bool:
-        return _native.module().boards.capturing(cls.stream(device))
+        return _native.module().cuda_capturing(cls.stream(device))
+
+    @staticmethod
+    def places(optimizer: Any, device: torch.device, groups: list[Any]) -> list[Tensor | None]:
+        """Where the updates read the rates that are numbers."""
+        return [
+            None if isinstance(group["lr"], Tensor) else optimizer._runtime.table(device).place(group, "lr")
+            for group in groups
+        ]
 
     @staticmethod
     def follow(plan: Any, i: int, board: Board) -> None:
-        plan.follow(i, "lr", board.program(i), board.clock(), 0.0, 0)
+        """Nothing: the update reads the place."""
 
     @staticmethod
     def accept(plan: Any, groups: list[Any], followed: list[int]) -> None:
@@ -227,6 +246,10 @@ class Triton:
     @staticmethod
     def capturing(device: torch.device) -> bool:
         return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+    @staticmethod
+    def places(optimizer: Any, device: torch.device, groups: list[Any]) -> list[Tensor | None]:
+        return [None] * len(groups)
 
     @staticmethod
     def follow(plan: Any, i: int, board: Board) -> None:

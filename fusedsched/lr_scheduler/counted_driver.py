@@ -7,89 +7,20 @@ counter on the device is advanced, and what the host shows is derived from it.
 
 from __future__ import annotations
 
-from array import array
 from typing import Any
 from weakref import ref
 
+from torch import Tensor
+
+from fusedsched.runtime.clocks import number
 from fusedsched.runtime.compile_ops import ReentrancyGuard
+from fusedsched.runtime.device_schedule import ScheduledNumber
 
-from ..schedules.edit import Edit, EditRule, rule_at
-from ..schedules.evaluate import ROW_WIDTH, Shape
-from .device_driver import capture_probe, ending, refuse_mixed, refuse_without_schedule
+from ..schedules.edit import DISCARD, Edit
+from .device_driver import capture_probe, ending, has_subscribers, refuse_mixed, refuse_without_schedule
 from .driver import Inputs, edits_of, groups_of, host_driver
+from .places import ScheduledPlaces
 from .watched_values import scalar
-
-
-class Programs:
-    """What the groups of an optimizer follow: tables; for each group the index of its table, and of its momentum's
-    (-1: none); the number that is cycled, "momentum" or "beta1"."""
-
-    def __init__(self, inputs: Inputs, clock: int, edits: list[Edit]) -> None:
-        self.tables, self.rates = [], []
-        for index, rules, edit in zip(inputs.rates, inputs.rules, edits, strict=True):
-            table = with_edit(ending(inputs.programs[index], inputs.horizon), rules, edit, clock)
-            self.tables.append(table)
-            self.rates.append(len(self.tables) - 1)
-        first = len(self.tables)
-        self.tables += [ending(program, inputs.horizon) for program in inputs.programs]
-        self.momenta = [index if index < 0 else first + index for index in inputs.momenta]
-        self.momentum = "beta1" if inputs.momentum_key == "betas" else inputs.momentum_key
-
-
-_AFFINE = (Shape.CONSTANT, Shape.LINEAR, Shape.COSINE, Shape.POLYNOMIAL, Shape.POWER)
-
-
-def with_edit(table: array, rules: tuple[EditRule, ...], edit: Edit, clock: int) -> array:
-    """The program of the edited rate from a clock on."""
-    if edit.gain == 1.0 and edit.shift == 0.0:
-        return table
-    pivot, n = rule_at(rules, clock).pivot, int(table[0])
-    rows = [list(table[ROW_WIDTH * (1 + k) : ROW_WIDTH * (2 + k)]) for k in range(n)]
-    several, out = rows[-1][7] != rows[0][7], []
-    for k, row in enumerate(rows):
-        end = rows[k + 1][0] if k + 1 < n and rows[k + 1][7] == row[7] else float("inf")
-        if row[7] != rows[0][7] or (not several and (row[0] >= edit.until or end <= clock)):
-            out.append(row)
-            continue
-        new = list(row)
-        columns = (3, 4) if Shape(int(row[1])) in _AFFINE else (3,)
-        for column in columns:
-            new[column] = edit.gain * row[column] if several else pivot + edit.gain * (row[column] - pivot) + edit.shift
-        out.append(new)
-        if not several and edit.until < end:
-            out.append(_from(row, edit.until))
-    return array(
-        "d", [float(len(out)), *table[1:ROW_WIDTH], *(x for row in out for x in row), *table[ROW_WIDTH * (n + 1) :]]
-    )
-
-
-def _from(row: list[float], begin: float) -> list[float]:
-    """A row that continues a cyclic wave from a low point on."""
-    _, shape, span, start, stop, param, cycle, factor = row
-    return [begin, shape, span, stop, start, param, cycle, factor]
-
-
-class _Stepper:
-    """A scheduler as the optimizer's follower sees it. Does not hold it: its driver holds the follower."""
-
-    def __init__(self, scheduler: Any) -> None:
-        self._scheduler = ref(scheduler)
-
-    def _driver(self) -> CountedDriver:
-        return self._scheduler()._mirror
-
-    def clock(self) -> int:
-        return self._driver().clock
-
-    def programs(self) -> Programs:
-        return self._driver().renew()
-
-    def move(self, clock: int) -> None:
-        self._driver().move(clock)
-
-    def seen(self) -> int | None:
-        guard = self._scheduler()._skip_guard
-        return None if guard is None else guard.seen
 
 
 class CountedDriver(ReentrancyGuard):
@@ -102,7 +33,8 @@ class CountedDriver(ReentrancyGuard):
         self._probe = capture_probe(scheduler.optimizer)
         guard = scheduler._skip_guard
         self._guarded = guard is not None and guard.on_device
-        self._follower: Any = None
+        self._places = ScheduledPlaces(scheduler.optimizer)
+        self._known = host.clock  # the clock that the host last read
 
     @property
     def clock(self) -> int:
@@ -111,35 +43,118 @@ class CountedDriver(ReentrancyGuard):
 
     def step(self, state: dict[str, Any]) -> bool:
         """One step on the host, or of the device's counter. Raises RuntimeError in a capture that cannot be."""
-        follower = self._follower
-        if follower is None and not self._guarded and not self._probe():
-            return self._host.step(state)
-        scheduler = self._scheduler()
-        if follower is None:
+        if not self._places.schedules:  # steps are made on the host
+            if not self._guarded and not self._probe():
+                return self._host.step(state)
             if not self._host.is_unmodified(state):
                 return False
-            refuse_mixed(scheduler)
-            if scheduler.optimizer._followers:
-                raise RuntimeError(
-                    f"{type(scheduler).__name__}.step() cannot be counted on the device (in a captured graph, or with "
-                    "advance_on_skip=False): another scheduler of the same optimizer already is, and rates that are "
-                    "numbers can follow one. Put them into a SequentialLR or ChainedScheduler, or give lr as a tensor "
-                    "on the device."
-                )
-            scheduler._mirror = self
-            self._follower = follower = scheduler.optimizer._follow(_Stepper(scheduler))
-        elif follower.edited():
-            if follower.capturing():
+            self._subscribe()
+        elif self.edited():
+            if self._places.runtime().capturing():
                 raise RuntimeError(
                     "The lr of a param group was written to after the last step. Call optimizer.sync_hparams() before "
                     "the capture, so that the graph starts from it."
                 )
-            follower.settle()
-        follower.tick()
+            self.settle()
+        self._advance()
         return True
 
-    def renew(self) -> Programs:
-        """Tables for where the scheduler is and what the groups have now. Raises RuntimeError where there are none."""
+    def _subscribe(self) -> None:
+        """From here on steps are made on the devices."""
+        scheduler = self._scheduler()
+        refuse_mixed(scheduler)
+        if has_subscribers(scheduler.optimizer):
+            raise RuntimeError(
+                f"{type(scheduler).__name__}.step() cannot be counted on the device (in a captured graph, or with "
+                "advance_on_skip=False): another scheduler of the same optimizer already is, and rates that are "
+                "numbers can follow one. Put them into a SequentialLR or ChainedScheduler, or give lr as a tensor "
+                "on the device."
+            )
+        scheduler._mirror = self
+        self.write_tables()
+        self._places.runtime().subscribe(self)
+
+    def _advance(self) -> None:
+        """One step on the devices, in stream order."""
+        runtime = self._places.runtime()
+        if self not in runtime.subscribers:  # the optimizer was loaded, and has another table
+            runtime.subscribe(self)
+            self.write_tables()
+        self._places.advance()
+
+    def write_tables(self) -> None:
+        """Writes the tables for where the scheduler is and what the groups have. Also while a graph is captured."""
+        with self.paused():
+            numbers, self._known = self._renew(), self._host.clock
+            self._places.write(numbers, self._known, self._scheduler()._skip_guard)
+
+    # What the optimizer asks.
+
+    def names(self) -> set[str]:
+        """The hyperparameters that it writes."""
+        return {n.name for n in self._places.numbers}
+
+    def edited(self) -> bool:
+        """Whether user code wrote to a number since the host last showed it. Does not wait."""
+        return not self._places.fits() or any(self._places.edited())
+
+    def settle(self) -> None:
+        """Brings the host up to date, and the devices up to an edit. Waits; does nothing while a graph is captured."""
+        places = self._places
+        if self._busy or self._scheduler() is None or places.runtime().capturing():
+            return
+        if not places.fits():
+            return self.write_tables()
+        edited = places.edited()
+        if not any(edited) and places.read_clock() == self._known:
+            return
+        with self.paused():
+            plans = [] if places.runtime().plan is None else places.runtime().cuda_plans()
+            for plan in plans:
+                places.send(plan, edited)
+            self._read([False] * len(edited) if plans else edited)
+            for plan in plans:
+                plan.sync_hparams(groups_of(self._scheduler().optimizer))  # what is shown now is no edit
+
+    def _read(self, kept: list[bool]) -> None:
+        """Reads counter, edits and numbers; `kept`: which of the numbers the groups know better."""
+        scheduler, places = self._scheduler(), self._places
+        present, found, n = places.present(), places.read(), len(groups_of(scheduler.optimizer))
+        if found.clock != self._known:
+            places.put(places.shown)  # so that it moves from where it was
+            self._move(found.clock)
+        device = [value if number(now) != value else now for now, value in zip(present, found.values, strict=True)]
+        kept = [known or isinstance(now, Tensor) for known, now in zip(kept, present, strict=True)]
+        places.put([now if known else value for known, now, value in zip(kept, present, device, strict=True)])
+        if [edit[:2] for edit in found.edits[:n]] != [edit[:2] for edit in self._host.edits()]:
+            self._rebuild(found.edits)
+        scheduler.__dict__["_last_lr"] = found.written[:n]
+        self._known, places.shown = found.clock, places.present()
+
+    def before_build(self) -> None:
+        """The optimizer is about to build a plan from what the groups hold."""
+        self.settle()
+
+    def restart(self) -> None:
+        """After the optimizer has a new plan, and after the scheduler was loaded or set to another step."""
+        if not self._busy:
+            self.write_tables()
+
+    def _renew(self) -> list[ScheduledNumber]:
+        """The numbers from where the scheduler is and what the groups have now. RuntimeError without a schedule."""
+        inputs, edits = self._rebuild(self._host.edits())
+        numbers = [
+            ScheduledNumber(i, "lr", ending(inputs.programs[index], inputs.horizon), inputs.rules[i], edits[i])
+            for i, index in enumerate(inputs.rates)
+        ]
+        name = "beta1" if inputs.momentum_key == "betas" else inputs.momentum_key
+        momenta = [(i, index) for i, index in enumerate(inputs.momenta) if index >= 0]
+        return numbers + [
+            ScheduledNumber(i, name, ending(inputs.programs[index], inputs.horizon), DISCARD) for i, index in momenta
+        ]
+
+    def _rebuild(self, known: list[Edit]) -> tuple[Inputs, list[Edit]]:
+        """A new host driver. `known`: edits that explain the present rates."""
         scheduler = self._scheduler()
         refuse_mixed(scheduler)
         inputs, clock = scheduler._inputs(on_device=True), self._host.clock
@@ -148,11 +163,11 @@ class CountedDriver(ReentrancyGuard):
         clock = scheduler.__dict__.get("last_epoch", clock)
         groups = groups_of(scheduler.optimizer)
         scales = [scalar(group.get("initial_lr", 0.0)) for group in groups]
-        edits = edits_of(inputs, clock, [group["lr"] for group in groups], scales, self._host.edits())
+        edits = edits_of(inputs, clock, [group["lr"] for group in groups], scales, known)
         self._host = host_driver(scheduler, inputs, clock, edits)
-        return Programs(inputs, clock, edits)
+        return inputs, edits
 
-    def move(self, clock: int) -> None:
+    def _move(self, clock: int) -> None:
         """Sets the host to a clock that was reached on the device, without an edit on the way."""
         scheduler = self._scheduler()
         self._host.seek(clock)
@@ -164,27 +179,21 @@ class CountedDriver(ReentrancyGuard):
         """Writes what belongs to the present clock, on the host."""
         self._host.write(state)
 
-    def restart(self) -> None:
-        """After the scheduler was loaded or set to another step."""
-        with self.paused():
-            self._follower.restart()
-
     def see(self, updates: int) -> None:
         """Sets the count of applied updates at the last step."""
-        if self._follower is not None:
-            self._follower.see(updates)
+        for schedule in self._places.schedules.values():
+            schedule.see(updates)
 
     # What attributes of the scheduler ask.
 
     def sync(self, name: str) -> None:
         """Brings the host up to date. Waits; does nothing while a graph is captured."""
-        if self._follower is not None and not self._busy:
-            with self.paused():
-                self._follower.settle()
+        if self._places.schedules:
+            self.settle()
 
     def changed(self, name: str) -> None:
         """An attribute of the scheduler was set."""
-        if name == "last_epoch" and self._follower is not None and not self._busy:
+        if name == "last_epoch" and self._places.schedules:
             self.restart()
 
     def release(self) -> None:

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from fusedsched.runtime import hyperparameters
-from fusedsched.runtime.hyperparameters import Carry, Piece, Place, Rates, Target
+from fusedsched.runtime.device_schedule import DeviceSchedule, Target, merged
+from fusedsched.runtime.hyperparameters import Placement, runtime_of
 
-from ..schedules.edit import Edit, EditRule
+from ..schedules.edit import DISCARD, Edit
 from .driver import Inputs, groups_of, host_driver
 from .tensors import momentum_tensor
 
@@ -31,12 +31,19 @@ _IN_GRAPHS: WeakKeyDictionary[Optimizer, WeakSet[Any]] = WeakKeyDictionary()
 
 def capture_probe(optimizer: Any) -> Callable[[], bool] | None:
     """A function that says whether a graph is being captured on the optimizer's device; None: there never is one."""
-    plan, groups = getattr(optimizer, "_plan", None), groups_of(optimizer)
-    foreign = not hasattr(optimizer, "_follow") or (plan is not None and "triton" in plan.name)
+    runtime, groups = runtime_of(optimizer), groups_of(optimizer)
+    plan = None if runtime is None else runtime.plan
+    foreign = runtime is None or (plan is not None and "triton" in plan.name)
     if foreign or (groups and isinstance(groups[0]["lr"], Tensor)):
         return hyperparameters.capture_probe(optimizer, groups)
-    there_is_one = optimizer._has_device() if plan is None else "cuda" in plan.name
-    return optimizer._capturing if there_is_one else None
+    there_is_one = "cuda" in (runtime.backends() if plan is None else plan.name)
+    return runtime.capturing if there_is_one else None
+
+
+def has_subscribers(optimizer: Any) -> bool:
+    """Whether numbers of the groups are written on devices already."""
+    runtime = runtime_of(optimizer)
+    return runtime is not None and bool(runtime.subscribers)
 
 
 def refuse_without_schedule(scheduler: Any, tensors: bool) -> None:
@@ -63,20 +70,16 @@ def refuse_mixed(scheduler: Any) -> None:
             f"{kind}.step() cannot be captured: the lr of a param group {what}. Give every group a tensor of its own "
             "with one floating point element, all on one GPU with a CUDA or Triton backend."
         )
-    if not hasattr(optimizer, "_follow"):
+    if runtime_of(optimizer) is None:
         raise RuntimeError(
             f"{kind}.step() cannot be captured: the lr of {type(optimizer).__name__} is a number, which a graph keeps. "
             "Give it a tensor on the device; or take the optimizer of fusedsched, whose numbers move in a graph too."
         )
-    if not optimizer._can_follow():
+    if not optimizer._runtime.backends() <= {"cuda"}:
         raise RuntimeError(
             f"{kind}.step() cannot be captured: not every parameter is updated by the CUDA backend, and others read "
             "numbers from the host. Give every group a tensor on the device as lr."
         )
-
-
-def _pieces(rules: tuple[EditRule, ...]) -> tuple[Piece, ...]:
-    return tuple(Piece(r.end, Carry(int(r.kind)), r.pivot, r.low, r.period, r.gain_per_unit) for r in rules)
 
 
 def ending(program: array, last: int) -> array:
@@ -92,7 +95,9 @@ class LaunchedDriver:
     on_device = True
 
     @classmethod
-    def make(cls, scheduler: Any, inputs: Inputs, clock: int, place: Place, edits: list[Edit]) -> LaunchedDriver | None:
+    def make(
+        cls, scheduler: Any, inputs: Inputs, clock: int, placement: Placement, edits: list[Edit]
+    ) -> LaunchedDriver | None:
         """None where no kernel can write the rates: tensors that groups share and do not agree on."""
         self = cls()
         self._scheduler, self._inputs, self._probe = ref(scheduler), inputs, capture_probe(scheduler.optimizer)
@@ -101,25 +106,22 @@ class LaunchedDriver:
         slot = "beta1" if inputs.momentum_key == "betas" else inputs.momentum_key
         for i, group in enumerate(groups):
             program = ending(inputs.programs[inputs.rates[i]], inputs.horizon)
-            edit = edits[i]
-            targets.append((Target(group["lr"], program, _pieces(inputs.rules[i]), edit.gain, edit.until), edit.shift))
+            targets.append(Target(group["lr"], program, inputs.rules[i], edits[i]))
             index = inputs.momenta[i]
-            tensor = momentum_tensor(group, slot, place) if index >= 0 else None
+            tensor = momentum_tensor(group, slot, placement) if index >= 0 else None
             if tensor is not None:
-                piece = Piece(float("inf"), Carry.DISCARD)
-                program = ending(inputs.programs[index], inputs.horizon)
-                targets.append((Target(tensor, program, (piece,)), 0.0))
+                targets.append(Target(tensor, ending(inputs.programs[index], inputs.horizon), DISCARD))
                 index = 0
             elif index >= 0:
                 numbers.append(inputs.programs[index])
                 index = len(numbers) - 1
             momenta.append(index)
-        rates = tables(scheduler, targets, place, clock)
-        if rates is None:
+        schedule = tables(scheduler, targets, placement, clock)
+        if schedule is None:
             return None
-        self._rates, self._in_graph = rates, scheduler in _IN_GRAPHS.get(scheduler.optimizer, ())
+        self._schedule, self._in_graph = schedule, scheduler in _IN_GRAPHS.get(scheduler.optimizer, ())
         host = inputs._replace(programs=numbers, rates=[0] * len(groups), momenta=momenta)
-        self._host = host_driver(scheduler, host, clock, edits, rates.launch)
+        self._host = host_driver(scheduler, host, clock, edits, schedule.advance)
         self._is_counted, self._start = self._in_graph or scheduler._skip_guard is not None, clock
         scheduler._mirror = self
         return self
@@ -133,13 +135,13 @@ class LaunchedDriver:
         """One launch, or False and nothing changed. Raises RuntimeError in a capture that cannot be."""
         if self._probe is not None and self._probe():
             return self._capture(state)
-        if self._in_graph and int(self._rates.past_horizon[0]):
+        if self._in_graph and int(self._schedule.past_horizon[0]):
             raise RuntimeError("A scheduler inside a captured graph was stepped past its last step.")
         return self._host.step(state)
 
     def write(self, state: dict[str, Any]) -> None:
         """Writes what belongs to the present clock."""
-        self._rates.place_at(self._host.clock - 1)  # a launch advances it
+        self._schedule.seek(self._host.clock - 1)  # a launch advances it
         self._host.write(state)
 
     def _capture(self, state: dict[str, Any]) -> bool:
@@ -147,7 +149,7 @@ class LaunchedDriver:
         if not self._host.is_unmodified(state):
             refuse_yet(scheduler)
         others = _IN_GRAPHS.setdefault(scheduler.optimizer, WeakSet())
-        if getattr(scheduler.optimizer, "_followers", None) or any(other is not scheduler for other in others):
+        if has_subscribers(scheduler.optimizer) or any(other is not scheduler for other in others):
             raise RuntimeError(
                 f"{type(scheduler).__name__}.step() cannot be captured: another scheduler of the same optimizer "
                 "already steps inside a graph, and the rates can follow one. Put them into a SequentialLR or "
@@ -156,17 +158,17 @@ class LaunchedDriver:
         others.add(scheduler)
         self._check_momenta(scheduler)
         self._host.launch()
-        self._rates.keep_for_graph()
+        self._schedule.keep_for_graph()
         self._in_graph = self._is_counted = True
         return True
 
     def _check_momenta(self, scheduler: Any) -> None:
-        key, place = self._inputs.momentum_key, self._rates.place
+        key, placement = self._inputs.momentum_key, self._schedule.placement
         slot = "beta1" if key == "betas" else key
-        if key and any(momentum_tensor(group, slot, place) is None for group in groups_of(scheduler.optimizer)):
+        if key and any(momentum_tensor(group, slot, placement) is None for group in groups_of(scheduler.optimizer)):
             raise RuntimeError(
                 f"{type(scheduler).__name__}.step() cannot be captured: it cycles {slot}, which is a number that a "
-                f"graph would keep. Give the optimizer a tensor on {place.device} for it, as for lr, or "
+                f"graph would keep. Give the optimizer a tensor on {placement.device} for it, as for lr, or "
                 "cycle_momentum=False."
             )
 
@@ -179,10 +181,10 @@ class LaunchedDriver:
         if scheduler is None or scheduler._driver is not self:
             return
         if name == "_last_lr":
-            if self._host.clock != self._start or (self._in_graph and self._rates.read() != self._start):
-                scheduler.__dict__["_last_lr"] = self._rates.written()
+            if self._host.clock != self._start or (self._in_graph and self._schedule.read_clock() != self._start):
+                scheduler.__dict__["_last_lr"] = self._schedule.last_rates()
         elif self._is_counted and not self._capturing():
-            clock = self._rates.read()
+            clock = self._schedule.read_clock()
             if clock != self._host.clock:
                 self._host.seek(clock)
                 if "_schedulers" not in scheduler.__dict__:
@@ -206,15 +208,13 @@ class LaunchedDriver:
 
     def see(self, updates: int) -> None:
         """Sets the count of applied updates at the last step."""
-        self._rates.see(updates)
+        self._schedule.see(updates)
 
     def edits(self) -> list[Edit]:
         """The edits that the device has continued so far. Waits, but in a capture."""
         if self._capturing():
             return self._host.edits()
-        numbers = self._rates.table.view(torch.float64)[:, 5:8].tolist()
-        edits = {target.tensor.data_ptr(): Edit(*row) for target, row in zip(self._rates._kept, numbers, strict=True)}
-        return [edits[lr.data_ptr()] for lr in self._rates._rates]
+        return self._schedule.edits_of_rates()
 
 
 def refuse_yet(scheduler: Any) -> None:
@@ -226,20 +226,17 @@ def refuse_yet(scheduler: Any) -> None:
     )
 
 
-def tables(scheduler: Any, targets: list[tuple[Target, float]], place: Place, clock: int) -> Rates | None:
-    """The scheduler's tables with these targets and shifts, written anew in place; None where no kernel can."""
-    found = hyperparameters.merged([target for target, _ in targets])
+def tables(scheduler: Any, targets: list[Target], placement: Placement, clock: int) -> DeviceSchedule | None:
+    """The scheduler's tables with these targets, written anew in place; None where no kernel can."""
+    found = merged(targets)
     if found is None:
         return None
-    rates, guard = scheduler._device_schedule, scheduler._skip_guard
-    if rates is None or len(rates) != len(found) or rates.place != place or rates.conditional != (guard is not None):
-        updates, before = None if guard is None else guard.clocks(place.device), rates
-        rates = scheduler._device_schedule = Rates(place, len(found), updates)
+    schedule, guard = scheduler._device_schedule, scheduler._skip_guard
+    fits = schedule is not None and len(schedule) == len(found) and schedule.placement == placement
+    if not fits or schedule.conditional != (guard is not None):
+        updates, before = None if guard is None else guard.clocks(placement.device), schedule
+        schedule = scheduler._device_schedule = DeviceSchedule(placement, len(found), updates)
         if guard is not None:  # launches have counted on in the old tables, without telling the host
-            rates.see(before.seen() if before is not None and before.conditional else guard.seen)
-    rates.write(found, [group["lr"] for group in groups_of(scheduler.optimizer)], clock)
-    shifts = {target.tensor.data_ptr(): shift for target, shift in targets}
-    if any(shifts.values()):
-        column = [shifts[target.tensor.data_ptr()] for target in found]
-        rates.table.view(torch.float64)[:, 6].copy_(torch.tensor(column, dtype=torch.float64))
-    return rates
+            schedule.see(before.seen() if before is not None and before.conditional else guard.seen)
+    schedule.write(found, clock, [group["lr"] for group in groups_of(scheduler.optimizer)])
+    return schedule

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from fusedsched.lr_scheduler import arguments as checks
+from fusedsched.runtime.hyperparameters import runtime_of
 
 from .boards import Asked, Bounds, Known
 from .building import attach, refuse_capture
-from .device_driver import capture_probe
+from .device_driver import capture_probe, has_subscribers
 from .driver import groups_of
 from .observing import Observer, sites_for
 from .param_groups import add_groups
@@ -51,7 +52,8 @@ def is_on_host(scheduler: Any) -> bool:
     if known is None or scheduler._mirror is not None:
         return False
     if known is not optimizer:
-        return known is getattr(optimizer, "_plan", None)
+        runtime = runtime_of(optimizer)
+        return runtime is not None and known is runtime.plan
     groups = groups_of(optimizer)  # of another package: its rates may be tensors by now
     return bool(groups) and type(groups[0]["lr"]) is float
 
@@ -94,7 +96,8 @@ class MetricScheduler(SchedulerMixin):
             reason = self._reason(metrics, epoch)
             raise RuntimeError(f"{type(self).__name__}.step(metrics) cannot be captured: {reason}")
         if probe is None:
-            self._on_host = self.optimizer._plan if hasattr(self.optimizer, "_plan") else self.optimizer
+            runtime = runtime_of(self.optimizer)
+            self._on_host = self.optimizer if runtime is None else runtime.plan
         with host_section(self):
             self._decide(metrics, epoch)
 
@@ -127,7 +130,7 @@ class MetricScheduler(SchedulerMixin):
             if follower.edited():
                 follower.bring_along()
             return True
-        if not self._usual() or self.optimizer.__dict__.get("_followers"):
+        if not self._usual() or has_subscribers(self.optimizer):
             return False
         sites = sites_for(self.optimizer, metric)
         if isinstance(sites, str):
@@ -145,7 +148,7 @@ class MetricScheduler(SchedulerMixin):
             return "with advance_on_skip=False the host looks whether an update was applied."
         if not self._usual():
             return "it decides, or prints, in a way of its own, which takes the host."
-        if self._mirror is None and self.optimizer.__dict__.get("_followers"):
+        if self._mirror is None and has_subscribers(self.optimizer):
             return (
                 "another scheduler of the same optimizer already steps on the device, and the rates can follow one. "
                 "Put them into a SequentialLR or ChainedScheduler."

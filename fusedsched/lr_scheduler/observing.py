@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from operator import is_not
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from fusedsched.runtime.addresses import is_native
 from fusedsched.runtime.compile_ops import ReentrancyGuard
+from fusedsched.runtime.hyperparameters import runtime_of
 
-from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Turn, constant, launcher_for
+from .boards import DTYPES, LAUNCHERS, Asked, Board, Bounds, Turn, launcher_for, targets_of
 from .device_driver import capture_probe
 from .driver import groups_of
 from .watched_values import scalar
@@ -29,7 +31,7 @@ _captured: list[Board] = []  # boards that a graph reads and writes: nobody says
 
 
 class Observer(ReentrancyGuard):
-    """The device's side of one scheduler. To the optimizer it is one of the followers of `optim/_following.py`."""
+    """The device's side of one scheduler. To the optimizer it is one of the subscribers of its runtime."""
 
     def __init__(self, scheduler: Any, sites: Sites) -> None:
         self._scheduler, self._optimizer = weakref.ref(scheduler), weakref.ref(scheduler.optimizer)
@@ -39,7 +41,7 @@ class Observer(ReentrancyGuard):
         self._ready = False
         self._plans: dict[torch.device, Any] = {}  # those that follow the boards
         self._boards: list[Board] = []
-        if hasattr(scheduler.optimizer, "_followers"):
+        if runtime_of(scheduler.optimizer) is not None:
             # The rates outlive their scheduler. Until then the registry of finalizers keeps this object.
             self._finalizer = weakref.finalize(scheduler, _leave, self)
             self._finalizer.atexit = False
@@ -48,11 +50,18 @@ class Observer(ReentrancyGuard):
 
     def _join(self) -> bool:
         """Lets the optimizer know of this; False: it does. A loaded optimizer has forgotten."""
-        followers = self._optimizer().__dict__.get("_followers")
-        if followers is None or self in followers:
+        runtime = runtime_of(self._optimizer())
+        if runtime is None or self in runtime.subscribers:
             return False
-        followers.add(self)
+        runtime.subscribe(self)
         return True
+
+    def names(self) -> set[str]:
+        """The hyperparameters that it writes."""
+        return {"lr"}
+
+    def before_build(self) -> None:
+        """Nothing: the boards hold the rates."""
 
     # What attributes of the scheduler ask.
 
@@ -99,9 +108,8 @@ class Observer(ReentrancyGuard):
         return 0
 
     def _rates(self) -> list[Any] | None:
-        """Of each group its program, or the tensor that is its rate. None: there is no such program."""
-        rates = [group["lr"] for group in groups_of(self._optimizer())]
-        return [lr if isinstance(lr, Tensor) else constant(lr) for lr in rates]
+        """Of each group its rate, or a program for it. None: there is no such program."""
+        return [group["lr"] for group in groups_of(self._optimizer())]
 
     def _move(self, contents: Contents) -> None:
         """The host follows the device."""
@@ -161,15 +169,21 @@ class Observer(ReentrancyGuard):
     def _refresh(self, optimizer: Any) -> None:
         plans, edited = plans_of(optimizer), self.edited()
         self._read(optimizer)
-        moved = hasattr(optimizer, "_ready_plan") and {device for device, _ in self._sites} != plans.keys()
+        moved = runtime_of(optimizer) is not None and {device for device, _ in self._sites} != plans.keys()
         if moved:
             self._sites, self._boards = [(d, LAUNCHERS[p.name]) for d, p in plans.items()], []
-        if edited or moved:
+        if edited or moved or self._has_new_places():
             self._write()
         elif any(plans.get(device) is not plan for device, plan in self._plans.items()):
             self._follow()
         else:
             self._remember()
+
+    def _has_new_places(self) -> bool:
+        """Whether the optimizer has another table, as a loaded one has."""
+        groups = groups_of(self._optimizer())
+        now = [place for b in self._boards for place in b.launcher.places(self._optimizer(), b.device, groups)]
+        return any(map(is_not, now, (place for board in self._boards for place in board.places)))
 
     def _read(self, optimizer: Any) -> None:
         if not self._ready:
@@ -199,10 +213,16 @@ class Observer(ReentrancyGuard):
         self._clock = self._start()
         last = [scalar(lr) for lr in self._scheduler().__dict__["_last_lr"][: len(rates)] if not self.capturing()]
         last += [0.0] * (len(rates) - len(last))
-        if not self._boards or not self._boards[0].fits(rates, asked.window):
-            self._boards = [Board(device, launcher, rates, asked.window) for device, launcher in self._sites]
-        for board in self._boards:
-            board.write(asked, turn, self._clock, known, window, bounds, rates, last)
+        boards = []
+        for k, (device, launcher) in enumerate(self._sites):
+            places = launcher.places(self._optimizer(), device, groups_of(self._optimizer()))
+            targets = targets_of(rates, places)
+            fits = k < len(self._boards) and self._boards[k].fits(targets, asked.window)
+            board = self._boards[k] if fits else Board(device, launcher, targets, places, asked.window)
+            board.places = places
+            board.write(asked, turn, self._clock, known, window, bounds, targets, last)
+            boards.append(board)
+        self._boards = boards
         self._follow()
 
     def _follow(self) -> None:
@@ -228,10 +248,11 @@ class Observer(ReentrancyGuard):
     def dissolve(self) -> None:
         """The updates read the groups again."""
         optimizer = self._optimizer()
-        if hasattr(optimizer, "_followers"):
+        runtime = runtime_of(optimizer)
+        if runtime is not None:
             self._finalizer.detach()
-            optimizer._followers.discard(self)
-            optimizer._invalidate()
+            runtime.unsubscribe(self)
+            runtime.rebuild()
 
 
 def _leave(observer: Observer) -> None:
@@ -245,10 +266,8 @@ def _leave(observer: Observer) -> None:
 
 def plans_of(optimizer: Any) -> dict[torch.device, Any]:
     """The plans of our optimizers that run on a GPU, by device."""
-    if not hasattr(optimizer, "_ready_plan"):
-        return {}
-    plan = optimizer._ready_plan()
-    return {p.device: p for p in getattr(plan, "plans", [plan]) if p.name in LAUNCHERS}
+    runtime = runtime_of(optimizer)
+    return {} if runtime is None else {plan.device: plan for plan in runtime.plans() if plan.name in LAUNCHERS}
 
 
 def sites_for(optimizer: Any, metric: Tensor) -> Sites | str:

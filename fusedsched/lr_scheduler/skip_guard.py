@@ -15,6 +15,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fusedsched.runtime.hyperparameters import runtime_of
+
 from .building import has_schedule
 from .driver import groups_of
 from .tensors import placement_of, tensors_kept
@@ -25,8 +27,9 @@ class SkipGuard:
 
     def __init__(self, optimizer: Any, kind: type) -> None:
         check(optimizer, kind)
-        self._clocks = optimizer._clocks
-        self.on_device = optimizer._counts_on_device()
+        runtime = optimizer._runtime
+        self._clocks = runtime.clocks
+        self.on_device = bool(runtime.backends()) and runtime.backends() <= {"cuda", "triton"}
         self.seen = self._clocks.read()[0]
 
     def clocks(self, where: Any) -> Tensor:
@@ -52,7 +55,7 @@ class SkipGuard:
 
 def check(optimizer: Any, kind: type) -> None:
     """Raises ValueError where the optimizer does not count applied updates."""
-    if not hasattr(optimizer, "_clocks"):
+    if runtime_of(optimizer) is None:
         raise ValueError(
             f"{kind.__name__}: advance_on_skip=False needs an optimizer that counts its updates; "
             f"{type(optimizer).__name__} does not. Take one of fusedsched, or leave advance_on_skip at True."
@@ -69,7 +72,7 @@ def check_guarded(scheduler: Any) -> None:
             f"{name}: advance_on_skip=False needs rates in closed form where parameters are on a GPU. Give the "
             "optimizer a native schedule (fusedsched.schedules.from_function), which holds by itself."
         )
-    if placement_of(optimizer) is None and not optimizer._can_follow():
+    if placement_of(optimizer) is None and not optimizer._runtime.backends() <= {"cuda"}:
         raise ValueError(
             f"{name}: advance_on_skip=False needs an lr that is a tensor on the device: the Triton backend reads "
             "numbers from the host, which would have to wait."

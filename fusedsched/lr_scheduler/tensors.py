@@ -11,19 +11,32 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fusedsched.runtime import hyperparameters
-from fusedsched.runtime.hyperparameters import Place
+from fusedsched.runtime.hyperparameters import Placement
 
 from .driver import groups_of
 
 
-def placement_of(optimizer: Any) -> Place | None:
+def placement_of(optimizer: Any) -> Placement | None:
     """Where the rates of all groups are, if a kernel can write them."""
     return hyperparameters.placement_of(optimizer, groups_of(optimizer))
 
 
-def momentum_tensor(group: dict[str, Any], slot: str, place: Place) -> Tensor | None:
+def number_of(group: dict[str, Any], name: str) -> Any:
+    """A hyperparameter that schedulers write: "lr", "momentum" or "beta1"."""
+    return group["betas"][0] if name == "beta1" else group[name]
+
+
+def write_number(group: dict[str, Any], name: str, value: Any) -> None:
+    """Puts another object in its place."""
+    if name == "beta1":
+        group["betas"] = (value, *group["betas"][1:])
+    else:
+        group[name] = value
+
+
+def momentum_tensor(group: dict[str, Any], slot: str, place: Placement) -> Tensor | None:
     """The momentum or beta1 of a group, if a kernel can write it."""
-    now = group["betas"][0] if slot == "beta1" else group[slot]
+    now = number_of(group, slot)
     return now if hyperparameters.writable(now, place.device) else None
 
 
@@ -35,16 +48,13 @@ def tensors_kept(optimizer: Any) -> Iterator[None]:
     yield
     for group, tensors in zip(groups_of(optimizer) if before else (), before, strict=False):
         for slot, tensor in tensors.items():
-            now = group["betas"][0] if slot == "beta1" else group[slot]
+            now = number_of(group, slot)
             if now is not tensor:
                 tensor.fill_(float(now))
-                if slot == "beta1":
-                    group["betas"] = (tensor, *group["betas"][1:])
-                else:
-                    group[slot] = tensor
+                write_number(group, slot, tensor)
 
 
-def _momenta(group: dict[str, Any], place: Place) -> dict[str, Tensor]:
+def _momenta(group: dict[str, Any], place: Placement) -> dict[str, Tensor]:
     present = [slot for slot, key in (("beta1", "betas"), ("momentum", "momentum")) if key in group]
     found = {slot: momentum_tensor(group, slot, place) for slot in present}
     return {slot: tensor for slot, tensor in found.items() if tensor is not None}

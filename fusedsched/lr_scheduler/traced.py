@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fusedsched.runtime.compile_ops import OBJECTS, detached_alias, in_place_of, one_for_each_storage, while_tracing
+from fusedsched.runtime.hyperparameters import runtime_of
 
 # Optimizers of other packages have no clocks: these keep the schedulers of one in the order in which they were called.
 _ORDER: WeakKeyDictionary[torch.optim.Optimizer, Tensor] = WeakKeyDictionary()
@@ -44,9 +45,10 @@ def _prepare(handle: str) -> None:
 
 def _written(scheduler: Any) -> list[Tensor]:
     optimizer = scheduler.optimizer
-    if hasattr(optimizer, "_clocks"):
-        optimizer._ready_plan()  # which has them on its devices
-        clocks = optimizer._clocks.tensors()
+    runtime = runtime_of(optimizer)
+    if runtime is not None:
+        runtime.plans()  # which have them on their devices
+        clocks = runtime.clocks.tensors()
     else:
         clocks = [_ORDER.setdefault(optimizer, torch.zeros((), dtype=torch.int64, device="cpu"))]
     numbers = [n for group in optimizer.param_groups for n in _cycled(group)]

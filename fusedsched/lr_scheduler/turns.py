@@ -2,7 +2,7 @@
 """A SequentialLR with a metric-driven member, on a device: a warmup, then a plateau, inside a captured graph.
 
 The rates follow one program, that of the sequence. While it is the member's turn, the program is one constant row, and
-the decisions rewrite that.
+the decisions rewrite that; a second launch evaluates the program.
 """
 
 from __future__ import annotations
@@ -10,15 +10,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from fusedsched._layouts import CLOCKS
 from fusedsched.lr_scheduler import arguments as checks
+from fusedsched.runtime.device_schedule import DeviceSchedule, Target
+from fusedsched.runtime.hyperparameters import Placement
 
 from ..schedules.compose import Sequence
 from ..schedules.compositions import schedule_of, takes_metric
+from ..schedules.edit import DISCARD
 from ..schedules.evaluate import ROW_WIDTH, Shape
 from ..schedules.expression import Segment
 from .boards import BEGIN, START, Asked, Bounds, Contents, Extension, Program, Turn
+from .device_driver import has_subscribers
 from .driver import groups_of
 from .members import seek_to
 from .metric import MetricScheduler
@@ -28,6 +34,30 @@ from .param_groups import add_groups
 
 class Turns(Observer):
     """The device's side of a SequentialLR, one of whose members follows a metric."""
+
+    def __init__(self, scheduler: Any, sites: Sites) -> None:
+        self._schedules: dict[torch.device, DeviceSchedule] = {}
+        super().__init__(scheduler, sites)
+
+    def _follow(self) -> None:
+        super()._follow()
+        for board in self._boards if self._plans else ():
+            places = enumerate(zip(board.places, self._wrote, strict=True))
+            targets = [Target(place, board.program(i), DISCARD, value=rate) for i, (place, rate) in places]
+            schedule = self._schedules.get(board.device)
+            if schedule is None or len(schedule) != len(targets):
+                past = self._optimizer()._runtime.table(board.device).flags[CLOCKS.index("skipped") :]
+                clock = None if schedule is None else schedule.clock
+                placement = Placement("cuda", board.device)
+                schedule = self._schedules[board.device] = DeviceSchedule(placement, len(targets), None, past, clock)
+            schedule.write(targets, self._clock)
+
+    def observe(self, metric: Tensor) -> None:
+        super().observe(metric)
+        for board in self._boards:
+            self._schedules[board.device].advance()
+            if self.capturing():
+                self._schedules[board.device].keep_for_graph()
 
     def decider(self) -> MetricScheduler:
         return _decider(self._scheduler())
@@ -120,7 +150,7 @@ def _sites(scheduler: Any, metric: Any) -> Sites | str:
         return "a graph would repeat the decision on this number for ever. Give it a tensor on the device."
     if any(_part(member, 0, 0.0) is None for member in scheduler._schedulers):
         return "a member has no closed form, or cycles the momentum."
-    if scheduler.optimizer.__dict__.get("_followers"):
+    if has_subscribers(scheduler.optimizer):
         return "another scheduler of the same optimizer already steps on the device."
     if any(isinstance(group["lr"], Tensor) for group in groups_of(scheduler.optimizer)):
         return "the lr of a param group is a tensor. Give it a float; inside a graph it moves all the same."

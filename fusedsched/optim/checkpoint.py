@@ -8,10 +8,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 from torch import Tensor
 
+from fusedsched.optim.runtime import Runtime
 from fusedsched.optim.scheduled import Shown, scheduled_hyperparameters, settle_edits
 from fusedsched.runtime.clocks import Clocks, number
 from fusedsched.runtime.compile_ops import CompileHandle
@@ -53,8 +53,9 @@ def fresh_attributes(optimizer: FusedOptimizer) -> dict[str, Any]:
     defaults.update(_default_schedules={}, _step_supports_amp_scaling=True)
     kept = {name: optimizer.__dict__.get(name, value) for name, value in defaults.items()}
     trace = optimizer.__dict__.get("_compile_handle") or CompileHandle(optimizer)
-    graphs = {"_captured_plans": [], "_followers": WeakSet()}
-    return kept | graphs | {"_plan": None, "_compile_handle": trace, "_constructed": True, "_shown": Shown()}
+    graphs = {"_captured_plans": [], "_runtime": Runtime(optimizer)}
+    shown = Shown(optimizer._spec.hyperparameters)
+    return kept | graphs | {"_plan": None, "_compile_handle": trace, "_constructed": True, "_shown": shown}
 
 
 def state_dict(optimizer: FusedOptimizer, torch_state_dict: Callable[[], dict[str, Any]]) -> dict[str, Any]:

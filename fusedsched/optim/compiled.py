@@ -122,11 +122,11 @@ def _buffers(optimizer: FusedOptimizer, pattern: str) -> list[Tensor]:
 
 
 def _clocks(optimizer: FusedOptimizer) -> list[Tensor]:
-    """The clocks, and what shows the values of schedules at them."""
-    clocks, places = optimizer._clocks.tensors(), len(optimizer._groups()) * len(optimizer._spec.numbers)
+    """The clocks, and the tables of hyperparameters."""
+    clocks = optimizer._clocks.tensors()
     for clock in clocks:  # one on each device that has a plan, or is about to have one again
-        optimizer._shown.reserve(clock.device, places)
-    return [*clocks, *optimizer._shown.rooms()]
+        optimizer._shown.table(clock.device).reserve(len(optimizer._groups()))
+    return [*clocks, *optimizer._shown.blocks()]
 
 
 def _step(handle: str, params: list[Tensor], grads: list[Tensor | None], buffers: list[Tensor]) -> None:

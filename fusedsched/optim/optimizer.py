@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
-from weakref import WeakSet
 
 from torch import Tensor
 
 from fusedsched.optim import checkpoint as _checkpoint
 from fusedsched.optim.compiled import refresh
-from fusedsched.optim.following import Followed
 from fusedsched.optim.plan import build_plan
 from fusedsched.optim.recording import Recorded
+from fusedsched.optim.runtime import Runtime
 from fusedsched.optim.scheduled import Shown, settle_edits, take_schedules
 from fusedsched.optim.scheduling import Scheduling
 from fusedsched.optim.spec import OptimizerSpec
@@ -29,7 +28,7 @@ from fusedsched.runtime.clocks import Clocks
 from fusedsched.runtime.compile_ops import CompileHandle
 
 
-class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
+class FusedOptimizer(Recorded, Scheduling, Stepping):
     """Base of the optimizers; goes before torch's class of the same name where torch has one."""
 
     _spec: OptimizerSpec
@@ -38,11 +37,11 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
         self._backend = backends.check(backend)
         self._plan = None
         self._captured_plans = []  # replaced ones that captured graphs go on using
-        self._followers = WeakSet()
+        self._runtime = Runtime(self)
         self._ring = None
         self._compile_handle = CompileHandle(self)
         self._constructed = False
-        self._shown = Shown()
+        self._shown = Shown(self._spec.hyperparameters)
         self._clocks = Clocks()
         self._counts: dict[Tensor, int] = {}
         self._default_schedules = take_schedules(scalars, self._spec.numbers, largest=True)  # momentum may begin with 0
@@ -86,6 +85,37 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
                 hyper.verify(group)
 
     @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """torch's list of groups, up to date with captured graphs (which, after a capture, waits for the device)."""
+        runtime = self.__dict__.get("_runtime")
+        if runtime is not None and runtime.subscribers.data:  # of the WeakSet, whose truth value takes thrice as long
+            runtime.sync()
+        try:
+            return self.__dict__["param_groups"]
+        except KeyError:  # wrappers of some trainers take this class and hand its attributes through
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute 'param_groups'") from None
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.__dict__["param_groups"] = groups
+
+    def _groups(self) -> list[dict[str, Any]]:
+        groups = self.__dict__.get("param_groups")  # without looking at the devices
+        return self.param_groups if groups is None else groups
+
+    def sync_hparams(self) -> None:
+        """Makes edits of `param_groups` reach captured graphs: the next replay uses them.
+
+        Without it they act at the next `step()`. An edit of a tensor needs neither. Waits for the device.
+        """
+        self._runtime.sync()
+        self._check_counts()
+        for plan in self._runtime.cuda_plans():
+            if not plan.sync_hparams(self._groups()):
+                self._invalidate()
+                return
+
+    @property
     def backend(self) -> str:
         """What updates the parameters: "cpu", "cuda", "triton", "reference"; several are joined by "+"."""
         return self._ready_plan().name
@@ -105,12 +135,12 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
 
     def _drop_plan(self) -> None:
         if self._plan is not None:
-            self._captured_plans += [plan for plan in self._device_plans() if plan.captured]
+            self._captured_plans += [plan for plan in self._runtime.cuda_plans() if plan.captured]
         self._plan = None
 
     def _invalidate_loaded(self) -> None:
         self._drop_plan()  # what the plan counted belongs to the state before
-        self._shown = Shown()
+        self._shown = Shown(self._spec.hyperparameters)
         self._show()
         self._refresh_handle()
 
@@ -120,13 +150,13 @@ class FusedOptimizer(Followed, Recorded, Scheduling, Stepping):
 
     def _ready_plan(self) -> Any:
         if self._plan is None:
+            self._runtime.before_build()
             self._plan = build_plan(self)
             _checkpoint.restore_counts(self)
             if self._ring is not None:
                 self._ring.attach(self)
             self._refresh_handle()
-            for follower in list(self._followers):
-                follower.restart()
+            self._runtime.after_build()
         return self._plan
 
     def _init_state(self, group: dict[str, Any], p: Tensor) -> None:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from fusedsched import _native
-from fusedsched._layouts import CLOCKS
 from fusedsched.optim.reference_plan import ReferencePlan, ReferenceUpdates
 from fusedsched.optim.scheduled import scheduled_hyperparameters
 from fusedsched.optim.spec import Hyperparameter
@@ -81,7 +80,7 @@ def install_schedule(
 ) -> bool:
     """Puts a schedule into the plans. True: a captured graph cannot get it, and the plans are out of date."""
     device = _device_of(group, plans)
-    optimizer._shown.reserve(device, len(optimizer._groups()) * len(optimizer._spec.numbers))
+    optimizer._shown.table(device).reserve(len(optimizer._groups()))
     tensor = optimizer._shown.install(group, hyper, device)
     program, unit = schedule.program.table.tolist(), UNITS.index(schedule.unit)
     refused = [plan.set_program(index, hyper.name, program, unit, tensor) for plan in plans]  # every plan gets it
@@ -102,9 +101,12 @@ def _cpu_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
 
 def _cuda_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
     clocks = optimizer._clocks.on(device)
-    flags = torch.zeros(len(CLOCKS), dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
     stream_of = torch._C._cuda_getCurrentRawStream if device.type == "cuda" else _no_stream
-    return _native.module().CudaPlan(optimizer._spec, optimizer.param_groups, optimizer.state, clocks, flags, stream_of)
+    table, groups = optimizer._shown.table(device), optimizer.param_groups
+    table.reserve(len(groups))
+    table.flags.zero_()
+    rows = [table.row(group) for group in groups]
+    return _native.module().CudaPlan(optimizer._spec, groups, optimizer.state, clocks, table.flags, rows, stream_of)
 
 
 def _no_stream(index: int) -> int:

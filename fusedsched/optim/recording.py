@@ -78,7 +78,7 @@ class Recorded:
         """
         if not isinstance(length, int) or isinstance(length, bool) or length < 1:
             raise ValueError(f"enable_telemetry() got length={length!r}. It must be an integer, one or more.")
-        if self._capturing():
+        if self._runtime.capturing():
             raise RuntimeError("enable_telemetry() while a CUDA graph is captured. Call it before the capture.")
         self._ring = Ring(length)
         if self._plan is not None:

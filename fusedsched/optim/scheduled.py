@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fusedsched.optim.spec import Hyperparameter
-from fusedsched.runtime.clocks import number, unwatched
+from fusedsched.runtime.clocks import number
+from fusedsched.runtime.hyperparameters import HyperparameterTable
 from fusedsched.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -51,54 +52,46 @@ def take_schedules(
 
 
 class Shown:
-    """The tensors that show scheduled values, by group and name.
+    """The tables of hyperparameters, one on each device, and which native schedules show their values in the groups.
 
-    Those of a device lie in one room with a place for each hyper, whether it has a schedule or not: compiled steps are
-    told of the room, and need not be told anew when a number becomes a schedule.
+    Each row has a place for every number, whether it has a schedule or not: compiled steps are handed the tables, and
+    need no other ones when a number becomes a schedule.
     """
 
-    def __init__(self) -> None:
-        self._tensors: dict[tuple[int, str], Tensor] = {}
-        self._versions: dict[tuple[int, str], int] = {}  # of those installed: nobody but users raises them
-        self._rooms: dict[torch.device, list[Tensor]] = {}
-        self._left: dict[torch.device, list[Tensor]] = {}  # places that nobody has yet
+    def __init__(self, numbers: Sequence[Hyperparameter]) -> None:
+        self._names = [hyper.name for hyper in numbers]
+        self._tables: dict[torch.device, HyperparameterTable] = {}
+        self._installed: dict[tuple[int, str], Tensor] = {}
+        self._versions: dict[tuple[int, str], int] = {}  # of those installed: only user code raises them
         self._warned: set[str] = set()
 
-    def reserve(self, device: torch.device | str, places: int) -> None:
-        """Sees to it that a device has so many, together with those in use."""
+    def table(self, device: torch.device | str) -> HyperparameterTable:
+        """The table on a device."""
         device = torch.device(device)
-        rooms, left = self._rooms.setdefault(device, []), self._left.setdefault(device, [])
-        missing = places - sum(map(len, rooms))
-        if missing > 0:
-            with unwatched():
-                room = torch.zeros(missing, dtype=torch.float64, device=device)
-                rooms.append(room)
-                numbers = [torch.empty(0, dtype=torch.float64, device=device) for _ in range(missing)]
-                # Not views to autograd: each has a version counter of its own.
-                left += [number.set_(room.untyped_storage(), i, (), ()) for i, number in enumerate(numbers)]
+        if device not in self._tables:
+            self._tables[device] = HyperparameterTable(device, self._names)
+        return self._tables[device]
 
-    def rooms(self) -> list[Tensor]:
-        return [room for rooms in self._rooms.values() for room in rooms]
+    def blocks(self) -> list[Tensor]:
+        """The memory of all tables."""
+        return [block for table in self._tables.values() for block in table.blocks]
 
     def owns(self, number: Any) -> bool:
-        storages = {room.untyped_storage()._cdata for room in self.rooms()}
+        storages = {block.untyped_storage()._cdata for block in self.blocks()}
         return isinstance(number, Tensor) and number.untyped_storage()._cdata in storages
 
     def install(self, group: dict[str, Any], hyper: Hyperparameter, device: torch.device | str = "cpu") -> Tensor:
-        """The tensor of a hyperparameter. It is put into the group unless an edit of the user stands there."""
+        """The tensor of a hyper. It is put into the group unless an edit of the user stands there."""
         key = (id(group), hyper.name)
-        if key not in self._tensors:
-            device = torch.device(device)
-            if not self._left.get(device):
-                self.reserve(device, 1 + sum(map(len, self._rooms.get(device, []))))
-            self._tensors[key] = self._left[device].pop(0)
+        if key not in self._installed:
+            self._installed[key] = self.table(device).current(group, hyper.name)
         if key not in self._versions:
-            self._versions[key] = self._tensors[key]._version
-            hyper.write(group, self._tensors[key])
-        return self._tensors[key]
+            self._versions[key] = self._installed[key]._version
+            hyper.write(group, self._installed[key])
+        return self._installed[key]
 
     def replaced(self, group: dict[str, Any], hyper: Hyperparameter) -> bool:
-        number, own = hyper.read(group), self._tensors.get((id(group), hyper.name))
+        number, own = hyper.read(group), self._installed.get((id(group), hyper.name))
         return number is not own if own is not None else not self.owns(number)  # None: the group is a copy of one
 
     def written_to(self, group: dict[str, Any], hyper: Hyperparameter) -> bool:

@@ -52,9 +52,9 @@ class Scheduling:
             if not isinstance(one, Schedule):
                 raise TypeError(f"set_schedule takes a schedule, got {type(one).__name__}. See fusedsched.schedules.")
             check_schedule(hyper, one)
-        if self._capturing():
+        if self._runtime.capturing():
             raise RuntimeError("set_schedule() while a CUDA graph is captured. Call it before or after the capture.")
-        self._refuse_followed(name)
+        self._runtime.refuse_scheduled(name)
         self._put(hyper, chosen)
 
     def _put(self, hyper: Hyperparameter, chosen: dict[int, Schedule]) -> None:
@@ -161,7 +161,7 @@ def _by_pointer(plan: Any, count: int | Tensor) -> bool:
 
 
 def _number(name: str, count: int | Tensor, optimizer: Any) -> int:
-    if isinstance(count, Tensor) and optimizer._capturing():
+    if isinstance(count, Tensor) and optimizer._runtime.capturing():
         raise RuntimeError(
             f"advance() inside a captured graph got {name} on {count.device}: each replay would repeat the number of "
             "now. Pass a tensor on the device of the parameters."

@@ -65,7 +65,7 @@ class Stepping(Optimizer):
 
     def _resume(self, outcome: int, scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
         """Finishes a step that the plan could not do at once."""
-        if outcome not in (DONE, DONE_WITH_EDITS) and self._capturing():
+        if outcome not in (DONE, DONE_WITH_EDITS) and self._runtime.capturing():
             # Not left to the plan: zeros made now would be written by replays alone, and counts cannot be read.
             raise RuntimeError(
                 "This CUDA graph cannot hold optimizer.step(): it is the optimizer's first step, or a parameter, its "
@@ -84,7 +84,7 @@ class Stepping(Optimizer):
                     init_states(self, which)
                     self._plan.adopt(which)
                     self._refresh_handle()
-                elif not (self._followers and self._settle()):
+                elif not (self._runtime.subscribers and self._runtime.sync()):
                     self._invalidate()
                 outcome = self._ready_plan().step(self._groups(), self.state, scale, found_inf)
             else:

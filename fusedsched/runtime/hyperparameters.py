@@ -1,83 +1,169 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rates in device memory: tables of what a scheduler does to tensors, and one launch that does it.
+"""The numbers that kernels read: a table of them on each device, and where rates that are tensors can be written.
 
-What the rows are: `csrc/cuda/launch.h`. The kernels: `csrc/cuda/schedule.cu` and
-`triton_kernels/scheduled_targets.py`. A launch advances the counter, evaluates every program in float64 at the new
-clock and stores it in its tensor, so a captured one moves on with each replay. Edits of a tensor are found by the
-kernel, which compares it with what it wrote last.
+Every number that a kernel reads is a place in one table (`HyperparameterTable`) or a tensor of the user. Whatever moves
+a number writes it there: the host, the tail of a step for native schedules, a metric's decision, and a `DeviceSchedule`
+(`device_schedule.py`) for drop-in schedulers. So values are one update ahead: a place holds what the next update uses.
 """
 
 from __future__ import annotations
 
-import math
-from array import array
-from collections.abc import Callable
-from enum import IntEnum
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from fusedsched import _native
-from fusedsched.runtime.addresses import is_native, unwrap
+from fusedsched import _layouts, _native
+from fusedsched._layouts import CLOCKS, MAX_HYPERPARAMETERS
+from fusedsched.runtime.addresses import is_native
 from fusedsched.runtime.backends import for_device
-from fusedsched.runtime.launching import launching
+from fusedsched.runtime.clocks import Clocks, unwatched
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # fs::DType
-WIDTH = 8  # words of a row, and of a piece
-_WRITTEN = 4  # the first of the four numbers in a row that launches change
-_captured: list[Rates] = []  # tables that a graph reads: nobody says when it is gone, so they stay
+DTYPES = tuple(getattr(torch, name) for name in _layouts.DTYPES)
 
 
-class Carry(IntEnum):
-    """How an edit of a tensor goes on; the numbers are those of `csrc/cuda/launch.h`."""
+class HyperparameterTable:
+    """The hyperparameters of an optimizer's groups on one device: float64, a row for each group, at one address.
 
-    DISCARD = 0  # it is forgotten at the next step
-    HOLD = 1  # it scales the distance from the pivot; where the program stands on the pivot, it stays
-    DROP = 2  # as HOLD, but there it is forgotten
-    WAVE = 3  # it scales the wave until the next low point, at which it adds to the height of a new one
+    A row has two places for each hyperparameter: `place`, the number that kernels read, and `current`, the tensor that
+    stands in the group of a native schedule. A table grows by blocks, since captured graphs hold its addresses.
+
+    `names`: the hyperparameters in the order of the columns. `flags`: int32, one for each clock, set by kernels and
+    read by the host without waiting; `csrc/plan/cuda_plan.h` says what they mean.
+
+    >>> table, group = HyperparameterTable("cpu", ("lr", "momentum")), {}
+    >>> table.reserve(1)
+    >>> table.place(group, "momentum").fill_(0.5)
+    tensor(0.5000, dtype=torch.float64)
+    >>> table.row(group)[0, :2]
+    tensor([0.0000, 0.5000], dtype=torch.float64)
+    """
+
+    def __init__(self, device: torch.device | str, names: Sequence[str]) -> None:
+        self.device, self.names = torch.device(device), tuple(names)
+        self.blocks: list[Tensor] = []
+        self._rows: list[Tensor] = []
+        self._row_of: dict[int, Tensor] = {}  # by the identity of the group
+        self._places: dict[tuple[int, int, str], Tensor] = {}
+        with unwatched():
+            pinned = self.device.type == "cuda"
+            self.flags = torch.zeros(len(CLOCKS), dtype=torch.int32, device="cpu", pin_memory=pinned)
+
+    def reserve(self, rows: int) -> None:
+        """Allocates so many rows, together with those in use."""
+        missing = rows - len(self._rows) - len(self._row_of)
+        if missing > 0:
+            with unwatched():
+                block = torch.zeros((missing, 2, MAX_HYPERPARAMETERS), dtype=torch.float64, device=self.device)
+                self._rows += block.unbind()
+            self.blocks.append(block)
+
+    def row(self, group: dict[str, Any]) -> Tensor:
+        """The row of a group, [2, MAX_HYPERPARAMETERS]: numbers, then the values of native schedules."""
+        if id(group) not in self._row_of:
+            self.reserve(1 + len(self._row_of))
+            self._row_of[id(group)] = self._rows.pop(0)
+        return self._row_of[id(group)]
+
+    def place(self, group: dict[str, Any], name: str) -> Tensor:
+        """The 0-dim tensor whose number the kernels read for this hyperparameter."""
+        return self._tensor(group, 0, name)
+
+    def current(self, group: dict[str, Any], name: str) -> Tensor:
+        """The 0-dim tensor for the value of a native schedule."""
+        return self._tensor(group, 1, name)
+
+    def _tensor(self, group: dict[str, Any], kind: int, name: str) -> Tensor:
+        key = (id(group), kind, name)
+        if key not in self._places:
+            row = self.row(group)
+            offset = row.storage_offset() + kind * MAX_HYPERPARAMETERS + self.names.index(name)
+            with unwatched():
+                # Not a view to autograd: each has a version counter of its own.
+                number = torch.empty(0, dtype=torch.float64, device=self.device)
+                self._places[key] = number.set_(row.untyped_storage(), offset, (), ())
+        return self._places[key]
 
 
-class Piece(NamedTuple):
-    """How edits are carried before the clock `end`. `low`, `turn`, `kick`: of a WAVE, see `csrc/cuda/launch.h`."""
+class Subscriber(Protocol):
+    """A scheduler's driver whose numbers are on devices of an optimizer."""
 
-    end: float
-    carry: Carry
-    pivot: float = 0.0
-    low: float = 0.0
-    turn: float = 0.0
-    kick: float = 0.0
+    def names(self) -> set[str]:
+        """The hyperparameters that it writes."""
 
+    def edited(self) -> bool:
+        """Whether user code wrote to one of them since the host last showed it. Does not wait."""
 
-class Target(NamedTuple):
-    """A tensor of one element, its program, and how an edit that was made before goes on: `gain`, up to `until`."""
+    def settle(self) -> None:
+        """Brings the host up to date, and the device up to an edit. Waits; does nothing while a graph is captured."""
 
-    tensor: Tensor
-    program: array
-    pieces: tuple[Piece, ...]
-    gain: float = 1.0
-    until: float = math.inf
+    def before_build(self) -> None:
+        """The optimizer is about to build a plan from what the groups hold."""
+
+    def restart(self) -> None:
+        """The optimizer has a new plan."""
 
 
-class Place(NamedTuple):
-    """Where rates lie, and who writes them there: "cuda" or "triton"."""
+class OptimizerRuntime(Protocol):
+    """`optimizer._runtime`: what an optimizer of this package has for schedulers. Other optimizers have none."""
+
+    clocks: Clocks
+    plan: Any  # the present one, or None
+    subscribers: Collection[Subscriber]
+
+    def plans(self) -> list[Any]:
+        """The plans of the devices, built if there are none."""
+
+    def cuda_plans(self) -> list[Any]:
+        """Those whose kernels read numbers from places."""
+
+    def rebuild(self) -> None:
+        """Drops the plan: the next step builds another one."""
+
+    def capturing(self) -> bool:
+        """Whether a graph is captured on a device of the parameters."""
+
+    def backend(self, device: torch.device) -> str | None:
+        """What updates parameters on a device; None: the reference."""
+
+    def backends(self) -> set[str | None]:
+        """What updates the parameters."""
+
+    def table(self, device: torch.device) -> HyperparameterTable:
+        """The numbers that kernels read on a device."""
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Keeps a driver informed for as long as it lives."""
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Forgets a driver."""
+
+
+def runtime_of(optimizer: Any) -> OptimizerRuntime | None:
+    """The runtime of an optimizer of this package; None for others."""
+    return getattr(optimizer, "_runtime", None)
+
+
+class Placement(NamedTuple):
+    """Where numbers are, and whose kernels write them there: "cuda" or "triton"."""
 
     backend: str
     device: torch.device
 
 
-def placement_of(optimizer: Any, groups: list[dict[str, Any]]) -> Place | None:
-    """Where the rates of all groups lie, if they are tensors on one device that has kernels."""
+def placement_of(optimizer: Any, groups: list[dict[str, Any]]) -> Placement | None:
+    """Where the rates of all groups are, if they are tensors on one device that has kernels."""
     first = groups[0]["lr"] if groups else None
-    place = _place(optimizer, first.device) if isinstance(first, Tensor) else None
-    return place if place is not None and all(writable(group["lr"], place.device) for group in groups) else None
+    found = _placement_on(optimizer, first.device) if isinstance(first, Tensor) else None
+    return found if found is not None and all(writable(group["lr"], found.device) for group in groups) else None
 
 
-def _place(optimizer: Any, device: torch.device) -> Place | None:
-    # Whose kernels they are, if not those for the device: an optimizer of this package was told, tests tell others.
-    chosen = getattr(optimizer, "_backend" if hasattr(optimizer, "_follow") else "_fusedsched_backend", "auto")
-    backend = for_device(chosen, device)
-    return Place(backend, device) if backend in ("cuda", "triton") else None
+def _placement_on(optimizer: Any, device: torch.device) -> Placement | None:
+    # An optimizer of this package was given a backend; tests give one to others.
+    runtime, chosen = runtime_of(optimizer), getattr(optimizer, "_fusedsched_backend", "auto")
+    backend = for_device(chosen, device) if runtime is None else runtime.backend(device)
+    return Placement(backend, device) if backend in ("cuda", "triton") else None
 
 
 def writable(number: Any, device: torch.device) -> bool:
@@ -96,127 +182,7 @@ def capture_probe(optimizer: Any, groups: list[dict[str, Any]]) -> Callable[[], 
     devices = {t.device for group in groups for t in (*group["params"][:1], group["lr"]) if isinstance(t, Tensor)}
     if any(device.type == "cuda" for device in devices):
         return torch.cuda.is_current_stream_capturing
-    if any((place := _place(optimizer, device)) is not None and place.backend == "cuda" for device in devices):
+    found = [_placement_on(optimizer, device) for device in devices]
+    if any(placement is not None and placement.backend == "cuda" for placement in found):
         return lambda: _native.module().cuda_capturing(0)
     return None
-
-
-def _stream_of(device: torch.device) -> Callable[[int], int]:
-    return torch._C._cuda_getCurrentRawStream if device.type == "cuda" else lambda index: 0
-
-
-def merged(targets: list[Target]) -> list[Target] | None:
-    """Each tensor once: one that several groups share is written once, if they agree; None if they do not, or overlap.
-
-    >>> lr, line = torch.zeros(()), array("d", [0.0])
-    >>> one = Target(lr, line, ())
-    >>> len(merged([one, one])), merged([one, one._replace(gain=0.5)])
-    (1, None)
-    """
-    found: dict[int, Target] = {}
-    for target in targets:
-        begin = unwrap(target.tensor)
-        if begin in found:
-            if target.tensor.dtype != found[begin].tensor.dtype or target[1:] != found[begin][1:]:
-                return None
-        found.setdefault(begin, target)
-    ends = sorted((begin, begin + target.tensor.element_size()) for begin, target in found.items())
-    if any(end > begin for (_, end), (begin, _) in zip(ends, ends[1:], strict=False)):
-        return None
-    return list(found.values())
-
-
-class Rates:
-    """The tables of one scheduler on one device. `updates`: the optimizer's clocks, if a step needs an update first."""
-
-    def __init__(self, place: Place, n: int, updates: Tensor | None = None) -> None:
-        self.place, self._updates, self.conditional = place, updates, updates is not None
-        device = place.device
-        self.table = torch.zeros((n, WIDTH), dtype=torch.int64, device=device)
-        self.clock = torch.zeros(2, dtype=torch.int64, device=device)  # and the count of updates at the last step
-        # The host looks at it without waiting, so it is the host's memory; the device writes there.
-        self.past_horizon = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type != "cpu")
-        self._kept: list[Target] = []
-        self._numbers: Tensor | None = None
-        self.launch = self._launcher()
-
-    def _launcher(self) -> Callable[[], None]:
-        table, clock, updates, past = self.table, self.clock, self._updates, self.past_horizon
-        if self.place.backend == "cuda":
-            stream_of = _stream_of(self.place.device)
-            return _native.module().Rates(table, clock, updates, past, stream_of).launch
-        from fusedsched.triton_kernels.scheduled_targets import launch
-
-        def launch_there() -> None:
-            with launching(table.device):
-                launch(table, clock, updates, past)
-
-        return launch_there
-
-    def write(self, targets: list[Target], rates: list[Tensor], clock: int) -> None:
-        """Tables for these targets, at this clock; what the tensors hold now is no edit. In stream order.
-
-        `rates`: those of the groups, one for each.
-
-        Graphs that were captured read the new ones, since they stay where they are.
-        """
-        numbers, at = array("d"), {}
-        for target in targets:
-            pieces = array("d", [x for piece in target.pieces for x in (*piece, 0.0, 0.0)])
-            for words in (target.program, pieces):
-                if words.tobytes() not in at:
-                    at[words.tobytes()] = len(numbers)
-                    numbers.extend(words)
-        device = self.place.device
-        self._numbers = torch.tensor(numbers, dtype=torch.float64, device="cpu").to(device)
-        first = unwrap(self._numbers)
-        rows = torch.zeros((len(targets), WIDTH), dtype=torch.int64, device="cpu")
-        for row, target in zip(rows, targets, strict=True):
-            pieces = array("d", [x for piece in target.pieces for x in (*piece, 0.0, 0.0)])
-            places = [first + 8 * at[words.tobytes()] for words in (target.program, pieces)]
-            row[:_WRITTEN] = torch.tensor(
-                [places[0], unwrap(target.tensor), places[1], DTYPES.index(target.tensor.dtype)]
-            )
-            numbers_of_row = [0.0, target.gain, 0.0, target.until]
-            row.view(torch.float64)[_WRITTEN:] = torch.tensor(numbers_of_row, dtype=torch.float64)
-        self.table.copy_(rows)
-        with torch.no_grad():
-            now = [target.tensor.detach().reshape(()).to(torch.float64) for target in targets]
-            self.table.view(torch.float64)[:, _WRITTEN] = torch.stack(now)
-        self.clock[0] = clock
-        self._kept, self._rates = targets, rates
-
-    def place_at(self, clock: int) -> None:
-        """Sets the counter."""
-        self.clock[0] = clock
-
-    def see(self, updates: int | Tensor) -> None:
-        """Sets the count of updates at the last step."""
-        self.clock[1] = updates
-
-    def seen(self) -> Tensor:
-        """The count of updates at the last step. Does not wait."""
-        return self.clock[1]
-
-    def __len__(self) -> int:
-        return self.table.shape[0]
-
-    def read(self) -> int:
-        """The present clock. Waits for the device."""
-        return int(self.clock[0])
-
-    def edited(self) -> bool:
-        """Whether a launch found an edit that it carries on. Waits for the device."""
-        gains = self.table.view(torch.float64)[:, _WRITTEN + 1 : _WRITTEN + 3].tolist()
-        return gains != [[target.gain, 0.0] for target in self._kept]
-
-    def written(self) -> list[Tensor]:
-        """Copies of what the last launch wrote to the rates of the groups. Does not wait."""
-        places = {unwrap(target.tensor): i for i, target in enumerate(self._kept)}
-        numbers = self.table.view(torch.float64)[:, _WRITTEN].clone()
-        return [numbers[places[unwrap(t)]].to(t.dtype, copy=True).reshape(t.shape) for t in self._rates]
-
-    def keep_for_graph(self) -> None:
-        """A graph was captured that reads these tables."""
-        if not any(self is kept for kept in _captured):
-            _captured.append(self)

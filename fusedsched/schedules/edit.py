@@ -39,6 +39,10 @@ class EditRule(NamedTuple):
     gain_per_unit: float = 0.0
 
 
+DISCARD = (EditRule(EditKind.DISCARD),)
+"""The rules of a number whose edits are over at the next step."""
+
+
 class Edit(NamedTuple):
     """A rate of `pivot + gain * (value - pivot) + shift` in place of `value`, at clocks below `until`."""
 

@@ -46,21 +46,25 @@ class Array(Structure):
 
 
 class Hyperparameter(Structure):
-    _fields_ = [
-        ("program", c_void_p),
-        ("clock", c_void_p),
-        ("tensor", c_void_p),
-        ("shown", c_void_p),
-        ("written", c_double),
-        ("held", c_double),
-        ("held_until", c_int64),
-        ("tensor_dtype", c_uint8),
-        ("edited", c_bool),
-    ]
+    _fields_ = [("tensor", c_void_p), ("tensor_dtype", c_uint8)]
 
 
 class Group(Structure):
-    _fields_ = [("hyperparameters", Hyperparameter * MAX_HYPERPARAMETERS)]
+    _fields_ = [("values", c_void_p), ("hyperparameters", Hyperparameter * MAX_HYPERPARAMETERS)]
+
+
+class NativeSchedule(Structure):
+    _fields_ = [
+        ("program", c_void_p),
+        ("clock", c_void_p),
+        ("place", c_void_p),
+        ("written", c_double),
+        ("edited", c_int64),
+    ]
+
+
+class NativeSchedules(Structure):
+    _fields_ = [("n", c_void_p), ("list", c_void_p)]
 
 
 class PendingValue(Structure):
@@ -75,7 +79,7 @@ class Header(Structure):
     _fields_ = [
         ("arrays", c_void_p),
         ("groups", c_void_p),
-        ("values", c_void_p),
+        ("schedules", NativeSchedules),
         ("clocks", c_void_p),
         ("ticket", c_void_p),
         ("past_horizon", c_void_p),
@@ -102,13 +106,17 @@ class Runtime(Structure):
         ("name", c_char_p),
         ("blocks", ctypes.CFUNCTYPE(c_char_p, c_int, c_int, c_int, POINTER(c_int))),
         ("step", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_int, c_int, c_int, POINTER(Launch))),
-        ("advance", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_int64, c_void_p, c_void_p)),
+        ("advance", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_int64)),
         ("advance_by", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_void_p, c_bool, c_void_p)),
-        ("show", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_int, c_void_p)),
+        (
+            "write_current",
+            ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, POINTER(NativeSchedules), c_int, c_void_p),
+        ),
+        ("store", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_void_p, c_int)),
         ("record", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, POINTER(Header), c_void_p, c_int64)),
         ("capturing", ctypes.CFUNCTYPE(c_char_p, c_uint64, POINTER(c_bool))),
         ("write", ctypes.CFUNCTYPE(c_char_p, c_int, c_void_p, c_void_p, c_uint64)),
-        ("rates", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p)),
+        ("schedule", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p)),
         ("observe", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_void_p, c_uint8)),
         ("allocate", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, POINTER(c_void_p))),
     ]
@@ -120,11 +128,11 @@ class Emulation:
     def __init__(self, path):
         self.library = ctypes.CDLL(str(path))
         self.library.fs_cuda_runtime.restype = POINTER(Runtime)
-        for name in ("end", "launches", "nodes", "size_of_array", "size_of_hyperparameter", "size_of_launch"):
+        for name in ("end", "launches", "nodes"):
             getattr(self.library, f"fs_emulation_{name}").restype = c_int64
         self.runtime = self.library.fs_cuda_runtime().contents
-        for kind in (Array, Hyperparameter, Launch):
-            size = getattr(self.library, f"fs_emulation_size_of_{kind.__name__.lower()}")()
+        for kind in (Array, Group, NativeSchedule, PendingValue, Header, Launch, Runtime):
+            size = c_int64.in_dll(self.library, f"fs_emulation_size_of_{kind.__name__}").value
             assert size == ctypes.sizeof(kind), f"{kind.__name__} of driver.py is not that of launch.h"
 
     def configure(self, multiprocessors=3, seed=1):
@@ -188,9 +196,12 @@ class Plan:
     def __init__(self, emulation, rule, variant, tensors, values):
         self.emulation, self.rule, self.variant, self.tensors = emulation, rule, variant, tensors
         self.values = torch.zeros(len(values), MAX_HYPERPARAMETERS, dtype=torch.float64)
-        for row, numbers in zip(self.values, values, strict=True):
-            row[: len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
         self.groups = (Group * max(len(values), 1))()
+        for group, row, numbers in zip(self.groups, self.values, values, strict=False):
+            row[: len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
+            group.values = row.data_ptr()
+        self.schedules = (NativeSchedule * max(len(values) * MAX_HYPERPARAMETERS, 1))()
+        self.n_schedules = torch.zeros(1, dtype=torch.int64)
         self.n_groups = len(values)
         self.clocks = torch.zeros(4, dtype=torch.int64)
         self.ticket = torch.zeros(1, dtype=torch.int32)
@@ -214,46 +225,41 @@ class Plan:
             all(pointer % 16 == 0 for pointer in (t.param.data_ptr(), *pointers)),
         )
 
-    def schedule(self, group, k, program, clock=UPDATES, shown=None):
-        """Puts a program (float64 table) in the place of number k; `shown`: a float64 tensor for its value."""
-        self.kept += [program, shown]
-        self.groups[group].hyperparameters[k] = Hyperparameter(
-            program.data_ptr(),
-            self.clocks[clock:].data_ptr(),
-            None,
-            None if shown is None else shown.data_ptr(),
-            float("nan"),
-        )  # held until clock 0: not at all
-
-    def hold(self, group, k, value, until):
-        """Lets a scheduled number be `value` up to a clock."""
-        self.groups[group].hyperparameters[k].held, self.groups[group].hyperparameters[k].held_until = value, until
+    def schedule(self, group, k, program, clock=UPDATES, place=None):
+        """Puts a native schedule (a program, float64) in place of number k; `place`: a float64 tensor for its value."""
+        place = torch.zeros((), dtype=torch.float64) if place is None else place
+        self.kept.append(program)
+        self.read_from(group, k, place)
+        pointers = program.data_ptr(), self.clocks[clock:].data_ptr(), place.data_ptr()
+        self.schedules[int(self.n_schedules)] = NativeSchedule(*pointers, float("nan"))
+        self.n_schedules += 1
 
     def read_from(self, group, k, tensor):
         """Lets a number be what a tensor with one element holds."""
         self.kept.append(tensor)
-        self.groups[group].hyperparameters[k] = Hyperparameter(
-            tensor=tensor.data_ptr(), tensor_dtype=DTYPES.index(tensor.dtype)
-        )
+        self.groups[group].hyperparameters[k] = Hyperparameter(tensor.data_ptr(), DTYPES.index(tensor.dtype))
+
+    def _schedules(self):
+        return NativeSchedules(self.n_schedules.data_ptr(), ctypes.addressof(self.schedules))
 
     def blocks(self):
         result = c_int()
         check(self.emulation.runtime.blocks(0, self.rule, self.variant, byref(result)))
         return result.value
 
-    def launch(self, first=0, n=None, last=True, edits=(), grad_scale=None, found_inf=None, blocks=None):
+    def launch(self, first=0, n=None, last=True, pending=(), grad_scale=None, found_inf=None, blocks=None):
         """The arguments of a launch for `n` parameters from number `first` on, and the number of its blocks."""
         tensors = self.tensors[first:] if n is None else self.tensors[first : first + n]
         launch = Launch()
         h = launch.header
         h.arrays = ctypes.addressof(self.arrays) + first * ctypes.sizeof(Array)
-        h.groups, h.values = ctypes.addressof(self.groups), self.values.data_ptr()
+        h.groups, h.schedules = ctypes.addressof(self.groups), self._schedules()
         h.clocks, h.ticket, h.past_horizon = (t.data_ptr() for t in (self.clocks, self.ticket, self.past_horizon))
         h.grad_scale = None if grad_scale is None else grad_scale.data_ptr()
         h.found_inf = None if found_inf is None else found_inf.data_ptr()
-        h.n_arrays, h.n_groups, h.n_pending, h.last = len(tensors), self.n_groups, len(edits), last
-        for e, (group, k, value) in enumerate(edits):
-            h.pending[e] = PendingValue(group * MAX_HYPERPARAMETERS + k, 0, value)
+        h.n_arrays, h.n_groups, h.n_pending, h.last = len(tensors), self.n_groups, len(pending), last
+        for p, (group, k, value) in enumerate(pending):
+            h.pending[p] = PendingValue(group * MAX_HYPERPARAMETERS + k, 0, value)
         tiles = [(i, k) for i, t in enumerate(tensors) for k in range(-(-t.param.numel() // TILE))]
         blocks = blocks or max(1, min(len(tiles), self.blocks()))
         for b in range(blocks + 1):
@@ -267,10 +273,15 @@ class Plan:
         launch, blocks = self.launch(**options)
         check(self.emulation.runtime.step(0, stream, self.rule, self.variant, blocks, byref(launch)))
 
-    def show(self, stream=0):
-        groups, past = ctypes.addressof(self.groups), self.past_horizon.data_ptr()
-        check(self.emulation.runtime.show(0, stream, groups, self.n_groups, past))
+    def write_current(self, stream=0):
+        most, past = int(self.n_schedules), self.past_horizon.data_ptr()
+        check(self.emulation.runtime.write_current(0, stream, byref(self._schedules()), most, past))
 
-    def advance(self, clock, by, updates=None, seen=None, stream=0):
-        pointers = [None if t is None else t.data_ptr() for t in (updates, seen)]
-        check(self.emulation.runtime.advance(0, stream, self.clocks[clock:].data_ptr(), by, *pointers))
+    def store(self, values, stream=0):
+        """Stores (group, k, value) in the table."""
+        table = (PendingValue * len(values))(*(PendingValue(g * MAX_HYPERPARAMETERS + k, 0, x) for g, k, x in values))
+        groups = ctypes.addressof(self.groups)
+        check(self.emulation.runtime.store(0, stream, groups, ctypes.addressof(table), len(values)))
+
+    def advance(self, clock, by, stream=0):
+        check(self.emulation.runtime.advance(0, stream, self.clocks[clock:].data_ptr(), by))

@@ -4,8 +4,13 @@
 
 extern "C" {
 
-int64_t fs_emulation_size_of_array() { return sizeof(fs_cuda::Array); }
-int64_t fs_emulation_size_of_hyperparameter() { return sizeof(fs_cuda::Hyperparameter); }
-int64_t fs_emulation_size_of_launch() { return sizeof(fs_cuda::Launch); }
+#define FS_SIZE(type) extern const int64_t fs_emulation_size_of_##type = sizeof(fs_cuda::type)
+FS_SIZE(Array);
+FS_SIZE(Group);
+FS_SIZE(NativeSchedule);
+FS_SIZE(PendingValue);
+FS_SIZE(Header);
+FS_SIZE(Launch);
+FS_SIZE(Runtime);
 
 }  // extern "C"
