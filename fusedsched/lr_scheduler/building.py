@@ -53,7 +53,7 @@ def inputs_of(scheduler: Any, on_device: bool = False) -> Inputs | None:
     if composites and not (all(map(_is_free, leaves)) and all("step" not in one.__dict__ for one in composites[1:])):
         return None
     entries = [(leaf.__dict__, class_of(type(leaf))) for leaf in leaves]
-    if not all(entry is not None for _, entry in entries) or not _in_step(scheduler):
+    if not all(entry is not None for _, entry in entries) or not _in_step(scheduler, on_device):
         return None
     if is_composite(scheduler) and any(getattr(leaf, "cycle_momentum", False) for leaf in leaves):
         return None
@@ -122,15 +122,17 @@ def _is_free(leaf: Any) -> bool:
     return ours and leaf._branch is None and "step" not in leaf.__dict__
 
 
-def _in_step(scheduler: Any) -> bool:
+def _in_step(scheduler: Any, on_device: bool) -> bool:
     """Whether members have made the steps that their composites have made."""
     if not is_composite(scheduler) or scheduler._branch is not None:
         return True
     if is_chain(scheduler):
-        return len(set(map(clock_of, scheduler._schedulers))) == 1 and all(map(_in_step, scheduler._schedulers))
+        return len(set(map(clock_of, scheduler._schedulers))) == 1 and all(
+            _in_step(member, on_device) for member in scheduler._schedulers
+        )
     member, local = active_member(scheduler, clock := scheduler.__dict__["last_epoch"])
-    derived = getattr(member, "_mirror", None) is not None
-    return clock < 0 or derived or (clock_of(member) == local and _in_step(member))
+    derived = on_device or getattr(member, "_mirror", None) is not None
+    return clock < 0 or derived or (clock_of(member) == local and _in_step(member, on_device))
 
 
 def _momentum_key(scheduler: Any, entries: list[Any], on_device: bool) -> str:
@@ -233,7 +235,7 @@ class MemberMirror:
             self._busy, own = True, composite.__dict__.get("last_epoch")
             seek(composite, clock)
             self._clock, self._busy = clock, False
-            if own is not None:
+            if own is not None and not composite._driver.on_device:
                 composite.__dict__["last_epoch"] = own  # which the driver has written, or somebody since
 
     def changed(self, name: str) -> None:
