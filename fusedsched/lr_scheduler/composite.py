@@ -2,7 +2,7 @@
 """Schedulers made of schedulers: SequentialLR and ChainedScheduler.
 
 Where all members have schedules, the composite has one too: a driver steps it, and the counters of the members follow
-from its clock (`building.seek`). Elsewhere the members make their own steps, as in torch.
+from its clock (`member_counters.seek`). Elsewhere the members make their own steps, as in torch.
 
 torch loses count when one of these is inside a SequentialLR: it raises at the milestone, or begins a step early or
 late. Here a member that is made of others begins afresh at its milestone, as if it stood alone. A member that follows a
@@ -23,8 +23,9 @@ from fusedsched.lr_scheduler import arguments as checks
 from fusedsched.runtime.order import warn_about_order
 
 from ..schedules.compositions import active_member, is_composite, leaf_schedulers, takes_metric
-from .building import attach, release_members, seek
+from .building import attach
 from .device_driver import capture_probe
+from .member_counters import release_members, seek
 from .members import advance, check_resumable, metric_for, placeholder_members, present_rates, restart, seek_to
 from .metric import SyncedAttribute, host_section
 from .param_groups import add_groups
