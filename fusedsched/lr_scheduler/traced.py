@@ -49,11 +49,16 @@ def _written(scheduler: Any) -> list[Tensor]:
     if runtime is not None:
         runtime.plans()  # which have them on their devices
         clocks = runtime.clocks.tensors()
+        tables = [runtime.table(clock.device) for clock in clocks]
+        for table in tables:
+            table.reserve(len(runtime.groups()))
+        places = [block for table in tables for block in table.blocks]
     else:
+        places = []
         clocks = [_ORDER.setdefault(optimizer, torch.zeros((), dtype=torch.int64, device="cpu"))]
     numbers = [n for group in optimizer.param_groups for n in _cycled(group)]
     return one_for_each_storage(
-        [*clocks, *(detached_alias(number) for number in numbers if isinstance(number, Tensor))]
+        [*clocks, *places, *(detached_alias(number) for number in numbers if isinstance(number, Tensor))]
     )
 
 
