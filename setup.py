@@ -22,6 +22,7 @@ PLAN = [
     "spec",
     "group",
     "plan",
+    "state",
     "overlap",
     "collect",
     "gradients",

@@ -20,6 +20,9 @@ MAX_HYPERPARAMETERS = 8
 MAX_STATES = 3
 """State arrays of a parameter. fs::kMaxStates."""
 
+ROLES = ("grad", "param", "state0", "state1", "state2", "exact", "ema", "scratch")
+"""What an array is to its parameter: fs::Role in csrc/core/array.h."""
+
 MAX_SCALARS = 10
 """Numbers that a rule prepares for a parameter. fs::kMaxScalars."""
 

@@ -40,6 +40,7 @@ def test_layouts_are_those_of_the_headers():
         "n_variants": len(_layouts.VARIANTS),
         "max_hyperparameters": _layouts.MAX_HYPERPARAMETERS,
         "max_states": _layouts.MAX_STATES,
+        "n_roles": len(_layouts.ROLES),
         "max_scalars": _layouts.MAX_SCALARS,
         "telemetry_head": len(_layouts.TELEMETRY_HEAD),
     }
@@ -80,7 +81,7 @@ def test_a_spec_that_is_not_the_headers_is_refused():
     clocks = torch.zeros(len(_layouts.CLOCKS), dtype=torch.int64)
     for wrong, message in ((turned, "other rules"), (spec._replace(family="none"), "no rules of family 'none'")):
         with pytest.raises(ValueError, match=message):
-            _native.module().CpuPlan(wrong, [], {}, clocks)
+            _native.module().CpuPlan(wrong, lambda: None, [], {}, clocks)
 
 
 # The proof that an optimizer is told in one place: what the last one took.

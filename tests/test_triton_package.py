@@ -50,7 +50,7 @@ def test_the_reason_names_what_is_missing(monkeypatch):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "triton_kernels").glob("*.py")), ids=lambda p: p.name)
 def test_kernels_know_triton_and_each_other_alone(path):
-    """They are told addresses and numbers; torch and the optimizers are on the other side."""
+    """They get addresses and numbers. torch and the optimizers are on the other side."""
     top = [line for line in path.read_text().splitlines() if re.match(r"(from|import) ", line)]
     allowed = r"(from __future__|from typing|import os$|import triton|from triton)"
     allowed += r"|from \.\w+ import|from \.\. import _layouts$"

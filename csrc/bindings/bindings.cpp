@@ -60,13 +60,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   plan.def("check",
            [](Plan& p, const py::list& g, const py::dict& s) {
              p.await_update();
-             return int(p.check(g, s));
+             return int(p.check_and_hold(g, s));
            })
       .def("pending", &Plan::pending)
       .def("apply",
            [](Plan& p, const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
              p.await_update();
-             return int(p.apply(scale, found_inf, counts));
+             return int(p.apply_held(scale, found_inf, counts));
            })
       .def("step",
            [](Plan& p, const py::list& g, const py::dict& s, const OptionalTensor& scale,
@@ -93,12 +93,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def_property_readonly("device", &Plan::device)
       .def_property_readonly("name", &Plan::name);
   py::class_<fs::CpuPlan, Plan>(m, "CpuPlan", py::custom_type_setup(collectable))
-      .def(py::init<py::object, py::list, py::dict, at::Tensor>(), py::arg("spec"), py::arg("param_groups"),
-           py::arg("state"), py::arg("clocks"));
+      .def(py::init<py::object, py::object, py::list, py::dict, at::Tensor>(), py::arg("spec"), py::arg("optimizer"),
+           py::arg("param_groups"), py::arg("state"), py::arg("clocks"));
   py::class_<fs::CudaPlan, Plan>(m, "CudaPlan", py::custom_type_setup(collectable))
-      .def(py::init<py::object, py::list, py::dict, at::Tensor, at::Tensor, std::vector<at::Tensor>, py::object>(),
-           py::arg("spec"), py::arg("param_groups"), py::arg("state"), py::arg("clocks"), py::arg("flags"),
-           py::arg("rows"), py::arg("stream_of"))
+      .def(py::init<py::object, py::object, py::list, py::dict, at::Tensor, at::Tensor, std::vector<at::Tensor>,
+                    py::object>(),
+           py::arg("spec"), py::arg("optimizer"), py::arg("param_groups"), py::arg("state"), py::arg("clocks"),
+           py::arg("flags"), py::arg("rows"), py::arg("stream_of"))
       .def("sync_hparams", &fs::CudaPlan::sync_hparams)
       .def("capturing", &fs::CudaPlan::capturing)
       .def_property_readonly("captured", &fs::CudaPlan::captured);

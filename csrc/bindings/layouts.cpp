@@ -97,6 +97,7 @@ py::dict layouts() {
   all["n_variants"] = fs::kVariants;
   all["max_hyperparameters"] = fs::kMaxHyperparameters;
   all["max_states"] = fs::kMaxStates;
+  all["n_roles"] = static_cast<int>(fs::kMaxArrays);
   all["max_scalars"] = fs::kMaxScalars;
   all["telemetry_head"] = static_cast<int>(fs::kRowHead);
   py::dict families;

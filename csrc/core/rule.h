@@ -29,6 +29,20 @@ struct StepInfo {
   FS_HD double bias_correction(double beta) const { return fs::bias_correction(beta, step); }
 };
 
+// What a launcher does around update(), for all arrays of a launch. Rules never see it.
+struct ElementOptions {
+  enum class Rounding : uint8_t { kNearest, kStochastic };
+  // What Role::kExact is: nothing, the float32 weight, its lower 16 bits, or the error of the last rounding.
+  enum class Weights : uint8_t { kPlain, kMaster, kRemainder, kCompensation };
+  Rounding rounding = Rounding::kNearest;
+  Weights weights = Weights::kPlain;
+  bool zero_grad = false;  // the gradient is zeroed once it is used
+  double ema_decay = 0.0;  // of Role::kEma; 0 where there is none
+};
+
+// The passes of a step, in their order. kNorm: a norm of all gradients or updates, reduced in a fixed order.
+enum class Pass : uint8_t { kNorm, kUpdate };
+
 // For lists of rules: X(name, type).
 #define FS_RULE_NAME(name, ...) name,
 

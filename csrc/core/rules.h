@@ -3,6 +3,7 @@
 #pragma once
 
 #include "adam.h"
+#include "array.h"
 #include "lion.h"
 #include "sgd.h"
 
@@ -22,6 +23,5 @@ constexpr int kMaxHyperparameters = 8;  // of a group
 
 // The counters of an optimizer.
 enum Clock : int { kUpdates, kSamples, kTokens, kSkipped, kClocks };
-constexpr int kMaxStates = 3;
 
 FS_NAMESPACE_END

@@ -4,28 +4,17 @@
 
 #include <cstdint>
 
-#include "../core/dtype.h"
+#include "../core/array.h"
 
 namespace fs_cpu {
 
-using fs::DType, fs::kVariants, fs::kMixedFloat32, fs::kMixedFloat64;
+using fs::Array, fs::DType, fs::kVariants, fs::kMixedFloat32, fs::kMixedFloat64;
 
 constexpr int64_t kLine = 64;    // bytes of a cache line
 constexpr int64_t kAhead = 1280;  // bytes; how far before their use lines are asked for
 
-// One parameter in one step. All arrays have the same element order.
-struct Span {
-  void* param;
-  const void* grad;
-  void* state[3];
-  int64_t numel;
-  int32_t scalars;  // index of its scalars
-  uint8_t rule;
-  DType param_dtype, grad_dtype;
-  DType state_dtype[3];
-};
-
-using Kernel = void (*)(const Span& span, int64_t begin, int64_t end, const double* scalars);
+// Updates the elements from begin to end of an array.
+using Kernel = void (*)(const Array& array, int64_t begin, int64_t end, const double* scalars);
 
 constexpr int kMaxRules = 16;
 

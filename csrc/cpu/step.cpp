@@ -14,8 +14,6 @@ FS_NAMESPACE_BEGIN
 
 namespace {
 
-using fs_cpu::DType;
-using fs_cpu::Span;
 
 constexpr int64_t kBlock = 512;  // elements; five float32 scratch blocks are 10 KB, a fifth of a small L1
 
@@ -168,29 +166,33 @@ typename R::template Scalars<A> rounded(const double* values) {
 
 // All arrays are of type T.
 template <class R, class A, class T>
-void update_span(const Span& span, int64_t begin, int64_t end, const double* values) {
+void update_array(const Array& array, int64_t begin, int64_t end, const double* values) {
   T* state[kMaxStates] = {};
-  for (int k = 0; k < R::kStates; ++k) state[k] = static_cast<T*>(span.state[k]) + begin;
-  const T* grad = static_cast<const T*>(span.grad) + begin;
-  T* param = static_cast<T*>(span.param) + begin;
+  for (int k = 0; k < R::kStates; ++k) state[k] = static_cast<T*>(array.data[kState0 + k]) + begin;
+  const T* grad = static_cast<const T*>(array.data[kGrad]) + begin;
+  T* param = static_cast<T*>(array.data[kParam]) + begin;
   const typename R::template Scalars<A> scalars = rounded<R, A>(values);
   update_block<R, A, T>(scalars, end - begin, grad, param, state[0], state[1], state[2]);
 }
 
 // Arrays of several types.
 template <class R, class A>
-void update_mixed_span(const Span& span, int64_t begin, int64_t end, const double* values) {
+void update_mixed_array(const Array& array, int64_t begin, int64_t end, const double* values) {
   const typename R::template Scalars<A> scalars = rounded<R, A>(values);
   alignas(64) A scratch[2 + kMaxStates][kBlock];
   for (int64_t at = begin; at < end; at += kBlock) {
     const int64_t n = end - at < kBlock ? end - at : kBlock;
-    A* p = open<A>(span.param, span.param_dtype, at, n, scratch[0]);
-    const A* g = open<A>(span.grad, span.grad_dtype, at, n, scratch[1]);
+    A* p = open<A>(array.data[kParam], array.dtype[kParam], at, n, scratch[0]);
+    const A* g = open<A>(array.data[kGrad], array.dtype[kGrad], at, n, scratch[1]);
     A* state[kMaxStates] = {};
-    for (int k = 0; k < R::kStates; ++k) state[k] = open<A>(span.state[k], span.state_dtype[k], at, n, scratch[2 + k]);
+    for (int k = 0; k < R::kStates; ++k) {
+      state[k] = open<A>(array.data[kState0 + k], array.dtype[kState0 + k], at, n, scratch[2 + k]);
+    }
     update_block<R, A, A>(scalars, n, g, p, state[0], state[1], state[2]);
-    close<A>(span.param, span.param_dtype, at, n, p);
-    for (int k = 0; k < R::kStates; ++k) close<A>(span.state[k], span.state_dtype[k], at, n, state[k]);
+    close<A>(array.data[kParam], array.dtype[kParam], at, n, p);
+    for (int k = 0; k < R::kStates; ++k) {
+      close<A>(array.data[kState0 + k], array.dtype[kState0 + k], at, n, state[k]);
+    }
   }
 }
 
@@ -204,9 +206,9 @@ static_assert(kRules <= fs_cpu::kMaxRules, "the table is too short");
 constexpr fs_cpu::Kernels kTable = {FS_STRING(FS_ISA),
                                     {
 #define FS_ENTRY(name, ...)                                                                              \
-  {update_span<__VA_ARGS__, float, float>,    update_span<__VA_ARGS__, double, double>,                  \
-   update_span<__VA_ARGS__, float, BFloat16>, update_span<__VA_ARGS__, float, Float16>,                  \
-   update_mixed_span<__VA_ARGS__, float>,     update_mixed_span<__VA_ARGS__, double>},
+  {update_array<__VA_ARGS__, float, float>,    update_array<__VA_ARGS__, double, double>,                \
+   update_array<__VA_ARGS__, float, BFloat16>, update_array<__VA_ARGS__, float, Float16>,                \
+   update_mixed_array<__VA_ARGS__, float>,     update_mixed_array<__VA_ARGS__, double>},
                                         FS_RULES(FS_ENTRY)
 #undef FS_ENTRY
                                     }};

@@ -9,26 +9,14 @@
 
 #include <cstdint>
 
-#include "../core/dtype.h"
+#include "../core/array.h"
 #include "../core/edit.h"
 #include "../core/rules.h"
 
 namespace fs_cuda {
 
-using fs::DType, fs::EditRule, fs::kClocks, fs::kSamples, fs::kSkipped, fs::kTokens, fs::kUpdates;
-using fs::kMaxHyperparameters, fs::kMaxStates, fs::kVariants;
-
-// One parameter. All arrays have the same element order.
-struct Array {
-  void* param;
-  void* state[kMaxStates];
-  float* shown_step;  // state["step"], float32; null for rules without one
-  int64_t numel;      // real numbers: a complex one is two
-  int64_t* count;     // updates so far, exact. If shown_step says otherwise, user code wrote to it: then that counts
-  int32_t group;
-  DType param_dtype, grad_dtype, state_dtype[kMaxStates];
-  bool aligned;       // param and state begin on 16 bytes
-};
+using fs::Array, fs::DType, fs::EditRule, fs::kClocks, fs::kSamples, fs::kSkipped, fs::kTokens, fs::kUpdates;
+using fs::kMaxHyperparameters, fs::kVariants;
 
 // Where the kernel reads a hyperparameter: from a tensor with one element, written by user code, by a native schedule or
 // by anything else; null: from Group::values.

@@ -44,8 +44,8 @@ struct Tile {
 
 __device__ __forceinline__ int64_t updates_of(const Array& array) {
   const int64_t count = *array.count;
-  if (array.shown_step == nullptr || static_cast<float>(count) == *array.shown_step) return count;
-  return static_cast<int64_t>(*array.shown_step);
+  if (array.step == nullptr || static_cast<float>(count) == *array.step) return count;
+  return static_cast<int64_t>(*array.step);
 }
 
 // One vector of each array, in place. grad changes only if it has to be stored unscaled.
@@ -57,10 +57,10 @@ __device__ __forceinline__ void update_vector(const Tile<R, A>& tile, const type
 #pragma unroll
   for (int first = 0; first < kWidth; first += kAtOnce) {
     A g[kAtOnce], p[kAtOnce], s[Tile<R, A>::kRoom][kAtOnce];
-    Arrays::open(types.grad_dtype, grad, first, g);
-    Arrays::open(types.param_dtype, param, first, p);
+    Arrays::open(types.dtype[kGrad], grad, first, g);
+    Arrays::open(types.dtype[kParam], param, first, p);
 #pragma unroll
-    for (int k = 0; k < R::kStates; ++k) Arrays::open(types.state_dtype[k], state[k], first, s[k]);
+    for (int k = 0; k < R::kStates; ++k) Arrays::open(types.dtype[kState0 + k], state[k], first, s[k]);
 #pragma unroll
     for (int e = 0; e < kAtOnce; ++e) {
       A of_element[Tile<R, A>::kRoom];
@@ -70,13 +70,13 @@ __device__ __forceinline__ void update_vector(const Tile<R, A>& tile, const type
 #pragma unroll
       for (int k = 0; k < R::kStates; ++k) s[k][e] = of_element[k];
     }
-    Arrays::close(types.param_dtype, param, first, p);
+    Arrays::close(types.dtype[kParam], param, first, p);
 #pragma unroll
-    for (int k = 0; k < R::kStates; ++k) Arrays::close(types.state_dtype[k], state[k], first, s[k]);
+    for (int k = 0; k < R::kStates; ++k) Arrays::close(types.dtype[kState0 + k], state[k], first, s[k]);
     if (!tile.unscaled) continue;
 #pragma unroll
     for (int e = 0; e < kAtOnce; ++e) g[e] *= tile.gain;
-    Arrays::close(types.grad_dtype, grad, first, g);
+    Arrays::close(types.dtype[kGrad], grad, first, g);
   }
 }
 
@@ -97,11 +97,11 @@ __device__ __forceinline__ void update(const Tile<R, A>& tile, const typename R:
 #pragma unroll
       for (int k = 0; k < Tile<R, A>::kRoom; ++k) state[j][k] = {};
       if (i >= end) continue;
-      grad[j] = Arrays::template load<kWidth>(tile.grad, types.grad_dtype, i);
-      param[j] = Arrays::template load<kWidth>(tile.param, types.param_dtype, i);
+      grad[j] = Arrays::template load<kWidth>(tile.grad, types.dtype[kGrad], i);
+      param[j] = Arrays::template load<kWidth>(tile.param, types.dtype[kParam], i);
 #pragma unroll
       for (int k = 0; k < R::kStates; ++k) {
-        state[j][k] = Arrays::template load<kWidth>(tile.state[k], types.state_dtype[k], i);
+        state[j][k] = Arrays::template load<kWidth>(tile.state[k], types.dtype[kState0 + k], i);
       }
     }
 #pragma unroll
@@ -109,12 +109,12 @@ __device__ __forceinline__ void update(const Tile<R, A>& tile, const typename R:
       const int32_t i = first + j * kStride;
       if (i >= end) continue;
       update_vector<R, A, Arrays, kWidth>(tile, scalars, grad[j], param[j], state[j]);
-      Arrays::template store<kWidth>(tile.param, types.param_dtype, i, param[j]);
+      Arrays::template store<kWidth>(tile.param, types.dtype[kParam], i, param[j]);
 #pragma unroll
       for (int k = 0; k < R::kStates; ++k) {
-        Arrays::template store<kWidth>(tile.state[k], types.state_dtype[k], i, state[j][k]);
+        Arrays::template store<kWidth>(tile.state[k], types.dtype[kState0 + k], i, state[j][k]);
       }
-      if (tile.unscaled) Arrays::template store<kWidth>(tile.grad, types.grad_dtype, i, grad[j]);
+      if (tile.unscaled) Arrays::template store<kWidth>(tile.grad, types.dtype[kGrad], i, grad[j]);
     }
   }
 }
@@ -126,10 +126,10 @@ __device__ __forceinline__ void update_tile(const Launch& launch, const Array& a
   const int64_t begin = number * kTile, rest = array.numel - begin;
   const int32_t n = rest < kTile ? rest : kTile;
   Tile<R, A> tile;
-  tile.grad = Arrays::at(grad, array.grad_dtype, begin);
-  tile.param = Arrays::at(array.param, array.param_dtype, begin);
+  tile.grad = Arrays::at(grad, array.dtype[kGrad], begin);
+  tile.param = Arrays::at(array.data[kParam], array.dtype[kParam], begin);
 #pragma unroll
-  for (int k = 0; k < R::kStates; ++k) tile.state[k] = Arrays::at(array.state[k], array.state_dtype[k], begin);
+  for (int k = 0; k < R::kStates; ++k) tile.state[k] = Arrays::at(array.data[kState0 + k], array.dtype[kState0 + k], begin);
   tile.types = &array;
   tile.gain = gain;
   tile.unscaled = launch.grad_scale != nullptr;
@@ -208,7 +208,7 @@ __device__ __forceinline__ void finish(const Launch& launch, bool skipped) {
     const Array& array = launch.arrays[i];
     const int64_t updates = updates_of(array) + 1;
     *array.count = updates;
-    if (array.shown_step != nullptr) *array.shown_step = static_cast<float>(updates);
+    if (array.step != nullptr) *array.step = static_cast<float>(updates);
   }
   if (thread == 0) *launch.ticket = 0;
   if (!launch.last) return;

@@ -10,20 +10,18 @@ namespace {
 
 std::string where(const Entry& entry) {
   std::ostringstream out;
-  out << "parameter " << entry.index << " of group " << entry.group << " (shape " << entry.param().sizes() << ", "
+  out << "parameter " << entry.index << " of group " << entry.array.group << " (shape " << entry.param().sizes() << ", "
       << entry.param().scalar_type() << " on " << entry.param().device() << ")";
   return out.str();
 }
 
-int variant_of(const fs_cpu::Span& span, int states) {
-  using fs::DType;
-  bool same = span.grad_dtype == span.param_dtype;
-  bool wide = span.param_dtype == DType::kFloat64 || span.grad_dtype == DType::kFloat64;
-  for (int k = 0; k < states; ++k) {
-    same &= span.state_dtype[k] == span.param_dtype;
-    wide |= span.state_dtype[k] == DType::kFloat64;
+int variant_of(const Array& array, int states) {
+  bool same = true, wide = false;
+  for (int role = kGrad; role < kState0 + states; ++role) {
+    same &= array.dtype[role] == array.dtype[kParam];
+    wide |= array.dtype[role] == DType::kFloat64;
   }
-  if (same) return static_cast<int>(span.param_dtype);
+  if (same) return static_cast<int>(array.dtype[kParam]);
   return wide ? kMixedFloat64 : kMixedFloat32;
 }
 
@@ -33,12 +31,12 @@ bool unchanged(const Entry& entry, const at::TensorImpl& param, const at::Tensor
   if (!kind.param.matches(param) || !entry.layout->matches(param)) return false;
   if (!kind.grad.matches(grad) || !entry.layout->matches(grad)) return false;
   for (int k = 0; k < states; ++k) {
-    const at::TensorImpl& state = *entry.state[k].unsafeGetTensorImpl();
+    const at::TensorImpl& state = entry.state_impl(k);
     if (!kind.state[k].matches(state) || !entry.layout->same_order(state)) return false;
   }
-  if (entry.shown_step == nullptr) return true;
-  const at::TensorImpl& step = *entry.step.unsafeGetTensorImpl();
-  return kind.step.matches(step) && unwrap_native(step) == entry.shown_step;
+  if (entry.array.step == nullptr) return true;
+  const at::TensorImpl& step = entry.step_impl();
+  return kind.step.matches(step) && unwrap_native(step) == entry.array.step;
 }
 
 // Writes only what differs, and says whether it did.
@@ -49,13 +47,13 @@ bool set(T& place, U value) {
   return true;
 }
 
-// Whether another array than the gradient has moved: gradients may, at each step. All are native: inspect() or as_seen()
-// has found that.
+// Whether another array than the gradient has moved: gradients may, at each step. All are native: inspect() or
+// unchanged() has found that.
 bool read_addresses(Entry& entry, const at::TensorImpl& param, const at::TensorImpl& grad, int states) {
-  set(entry.span.grad, unwrap_native(grad));
-  bool moved = !entry.packed && set(entry.span.param, unwrap_native(param));
+  set(entry.array.data[kGrad], unwrap_native(grad));
+  bool moved = !entry.packed && set(entry.array.data[kParam], unwrap_native(param));
   for (int k = 0; k < states; ++k) {
-    moved |= set(entry.span.state[k], unwrap_native(*entry.state[k].unsafeGetTensorImpl()));
+    moved |= set(entry.array.data[kState0 + k], unwrap_native(entry.state_impl(k)));
   }
   return moved;
 }
@@ -73,6 +71,10 @@ void prefetch(const T* object) {
   for (size_t at = 0; at < sizeof(T); at += fs_cpu::kLine) __builtin_prefetch(reinterpret_cast<const char*>(object) + at);
 }
 
+void prefetch_storage(const at::TensorImpl& tensor) {
+  prefetch(tensor.unsafe_storage().unsafeGetStorageImpl());
+}
+
 // What collect() reads of an entry hangs on a chain of pointers. Entries further on are followed along it, each a link
 // less far, so that the waits for memory overlap.
 void prefetch_ahead(const std::vector<Entry>& entries, size_t i) {
@@ -80,22 +82,18 @@ void prefetch_ahead(const std::vector<Entry>& entries, size_t i) {
   const size_t left = entries.size() - i;
   if (left > 4 * step) {
     const Entry& entry = entries[i + 4 * step];
-    __builtin_prefetch(entry.object.ptr());
-    for (const at::Tensor& state : entry.state) {
-      if (state.defined()) prefetch(state.unsafeGetTensorImpl());
-    }
-    if (entry.step.defined()) prefetch(entry.step.unsafeGetTensorImpl());
+    __builtin_prefetch(entry.object);
+    for (int k = 0; k < entry.states; ++k) prefetch(&entry.state_impl(k));
+    if (entry.array.step != nullptr) prefetch(&entry.step_impl());
   }
   if (left > 3 * step) {
     const Entry& entry = entries[i + 3 * step];
     prefetch(entry.param().unsafeGetTensorImpl());
-    for (const at::Tensor& state : entry.state) {
-      if (state.defined()) prefetch(state.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
-    }
+    for (int k = 0; k < entry.states; ++k) prefetch_storage(entry.state_impl(k));
   }
   if (left > 2 * step) {
     const at::TensorImpl& param = *entries[i + 2 * step].param().unsafeGetTensorImpl();
-    prefetch(param.unsafe_storage().unsafeGetStorageImpl());
+    prefetch_storage(param);
     if (param.autograd_meta() != nullptr) __builtin_prefetch(&gradient_of(param));
   }
   if (left > step) {
@@ -117,7 +115,7 @@ void Plan::inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work) {
   const auto dtype = dtype_of(grad.scalar_type());
   TORCH_CHECK(dtype && grad.is_complex() == entry.param().is_complex(), "The gradient of ", where(entry),
               " is of dtype ", grad.scalar_type(), ". Cast it to the dtype of its parameter.");
-  entry.span.grad_dtype = *dtype;
+  entry.array.dtype[kGrad] = *dtype;
   const at::TensorImpl& impl = *grad.unsafeGetTensorImpl();
   if (is_native(impl) && entry.layout->matches(impl) && !grad.is_conj() && !grad.is_neg()) return;
   // Strided otherwise than its parameter, walked side by side they would pair the wrong elements. One that is not native
@@ -133,6 +131,7 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   const EntryKind* before = std::exchange(entry.kind, nullptr);
   EntryKind kind;
   const int states = kRuleInfo[rule].states;
+  hold(work);
   const at::TensorImpl& param = *entry.param().unsafeGetTensorImpl();
   const auto dtype = dtype_of(entry.param().scalar_type());
   if (!is_native(entry.param(), device_) || !is_laid_out(entry)) return false;
@@ -141,30 +140,30 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   if (entry.states >= 0 && !state_unchanged(entry)) return false;
   if (states > 0 && entry.states < states) {
     if (has_state(entry, states)) return false;
-    missing_.emplace_back(entry.group, entry.index);
+    missing_.emplace_back(entry.array.group, entry.index);
     return true;
   }
-  fs_cpu::Span& span = entry.span;
-  span.param_dtype = *dtype;
-  const uint8_t rule_before = std::exchange(span.rule, rule);
-  span.numel = entry.layout->numel * (entry.param().is_complex() ? 2 : 1);
+  Array& array = entry.array;
+  array.dtype[kParam] = *dtype;
+  const uint8_t rule_before = std::exchange(entry.rule, rule);
+  array.numel = entry.layout->numel * (entry.param().is_complex() ? 2 : 1);
   for (int k = 0; k < states; ++k) {
-    const at::Tensor& state = entry.state[k];
+    const at::Tensor& state = tensor_of(state_objects_[entry.at].state[k]);
     const auto state_dtype = dtype_of(state.scalar_type());
     if (!state_dtype || !is_native(state, device_)) return false;
     if (!entry.layout->same_order(*state.unsafeGetTensorImpl())) return false;
-    span.state_dtype[k] = *state_dtype;
+    array.dtype[kState0 + k] = *state_dtype;
     kind.state[k].record(*state.unsafeGetTensorImpl());
   }
-  if (entry.step.defined()) {
-    if (!is_count(entry.step)) return false;
-    kind.step.record(*entry.step.unsafeGetTensorImpl());
-    work.moved |= set(entry.shown_step, static_cast<float*>(unwrap(entry.step)));
+  if (entry.array.step != nullptr) {
+    if (!is_count(tensor_of(state_objects_[entry.at].step))) return false;
+    kind.step.record(entry.step_impl());
+    work.moved |= set(array.step, static_cast<float*>(unwrap(entry.step_impl())));
   }
   kind.param.record(param);
   const at::Tensor& gradient = work.copies.size() > copies ? work.copies.back().second : grad;
   kind.grad.record(*gradient.unsafeGetTensorImpl());  // of what is native
-  kind.variant = variant_of(span, states);
+  kind.variant = variant_of(array, states);
   kind.kernel = on_host_ ? fs_cpu::kernels().kernel[rule][kind.variant] : nullptr;
   entry.kind = interned(kinds_, kind);
   work.moved |= entry.kind != before || rule != rule_before;
@@ -172,12 +171,12 @@ bool Plan::inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work) 
   work.moved |= read_addresses(entry, param, *gradient.unsafeGetTensorImpl(), states);
   if (entry.packed) {
     at::NoGradGuard no_grad;
-    at::Tensor& copy = state_objects_[entry.at].packed_copy;  // kept, since a captured graph goes on writing to it
+    at::Tensor& copy = packed_copies_[entry.at];  // kept, since a captured graph goes on writing to it
     if (!copy.defined()) {
       copy = entry.param().new_empty_strided(entry.layout->sizes, entry.layout->strides);
     }
     copy.copy_(entry.param());
-    span.param = unwrap(copy);
+    array.data[kParam] = unwrap(copy);
     work.packed.push_back(&entry);
   }
   entry.by_copy = copied || entry.packed;
@@ -207,21 +206,23 @@ bool Plan::collect(Work& work) {
     const at::Tensor& grad = gradient_of(param);
     if (!grad.defined()) continue;
     const at::TensorImpl& grad_impl = *grad.unsafeGetTensorImpl();
-    if (entry.group != last_group) {
-      last_group = entry.group;
+    if (entry.array.group != last_group) {
+      last_group = entry.array.group;
       rule = groups_[last_group].rule();
       states = kRuleInfo[rule].states;
     }
-    if (entry.kind != nullptr && !entry.by_copy && entry.span.rule == rule &&
-        unchanged(entry, param, grad_impl, states) && (states == 0 || state_unchanged(entry))) {
+    if (entry.kind != nullptr && !entry.by_copy && entry.rule == rule &&
+        (states == 0 || state_unchanged(entry)) && unchanged(entry, param, grad_impl, states)) {
       work.moved |= read_addresses(entry, param, grad_impl, states);
     } else {
       if (!inspect(entry, grad, rule, work)) return false;
       if (entry.kind == nullptr) continue;  // its state is missing
     }
-    units += (entry.span.numel + kUnit - 1) / kUnit;
+    units += (entry.array.numel + kUnit - 1) / kUnit;
+    work.elements += entry.array.numel;
     work.unit_ends.push_back(units);
     work.entries.push_back(&entry);
+    if (work.holds) work.hold_arrays(entry, state_objects_[entry.at]);
   }
   return true;
 }

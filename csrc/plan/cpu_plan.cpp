@@ -12,12 +12,13 @@
 
 namespace fs {
 
-CpuPlan::CpuPlan(const py::object& spec, py::list param_groups, py::dict state, at::Tensor clocks)
-    : Plan(spec, std::move(param_groups), std::move(state), std::move(clocks), at::kCPU, true),
+CpuPlan::CpuPlan(const py::object& spec, py::object optimizer, const py::list& param_groups, const py::dict& state,
+                 at::Tensor clocks)
+    : Plan(spec, std::move(optimizer), param_groups, state, std::move(clocks), at::kCPU, true),
       clock_(unwrap<int64_t>(clocks_)) {}
 
 Plan::Outcome CpuPlan::apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
-  if (found_inf && found_inf->item<double>() != 0.0) return skip(param_groups_, *found_inf);
+  if (found_inf && found_inf->item<double>() != 0.0) return count_skipped();
   const double gain = scale ? 1.0 / scale->item<double>() : 1.0;
   if (scale) check_writable(*work_);
   const bool is_update = counts || !work_->entries.empty();
@@ -27,10 +28,10 @@ Plan::Outcome CpuPlan::apply(const OptionalTensor& scale, const OptionalTensor& 
   // Now, while they are in the cache: the update does not fail.
   for (Entry* entry : work_->entries) {
     int64_t& updates = entry_counts_[entry->at].updates;
-    if (entry->shown_step) {
-      *entry->shown_step = static_cast<float>(++updates);
+    if (entry->array.step) {
+      *entry->array.step = static_cast<float>(++updates);
     } else if (updates == 0) {
-      updates = kRuleInfo[entry->span.rule].states > 0;
+      updates = kRuleInfo[entry->rule].states > 0;
     }
   }
   bump_versions(*work_);
@@ -45,8 +46,8 @@ Plan::Outcome CpuPlan::apply(const OptionalTensor& scale, const OptionalTensor& 
 void CpuPlan::read_counts(Work& work) {
   for (Entry* entry : work.entries) {
     int64_t& updates = entry_counts_[entry->at].updates;
-    if (entry->shown_step && static_cast<float>(updates) != *entry->shown_step) {
-      updates = static_cast<int64_t>(*entry->shown_step);
+    if (entry->array.step && static_cast<float>(updates) != *entry->array.step) {
+      updates = static_cast<int64_t>(*entry->array.step);
     }
   }
 }
@@ -83,34 +84,32 @@ void CpuPlan::write_scalars(Work& work, double gain) {
   uint8_t rule = kRules;
   for (Entry* entry : work.entries) {
     const int64_t now = entry_counts_[entry->at].updates;
-    if (entry->group != group || now != updates) {
-      const double* values = groups_[entry->group].values();
-      const bool same = now == updates && entry->span.rule == rule &&
+    if (entry->array.group != group || now != updates) {
+      const double* values = groups_[entry->array.group].values();
+      const bool same = now == updates && entry->rule == rule &&
                         std::memcmp(values, hyper, kMaxHyperparameters * sizeof(double)) == 0;
-      group = entry->group;
+      group = entry->array.group;
       if (!same) {
         hyper = values;
         updates = now;
-        rule = entry->span.rule;
+        rule = entry->rule;
         work.scalars.resize(++scalars * kMaxScalars + kMaxScalars);
         info.follow(updates);
         kRuleInfo[rule].prepare(hyper, info, &work.scalars[scalars * kMaxScalars]);
       }
     }
-    if (entry->span.scalars != scalars) entry->span.scalars = scalars;
+    if (entry->scalars != scalars) entry->scalars = scalars;
   }
 }
 
 namespace {
 
 // Prefetches the beginning of its arrays; the kernel prefetches the rest.
-void prefetch(const fs_cpu::Span& span) {
-  const int64_t bytes = std::min(fs_cpu::kAhead, span.numel * fs::size_of(span.param_dtype));
+void prefetch(const Array& array) {
+  const int64_t bytes = std::min(fs_cpu::kAhead, array.numel * size_of(array.dtype[kParam]));
   for (int64_t at = 0; at < bytes; at += fs_cpu::kLine) {
-    __builtin_prefetch(static_cast<const char*>(span.param) + at);
-    __builtin_prefetch(static_cast<const char*>(span.grad) + at);
-    for (const void* state : span.state) {
-      if (state != nullptr) __builtin_prefetch(static_cast<const char*>(state) + at);
+    for (const void* data : array.data) {
+      if (data != nullptr) __builtin_prefetch(static_cast<const char*>(data) + at);
     }
   }
 }
@@ -122,13 +121,13 @@ void CpuPlan::run(Work& work) {
   auto update = [&](int64_t begin, int64_t end) {
     size_t i = std::upper_bound(work.unit_ends.begin(), work.unit_ends.end(), begin) - work.unit_ends.begin();
     for (int64_t at = begin; at < end; ++i) {
-      const fs_cpu::Span& span = work.entries[i]->span;
+      const Entry& entry = *work.entries[i];
       const int64_t first = i == 0 ? 0 : work.unit_ends[i - 1];
       const int64_t last = std::min(end, work.unit_ends[i]);
       if (last == first) continue;  // no elements
-      if (work.cold && last < end) prefetch(work.entries[i + 1]->span);
-      work.entries[i]->kind->kernel(span, (at - first) * kUnit, std::min(span.numel, (last - first) * kUnit),
-                              &work.scalars[static_cast<size_t>(span.scalars) * kMaxScalars]);
+      if (work.cold && last < end) prefetch(work.entries[i + 1]->array);
+      entry.kind->kernel(entry.array, (at - first) * kUnit, std::min(entry.array.numel, (last - first) * kUnit),
+                         &work.scalars[static_cast<size_t>(entry.scalars) * kMaxScalars]);
       at = last;
     }
   };
@@ -137,6 +136,11 @@ void CpuPlan::run(Work& work) {
     update(0, units);
     return;
   }
+  if (!work.is_long()) {
+    at::parallel_for(0, units, kGrain, update);
+    return;
+  }
+  hold(work);
   updating_ = true;
   {
     const ReleasedInterpreter released;

@@ -7,7 +7,8 @@ namespace fs {
 
 class CpuPlan : public Plan {
  public:
-  CpuPlan(const py::object& spec, py::list param_groups, py::dict state, at::Tensor clocks);
+  CpuPlan(const py::object& spec, py::object optimizer, const py::list& param_groups, const py::dict& state,
+          at::Tensor clocks);
   std::string name() const override { return "cpu"; }
   Outcome apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) override;
   void advance(int unit, int64_t amount) override;
@@ -15,6 +16,7 @@ class CpuPlan : public Plan {
 
  private:
   void record(bool skipped);
+  Outcome count_skipped();
   void check_horizons() override;
   void read_counts(Work& work);
   void write_scalars(Work& work, double gain);

@@ -31,9 +31,9 @@ const fs_cuda::Runtime& present_runtime() {
 
 }  // namespace
 
-CudaPlan::CudaPlan(const py::object& spec, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor flags,
-                   std::vector<at::Tensor> rows, py::object stream_of)
-    : Plan(spec, std::move(param_groups), std::move(state), clocks, clocks.device(), false),
+CudaPlan::CudaPlan(const py::object& spec, py::object optimizer, const py::list& param_groups, const py::dict& state,
+                   at::Tensor clocks, at::Tensor flags, std::vector<at::Tensor> rows, py::object stream_of)
+    : Plan(spec, std::move(optimizer), param_groups, state, clocks, clocks.device(), false),
       runtime_(present_runtime()),
       stream_of_(std::move(stream_of)),
       flags_(std::move(flags)),
@@ -102,11 +102,11 @@ void CudaPlan::unshare_gradients() {
   at::NoGradGuard no_grad;
   std::unordered_set<const void*> seen;
   for (Entry* entry : work_->entries) {
-    if (entry->span.numel == 0 || seen.insert(entry->span.grad).second) continue;
+    if (entry->array.numel == 0 || seen.insert(entry->array.data[kGrad]).second) continue;
     const at::Tensor& grad = entry->param().grad();
     at::Tensor copy = entry->param().new_empty_strided(entry->layout->sizes, entry->layout->strides, grad.options());
     copy.copy_(grad);
-    entry->span.grad = unwrap(copy);
+    entry->array.data[kGrad] = unwrap(copy);
     work_->copies.emplace_back(entry, std::move(copy));
   }
 }
@@ -118,7 +118,7 @@ void CudaPlan::address_gradients() {
     for (auto& batch : batches_) std::fill(std::begin(batch->launch.grads), std::end(batch->launch.grads), nullptr);
   }
   for (const Entry* entry : work_->entries) {
-    void* grad = entry->span.numel == 0 ? kNoElements : const_cast<void*>(entry->span.grad);
+    void* grad = entry->array.numel == 0 ? kNoElements : entry->array.data[kGrad];
     batch_of_[entry->at]->launch.grads[index_in_batch_[entry->at]] = grad;
   }
   if (same) return;
@@ -128,7 +128,8 @@ void CudaPlan::address_gradients() {
 
 void CudaPlan::address(LaunchBatch& batch, const OptionalTensor& scale, const OptionalTensor& found_inf, bool last) {
   fs_cuda::Launch& args = batch.launch;
-  args.arrays = batch.arrays.defined() ? static_cast<const fs_cuda::Array*>(unwrap<const void>(batch.arrays)) : nullptr;
+  const void* arrays = batch.arrays.defined() ? unwrap<const void>(batch.arrays) : nullptr;
+  args.arrays = static_cast<const Array*>(arrays);
   args.groups = static_cast<const fs_cuda::Group*>(unwrap<const void>(groups_table_));
   args.schedules = schedules();
   args.clocks = static_cast<int64_t*>(unwrap(clocks_));
@@ -206,7 +207,7 @@ void CudaPlan::write_current() {
 bool CudaPlan::set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) {
   Plan::set_program(group, name, std::move(table), unit, std::move(shown));
   if (!groups_table_.defined()) return false;
-  groups_[group].refresh();
+  is_current();  // reads the group
   if (leaves_graph(group)) return true;
   rewrite(group, index_named(groups_[group], name));
   unwrap<int32_t>(flags_)[kUpdates] = 0;  // set again for those that are past their horizon
@@ -215,15 +216,9 @@ bool CudaPlan::set_program(int group, const std::string& name, std::vector<doubl
 }
 
 std::vector<std::pair<at::Tensor, int64_t>> CudaPlan::exact_counts() const {
-  std::vector<std::pair<at::Tensor, int64_t>> out;
-  if (!counts_.defined()) return out;
+  if (!counts_.defined()) return {};
   const at::Tensor counts = counts_.cpu();
-  const auto* count = static_cast<const int64_t*>(unwrap<const void>(counts));
-  for (const Entry& e : entries_) {
-    const int64_t n = count[e.at];
-    if (is_to_be_saved(e, n)) out.emplace_back(e.param(), n);
-  }
-  return out;
+  return counts_to_save(static_cast<const int64_t*>(unwrap<const void>(counts)));
 }
 
 bool CudaPlan::sync_hparams(const py::list& param_groups) {

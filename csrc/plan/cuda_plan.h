@@ -17,8 +17,8 @@ class CudaPlan : public Plan {
   // kTokens: that clock was to be advanced by a negative number; kSkipped: a drop-in scheduler is past its last step.
   // rows: of each group, its row in the table of hyperparameters: kMaxHyperparameters numbers that this plan writes, then
   // as many places for the values of native schedules. stream_of: a device's index to its present stream.
-  CudaPlan(const py::object& spec, py::list param_groups, py::dict state, at::Tensor clocks, at::Tensor flags,
-           std::vector<at::Tensor> rows, py::object stream_of);
+  CudaPlan(const py::object& spec, py::object optimizer, const py::list& param_groups, const py::dict& state,
+           at::Tensor clocks, at::Tensor flags, std::vector<at::Tensor> rows, py::object stream_of);
   ~CudaPlan() override;
 
   std::string name() const override { return "cuda"; }

@@ -32,7 +32,7 @@ fs_cuda::Hyperparameter CudaPlan::for_device(size_t group, size_t k) const {
   const Hyperparameter& h = groups_[group].hyperparameters()[k];
   double* const ours = device_groups_[group].values + kMaxHyperparameters + k;
   switch (source_of(group, k)) {
-    case kTensor: return {h.address, *dtype_of(h.tensor.scalar_type())};
+    case kTensor: return {h.address, h.dtype};
     case kProgram: return {h.program->here ? h.program->place : ours, DType::kFloat64};
     case kNumber: break;
   }
@@ -92,6 +92,7 @@ bool CudaPlan::leaves_graph(size_t group) const {
 }
 
 void CudaPlan::build_groups() {
+  is_current();  // reads the groups: the tensors of their programs were put there a moment ago
   const size_t n = groups_.size();
   device_groups_.assign(n, fs_cuda::Group{});
   programs_.assign(n * kMaxHyperparameters, at::Tensor());
@@ -101,7 +102,6 @@ void CudaPlan::build_groups() {
   pending_at_.assign(n * kMaxHyperparameters, 0);
   std::vector<fs_cuda::NativeSchedule> list(n * kMaxHyperparameters);  // room for all
   for (size_t g = 0; g < n; ++g) {
-    groups_[g].refresh();  // the tensors of its programs were put there a moment ago
     device_groups_[g].values = unwrap<double>(rows_[g]);
     for (size_t k = 0; k < groups_[g].hyperparameters().size(); ++k) {
       const size_t at = g * kMaxHyperparameters + k;
@@ -191,7 +191,7 @@ void CudaPlan::build_batches() {
   auto* counts = static_cast<int64_t*>(unwrap(counts_));
   std::map<std::pair<int, int>, std::vector<Entry*>> sorted;
   for (Entry& e : entries_) {
-    if (e.kind != nullptr) sorted[{e.span.rule, e.kind->variant}].push_back(&e);
+    if (e.kind != nullptr) sorted[{e.rule, e.kind->variant}].push_back(&e);
   }
   for (const auto& batch : batches_) {
     if (captured_) kept_.push_back(batch->arrays);  // a graph goes on with the arrays as they were
@@ -205,29 +205,28 @@ void CudaPlan::build_batches() {
       batch.rule = static_cast<Rule>(key.first);
       batch.variant = key.second;
       const size_t end = std::min(members.size(), begin + kMaxGrads);
-      std::vector<fs_cuda::Array> arrays;
+      std::vector<Array> arrays;
       for (size_t i = begin; i < end; ++i) {
         const Entry& e = *members[i];
         batch_of_[e.at] = &batch;
         index_in_batch_[e.at] = static_cast<int32_t>(i - begin);
         batch.members.push_back(members[i]);
-        fs_cuda::Array a{};
-        uintptr_t bits = reinterpret_cast<uintptr_t>(a.param = e.span.param);
-        for (int k = 0; k < kRuleInfo[batch.rule].states; ++k) {
-          bits |= reinterpret_cast<uintptr_t>(a.state[k] = e.span.state[k]);
-          a.state_dtype[k] = e.span.state_dtype[k];
+        Array a = e.array;
+        a.data[kGrad] = nullptr;  // comes with each launch
+        uintptr_t bits = reinterpret_cast<uintptr_t>(a.data[kParam]);
+        for (int k = 0; k < kMaxStates; ++k) {
+          if (k < kRuleInfo[batch.rule].states) {
+            bits |= reinterpret_cast<uintptr_t>(a.data[kState0 + k]);
+          } else {
+            a.data[kState0 + k] = nullptr;
+          }
         }
         a.aligned = bits % 16 == 0;
-        a.shown_step = e.shown_step;
-        a.numel = e.span.numel;
         const bool counts_apart = !spec_of(e).counts_steps && kRuleInfo[batch.rule].states == 0;
         a.count = counts + e.at + (counts_apart ? entries_.size() : 0);
-        a.group = e.group;
-        a.param_dtype = e.span.param_dtype;
-        a.grad_dtype = e.span.grad_dtype;
         arrays.push_back(a);
       }
-      batch.arrays = upload(arrays.data(), arrays.size() * sizeof(fs_cuda::Array));
+      batch.arrays = upload(arrays.data(), arrays.size() * sizeof(Array));
     }
   }
   present_.clear();
@@ -239,7 +238,7 @@ void CudaPlan::assign_tiles(LaunchBatch& batch) {
   int64_t tiles = 0;
   batch.present = 0;
   const auto tiles_of = [&batch](size_t i) {
-    return batch.launch.grads[i] == nullptr ? 0 : (batch.members[i]->span.numel + kTile - 1) / kTile;
+    return batch.launch.grads[i] == nullptr ? 0 : (batch.members[i]->array.numel + kTile - 1) / kTile;
   };
   for (size_t i = 0; i < batch.members.size(); ++i) {
     tiles += tiles_of(i);

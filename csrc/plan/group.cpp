@@ -52,59 +52,61 @@ bool holds_native_tensors(PyObject* state) {
   return true;
 }
 
-Group::Group(py::dict dict, const Spec& spec, std::optional<at::Device> device) : spec_(&spec), device_(device) {
-  dict_.watch(std::move(dict));
+Group::Group(PyObject* dict, const Spec& spec, std::optional<at::Device> device) : spec_(&spec), device_(device) {
+  dict_.watch(dict);
   for (const HyperparameterKey& key : spec.hyperparameters) hyperparameters_.emplace_back().key = &key;
   read_items();
   read_values();  // which state there has to be depends on them
-  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(params_.ptr()); ++i) {
-    members_.push_back(PySequence_Fast_GET_ITEM(params_.ptr(), i));
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(params_); ++i) {
+    members_.push_back(PySequence_Fast_GET_ITEM(params_, i));
   }
 }
 
 void Group::read_items() {
   static PyObject* const params_key = PyUnicode_InternFromString("params");
   volatile_ = has_tensors_ = false;
-  PyObject* params = PyDict_GetItemWithError(dict_.get().ptr(), params_key);
-  if (params == nullptr || (!PyList_Check(params) && !PyTuple_Check(params))) {
+  params_ = PyDict_GetItemWithError(dict_.ptr(), params_key);
+  if (params_ == nullptr || (!PyList_Check(params_) && !PyTuple_Check(params_))) {
     throw py::type_error("param_groups[...]['params'] must be a list or a tuple.");
   }
-  if (params != params_.ptr()) params_ = py::reinterpret_borrow<py::object>(params);
   for (Hyperparameter& h : hyperparameters_) {
-    PyObject* object = PyDict_GetItemWithError(dict_.get().ptr(), h.key->key);
+    PyObject* object = PyDict_GetItemWithError(dict_.ptr(), h.key->key);
     if (object == nullptr) {
       throw py::key_error("param_groups[...] has no '" + std::string(py::str(py::handle(h.key->key))) +
                           "': it was removed or never loaded.");
     }
-    py::object item;  // keeps an item alive that a sequence makes when asked
-    if (h.key->item >= 0 && PyTuple_CheckExact(object) && h.key->item < PyTuple_GET_SIZE(object)) {
-      object = PyTuple_GET_ITEM(object, h.key->item);
-    } else if (h.key->item >= 0) {
-      volatile_ = true;
-      item = py::reinterpret_borrow<py::object>(object)[py::int_(h.key->item)];  // a tensor gives one, too
-      object = item.ptr();
-    }
-    if (!is_constant(object)) volatile_ = true;
-    if (object == h.object.ptr() && (h.tensor.defined() || is_constant(object))) {  // the same number as before
-      has_tensors_ |= h.tensor.defined();
-      continue;
-    }
-    h.object = py::reinterpret_borrow<py::object>(object);
-    h.on_device = false;
-    changed_ = true;
-    if (is_tensor(h.object.ptr())) {
-      h.tensor = tensor_of(h.object.ptr());
-      TORCH_CHECK_VALUE(h.tensor.numel() == 1, "Tensor ", h.key->name, " must be 1-element, got ",
-                        h.tensor.numel(), " elements.");
-      has_tensors_ = true;
-      h.on_device = device_ && is_native(h.tensor, *device_);
-      if (h.on_device) value_of(h) = std::numeric_limits<double>::quiet_NaN();
+    if (h.key->item < 0) {
+      read_object(h, object, true);
+    } else if (PyTuple_CheckExact(object) && h.key->item < PyTuple_GET_SIZE(object)) {
+      read_object(h, PyTuple_GET_ITEM(object, h.key->item), true);
     } else {
-      h.tensor.reset();
-      value_of(h) = number(h, h.object.ptr());
+      volatile_ = true;
+      const py::object item = py::reinterpret_borrow<py::object>(object)[py::int_(h.key->item)];
+      read_object(h, item.ptr(), false);
     }
   }
   dict_.looked();
+}
+
+// lasting: the dictionary keeps it alive; else it was made when it was asked for, as by a tensor of two betas.
+void Group::read_object(Hyperparameter& h, PyObject* object, bool lasting) {
+  const bool tensor = is_tensor(object);
+  volatile_ |= !is_constant(object);
+  has_tensors_ |= tensor;
+  const at::TensorImpl* impl = tensor ? tensor_of(object).unsafeGetTensorImpl() : nullptr;
+  if (object == h.object && impl == h.impl && is_constant(object)) return;  // the same number as before
+  const double value = tensor ? value_of(h) : number(h, object);
+  TORCH_CHECK_VALUE(!tensor || impl->numel() == 1, "Tensor ", h.key->name, " must be 1-element, got ", impl->numel(),
+                    " elements.");
+  h.object = object;
+  h.owned = tensor && lasting ? py::object() : py::reinterpret_borrow<py::object>(object);
+  h.impl = impl;
+  h.on_device = tensor && device_ && is_native(h.tensor(), *device_);
+  value_of(h) = value;
+  changed_ = true;
+  if (!h.on_device) return;
+  h.dtype = *dtype_of(h.tensor().scalar_type());
+  value_of(h) = std::numeric_limits<double>::quiet_NaN();
 }
 
 bool Program::locate() {
@@ -128,33 +130,35 @@ void Group::read_scheduled(Hyperparameter& h) {
   if (!ours && !program.edited) newly_edited_ = true;  // not kept: putting the tensor back resumes the schedule
   if (ours) find_edit(program);
   if (ours && device_ && program.here) {
-    const uint32_t version = h.tensor._version();
+    const uint32_t version = h.tensor()._version();
     newly_edited_ |= std::exchange(program.version, version) != version;
   }
 }
 
 void Group::read_values() {
   for (Hyperparameter& h : hyperparameters_) {
+    if (h.impl != nullptr && h.impl != h.tensor().unsafeGetTensorImpl()) {  // swapped with another
+      read_object(h, h.object, h.owned.ptr() == nullptr);
+    }
     if (h.program) read_scheduled(h);
     if (h.on_device) {
-      const void* now = unwrap<const void>(h.tensor);
+      const void* now = unwrap<const void>(h.tensor());
       changed_ |= std::exchange(h.address, now) != now;
     }
-    if (!h.tensor.defined() || h.on_device || (h.scheduled() && !h.program->here)) continue;
-    const double value = number(h.tensor);
+    if (h.impl == nullptr || h.on_device || (h.scheduled() && !h.program->here)) continue;
+    const double value = number(h.tensor());
     changed_ |= value != value_of(h);
     value_of(h) = value;
   }
 }
 
 bool Group::refresh() {
-  PyObject* before = params_.ptr();
+  PyObject* before = params_;
   if (volatile_ || dict_.may_have_changed()) read_items();
   if (has_tensors_ || has_programs_) read_values();
-  if (params_.ptr() != before) return false;
-  if (PySequence_Fast_GET_SIZE(before) != static_cast<Py_ssize_t>(members_.size())) return false;
+  if (params_ != before || PySequence_Fast_GET_SIZE(params_) != static_cast<Py_ssize_t>(members_.size())) return false;
   for (size_t i = 0; i < members_.size(); ++i) {
-    if (PySequence_Fast_GET_ITEM(before, i) != members_[i]) return false;
+    if (PySequence_Fast_GET_ITEM(params_, i) != members_[i]) return false;
   }
   return true;
 }

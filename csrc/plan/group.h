@@ -11,21 +11,23 @@
 #include <vector>
 
 #include "bindings/bridge.h"
+#include "core/dtype.h"
 #include "core/rules.h"
 #include "plan/spec.h"
 
 namespace fs {
 
-// A Python dictionary that can be asked whether it was written to since the last look.
+// A Python dictionary that says whether it was written to since it was last read. It is borrowed: only a caller that
+// has found it in an object that is alive may use it.
 class WatchedDict {
  public:
-  void watch(py::dict dict) {
-    dict_ = std::move(dict);
+  void watch(PyObject* dict) {
+    dict_ = dict;
     seen_ = tag();
   }
-  const py::dict& get() const { return dict_; }
-  // False means "surely not". CPython before 3.12 stamps each write to a dictionary (PEP 509); later versions cannot be
-  // asked, so there every look reads the items again.
+  PyObject* ptr() const { return dict_; }
+  // False means "surely not". CPython before 3.12 stamps each write to a dictionary (PEP 509); later versions do not,
+  // so there the items are read again each time.
   bool may_have_changed() const {
 #if PY_VERSION_HEX < 0x030C0000
     return !trust_tags || tag() != seen_;
@@ -43,12 +45,12 @@ class WatchedDict {
  private:
   uint64_t tag() const {
 #if PY_VERSION_HEX < 0x030C0000
-    return reinterpret_cast<PyDictObject*>(dict_.ptr())->ma_version_tag;
+    return reinterpret_cast<PyDictObject*>(dict_)->ma_version_tag;
 #else
     return 0;
 #endif
   }
-  py::dict dict_;
+  PyObject* dict_ = nullptr;
   uint64_t seen_ = 0;
 };
 
@@ -74,29 +76,33 @@ struct Program {
 // Where the value of a hyperparameter comes from: a Python number, a tensor, or the present value of a program.
 struct Hyperparameter {
   const HyperparameterKey* key;
-  py::object object;  // what the dictionary held when last read
-  at::Tensor tensor;  // the same, if it is a tensor
+  PyObject* object = nullptr;  // what the group held when last read. Borrowed, but for what `owned` keeps alive
+  py::object owned;            // a Python number, or a tensor that a container made when it was read
+  const at::TensorImpl* impl = nullptr;  // of a tensor, to be compared and nothing else; null: it is no tensor
+  DType dtype{};
   const void* address = nullptr;  // where a kernel reads it; the memory of a tensor may be exchanged
   bool on_device = false;         // a kernel reads it
   std::unique_ptr<Program> program;
 
+  // Only while the group is read.
+  const at::Tensor& tensor() const { return tensor_of(object); }
   // Whether it is the tensor that its own program writes to, not something that a user put there.
-  bool scheduled() const { return program && tensor.is_same(program->shown); }
+  bool scheduled() const { return program && impl == program->shown.unsafeGetTensorImpl(); }
 };
 
 class Group {
  public:
   // spec: outlives the group. device: tensors there are left to the kernels to read; none: all numbers are read here.
-  Group(py::dict dict, const Spec& spec, std::optional<at::Device> device);
+  Group(PyObject* dict, const Spec& spec, std::optional<at::Device> device);
 
-  // Reads what changed. False if the list of parameters was replaced or edited: the plan is out of date.
+  // Reads what changed; the group must be alive. False if the list of parameters was replaced or edited: the plan is
+  // out of date.
   bool refresh();
   // The numbers, in the order of the rules' Hyper. One that a kernel reads is NaN.
   const double* values() const { return values_; }
   const Spec& spec() const { return *spec_; }
   Rule rule() const { return spec_->family->rule_of(values_); }
-  PyObject* params() const { return params_.ptr(); }
-  const py::dict& dict() const { return dict_.get(); }
+  PyObject* params() const { return params_; }
 
   void set_program(const std::string& name, std::vector<double> table, int unit, const at::Tensor& shown,
                    const int64_t* clocks);
@@ -111,9 +117,7 @@ class Group {
   void touch() { changed_ = true; }
   // Shows Python's garbage collector each reference held here, once.
   int traverse(visitproc visit, void* arg) const {
-    Py_VISIT(dict_.get().ptr());
-    Py_VISIT(params_.ptr());
-    for (const Hyperparameter& h : hyperparameters_) Py_VISIT(h.object.ptr());
+    for (const Hyperparameter& h : hyperparameters_) Py_VISIT(h.owned.ptr());
     return 0;
   }
   const std::vector<Hyperparameter>& hyperparameters() const { return hyperparameters_; }
@@ -121,7 +125,7 @@ class Group {
  private:
   double& value_of(const Hyperparameter& h) { return values_[&h - hyperparameters_.data()]; }
   void read_items();
-  void read_item(Hyperparameter& h);
+  void read_object(Hyperparameter& h, PyObject* object, bool lasting);
   void read_values();
   void read_scheduled(Hyperparameter& h);
   void find_edit(Program& program);
@@ -129,8 +133,8 @@ class Group {
   WatchedDict dict_;
   const Spec* spec_;
   std::optional<at::Device> device_;
-  py::object params_;
-  std::vector<PyObject*> members_;  // the parameters of params_, borrowed: the plan owns them
+  PyObject* params_ = nullptr;
+  std::vector<PyObject*> members_;  // the parameters, to be compared and nothing else
   std::vector<Hyperparameter> hyperparameters_;
   double values_[kMaxHyperparameters] = {};
   bool volatile_ = false;      // holds a mutable container: reads its items at each step

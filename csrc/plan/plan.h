@@ -61,8 +61,8 @@ struct TensorFingerprint {
   bool operator==(const TensorFingerprint& other) const { return keys == other.keys && type == other.type; }
 };
 
-// What parameters that are stored alike have in common. Shared, since a thousand small tensors that each carry a copy no
-// longer fit into the cache.
+// What parameters that are stored alike have in common. Shared, since a thousand small tensors that each carry a copy
+// no longer fit into the cache.
 struct EntryKind {
   TensorFingerprint param, grad, state[kMaxStates], step;
   int variant = -1;
@@ -73,42 +73,56 @@ struct EntryKind {
   }
 };
 
-// A parameter. Read at every step, and in the steady state only read: thousands of them pass through the cache each
-// time, and lines that were written would have to travel back. What changes or is rarely needed is in Count and
-// StateObjects.
+// A tensor that may die: its storage is freed with it, and its few numbers can be read until then and beyond.
+class WeakTensor {
+ public:
+  explicit WeakTensor(const at::Tensor& tensor = {}) : impl_(tensor.getIntrusivePtr()) {}
+  const at::TensorImpl& operator*() const { return *impl_._unsafe_get_target(); }
+  bool is(const at::Tensor& tensor) const { return tensor.unsafeGetTensorImpl() == impl_._unsafe_get_target(); }
+
+ private:
+  c10::weak_intrusive_ptr<at::TensorImpl, at::UndefinedTensorImpl> impl_;
+};
+
+// A parameter: what was last found of it. Nothing is kept alive, so that what a user replaces is freed at once: a step
+// compares the objects of the live groups and states with those that were found, and reads their addresses anew.
+// Read at every step, and in the steady state only read: thousands of them pass through the cache each time, and lines
+// that were written would have to travel back. What changes or is rarely needed is apart.
 struct Entry {
-  // Held as Python's object, not as its tensor: torch.utils.swap_tensors, with which Module.to() moves FSDP models,
-  // refuses a tensor that anyone else holds, and puts another one into the same object.
-  py::object object;
+  // Python's object, borrowed. Not its tensor: torch.utils.swap_tensors, with which Module.to() moves FSDP models,
+  // refuses one that anything else refers to, and puts another one into the same object.
+  PyObject* object = nullptr;
   const EntryKind* kind = nullptr;  // null: nothing is known, check everything
   const Layout* layout = nullptr;   // of the state, and of a parameter without gaps
-  at::Tensor state[kMaxStates];
+  WeakTensor state[kMaxStates];
   WatchedDict state_dict;
-  at::Tensor step;                 // the count as users see it; none if the family counts no steps
-  float* shown_step = nullptr;     // where it was last found
-  fs_cpu::Span span{};             // as the kernel gets it
-  int32_t group = 0;
+  WeakTensor step;                 // the count as users see it; none if the family counts no steps
+  int32_t scalars = 0;             // which set of prepared scalars
   int32_t index = 0;               // within its group
   int32_t at = 0;                  // among all
+  uint8_t rule = 0;                // of the last step
   int8_t states = -1;              // how many of the state tensors are known; -1: none, not even the step
   bool unsupported = false;        // not for these kernels: another plan or the reference takes it
   bool packed = false;             // has gaps or a lazy conjugate: updated in a packed copy
   bool by_copy = false;            // it, or its last gradient, went through a copy: check everything again
+  Array array{};                   // as the kernel gets it
 
-  const at::Tensor& param() const { return tensor_of(object.ptr()); }
+  // Of objects that this step has found.
+  const at::Tensor& param() const { return tensor_of(object); }
+  const at::TensorImpl& state_impl(int k) const { return *state[k]; }
+  const at::TensorImpl& step_impl() const { return *step; }
 };
 
-// How often a parameter was updated: exact, beyond 2**24 too. Of a family that counts no steps, 0 while its state is new
-// and 1 from its first update on.
+// How often a parameter was updated: exact, beyond 2**24 too. Of a family that counts no steps, 0 while its state is
+// new and 1 from its first update on.
 struct Count {
   int64_t updates = 0;
 };
 
 // Where an entry's state was found, to see whether it was replaced.
 struct StateObjects {
-  PyObject* state[kMaxStates] = {};  // as last read from state_dict
+  PyObject* state[kMaxStates] = {};  // as last read from state_dict, to be compared first
   PyObject* step = nullptr;
-  at::Tensor packed_copy;            // what a parameter with gaps is updated in
 };
 
 // The one equal to `value` in `known`, which gets it if there is none.
@@ -126,8 +140,9 @@ class Plan {
  public:
   // spec: an OptimizerSpec. device: the one whose parameters it serves. on_host: whether this side may read and write
   // what lies there.
-  Plan(const py::object& spec, py::list param_groups, py::dict state, at::Tensor clocks, at::Device device,
-       bool on_host);
+  // optimizer: a weak reference to the one whose groups and state these are.
+  Plan(const py::object& spec, py::object optimizer, const py::list& param_groups, const py::dict& state,
+       at::Tensor clocks, at::Device device, bool on_host);
   virtual ~Plan();
   at::Device device() const { return device_; }
   virtual std::string name() const = 0;
@@ -136,12 +151,15 @@ class Plan {
 
   // Reads and checks everything; changes nothing. kDone means: ready to apply.
   virtual Outcome check(const py::list& param_groups, const py::dict& state);
+  // The same where other code runs before apply_held(): what was found is kept alive until then.
+  Outcome check_and_hold(const py::list& param_groups, const py::dict& state);
   // Whether the last check found something to update.
   bool pending() const;
   // Does what check found. scale: the gradients are divided by it. found_inf: if not zero, nothing happens but that the
   // step is counted as skipped. counts: another plan updated something, so this is an update even if there is nothing
   // to do here.
   virtual Outcome apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) = 0;
+  Outcome apply_held(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts);
   Outcome step(const py::list& param_groups, const py::dict& state, const OptionalTensor& scale,
                const OptionalTensor& found_inf);
   // Counts a step as skipped, since found_inf says so; nothing else happens. kRebuild: not even that.
@@ -181,47 +199,47 @@ class Plan {
   // Shows Python's garbage collector each reference held here, once: a model may hold its optimizer. Nothing is let go
   // on its behalf, since such a circle leads through the optimizer's dictionary, which it can clear.
   int traverse(visitproc visit, void* arg) const {
-    Py_VISIT(param_groups_.ptr());
-    Py_VISIT(state_.get().ptr());
+    Py_VISIT(optimizer_.ptr());
     for (const Group& group : groups_) {
       if (const int stop = group.traverse(visit, arg)) return stop;
-    }
-    for (const Entry& entry : entries_) {
-      Py_VISIT(entry.object.ptr());
-      Py_VISIT(entry.state_dict.get().ptr());
     }
     return 0;
   }
 
  protected:
   struct Work;  // what one step updates
+  struct Release;
 
   void add(Entry entry, PyObject* param);
   void read_state(Entry& entry, PyObject* state);
   bool state_unchanged(Entry& entry);
   bool has_state(const Entry& entry, int wanted) const;
   bool same_structure(const py::list& param_groups);
+  py::object live_attribute(const char* name) const;
+  bool is_current();
   bool same_state(const py::dict& state);
   void record_state_items();
   virtual void check_horizons() = 0;
   bool collect(Work& work);
   bool is_count(const at::Tensor& step) const;
   bool is_to_be_saved(const Entry& entry, int64_t updates) const;
+  std::vector<std::pair<at::Tensor, int64_t>> counts_to_save(const int64_t* counts) const;
   std::vector<bool> sharing() const;
   bool shares_anew() const;
   bool forgotten(const Work& work) const;
   bool inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work);
   void inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work);
   void check_writable(const Work& work) const;
+  void hold(Work& work) const;
   void bump_versions(Work& work);
   void finish(Work& work);
   Outcome outcome();
-  const Spec& spec_of(const Entry& entry) const { return groups_[entry.group].spec(); }
+  const Spec& spec_of(const Entry& entry) const { return groups_[entry.array.group].spec(); }
 
   const Spec spec_;
   at::Device device_;
   bool on_host_;
-  py::list param_groups_;
+  py::object optimizer_;
   WatchedDict state_;
   std::vector<std::pair<PyObject*, PyObject*>> state_items_;  // as last seen, to be compared and nothing else
   std::vector<PyObject*> group_objects_;
@@ -229,6 +247,7 @@ class Plan {
   std::vector<Entry> entries_;
   std::vector<Count> entry_counts_;  // of each entry
   std::vector<StateObjects> state_objects_;
+  std::vector<at::Tensor> packed_copies_;  // what parameters with gaps are updated in
   std::deque<EntryKind> kinds_;      // deques: what points into them stays valid
   std::deque<Layout> layouts_;
   at::Tensor clocks_;  // kClocks numbers

@@ -30,10 +30,11 @@ void CpuPlan::record(bool skipped) {
 }
 
 Plan::Outcome CpuPlan::skip(const py::list& param_groups, const at::Tensor&) {
-  if (ring_.defined()) {
-    if (!same_structure(param_groups)) return kRebuild;
-    record(true);
-  }
+  return ring_.defined() && !same_structure(param_groups) ? kRebuild : count_skipped();
+}
+
+Plan::Outcome CpuPlan::count_skipped() {
+  if (ring_.defined()) record(true);
   ++clock_[kSkipped];
   return kDone;
 }

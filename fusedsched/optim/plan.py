@@ -8,6 +8,7 @@ and changes nothing, `apply` does what was found, `step` is both.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -96,7 +97,7 @@ def _device_of(group: dict[str, Any], plans: list[Any]) -> torch.device:
 
 def _cpu_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
     clocks = optimizer._clocks.on(device)
-    return _native.module().CpuPlan(optimizer._spec, optimizer.param_groups, optimizer.state, clocks)
+    return _native.module().CpuPlan(optimizer._spec, ref(optimizer), optimizer.param_groups, optimizer.state, clocks)
 
 
 def _cuda_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
@@ -106,7 +107,9 @@ def _cuda_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
     table.reserve(len(groups))
     table.flags.zero_()
     rows = [table.row(group) for group in groups]
-    return _native.module().CudaPlan(optimizer._spec, groups, optimizer.state, clocks, table.flags, rows, stream_of)
+    return _native.module().CudaPlan(
+        optimizer._spec, ref(optimizer), groups, optimizer.state, clocks, table.flags, rows, stream_of
+    )
 
 
 def _no_stream(index: int) -> int:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 
 from fusedsched import _layouts
-from fusedsched._layouts import MAX_HYPERPARAMETERS, MAX_STATES
+from fusedsched._layouts import MAX_HYPERPARAMETERS, ROLES
 
 MAX_BLOCKS, MAX_PENDING, ARGUMENT_BYTES, TILE = 640, 64, 32764, 4096
 DTYPES = tuple(getattr(torch, name) for name in _layouts.DTYPES)
@@ -32,16 +32,13 @@ NOWHERE = 64  # of a gradient without elements: there is one, and nothing to be 
 
 class Array(Structure):
     _fields_ = [
-        ("param", c_void_p),
-        ("state", c_void_p * MAX_STATES),
-        ("shown_step", c_void_p),
+        ("data", c_void_p * len(ROLES)),
         ("numel", c_int64),
-        ("count", c_void_p),
+        ("step", c_void_p),
+        ("dtype", c_uint8 * len(ROLES)),
         ("group", c_int32),
-        ("param_dtype", c_uint8),
-        ("grad_dtype", c_uint8),
-        ("state_dtype", c_uint8 * MAX_STATES),
         ("aligned", c_bool),
+        ("count", c_void_p),
     ]
 
 
@@ -210,20 +207,16 @@ class Plan:
         self.arrays = (Array * max(len(tensors), 1))(*(self._array(t) for t in tensors))
 
     def _array(self, t):
-        pointers = [s.data_ptr() for s in t.state]
-        dtypes = [DTYPES.index(s.dtype) for s in t.state]
-        return Array(
-            t.param.data_ptr(),
-            (c_void_p * MAX_STATES)(*pointers),
-            None if t.shown_step is None else t.shown_step.data_ptr(),
-            t.param.numel(),
-            t.count.data_ptr(),
-            t.group,
-            DTYPES.index(t.param.dtype),
-            DTYPES.index((t.param if t.grad is None else t.grad).dtype),
-            (c_uint8 * MAX_STATES)(*dtypes),
-            all(pointer % 16 == 0 for pointer in (t.param.data_ptr(), *pointers)),
-        )
+        of_roles = dict(zip(ROLES[2:], t.state, strict=False), param=t.param)
+        array = Array(numel=t.param.numel(), group=t.group)
+        array.count = t.count.data_ptr()
+        array.step = None if t.shown_step is None else t.shown_step.data_ptr()
+        for role, tensor in of_roles.items():
+            array.data[ROLES.index(role)] = tensor.data_ptr()
+            array.dtype[ROLES.index(role)] = DTYPES.index(tensor.dtype)
+        array.dtype[ROLES.index("grad")] = DTYPES.index((t.param if t.grad is None else t.grad).dtype)
+        array.aligned = all(tensor.data_ptr() % 16 == 0 for tensor in of_roles.values())
+        return array
 
     def schedule(self, group, k, program, clock=UPDATES, place=None):
         """Puts a native schedule (a program, float64) in place of number k; `place`: a float64 tensor for its value."""
