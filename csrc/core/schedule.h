@@ -69,7 +69,6 @@ FS_HD double triangle(const Row& r, double t, double scale) {
 
 // The shapes that hold a power; it is taken at one place, since on a device its code is long.
 FS_HD double power_value(const Row& r, int32_t shape, double t, double whole, double turns) {
-  const bool falls = shape == kPolynomial, mixes = falls || shape == kPower;
   double base = r.param, exponent = r.param;
   switch (shape) {
     case kPolynomial: base = (r.span - t) / r.span; break;
@@ -83,9 +82,12 @@ FS_HD double power_value(const Row& r, int32_t shape, double t, double whole, do
   }
   const double power = pow(base, exponent);
   if (shape == kTriangle || shape == kTriangleDecay) return triangle(r, t, power);
-  if (!mixes) return r.start * power;
-  const double rest = (falls ? t : r.span - t) / r.span;
-  return (falls ? r.start : r.stop) * power + (falls ? r.stop : r.start) * one_minus_power(base, rest, exponent);
+  const bool falls = shape == kPolynomial;
+  if (!falls && shape != kPower) return r.start * power;
+  // The base is formed again: kept across the power, it would cost a device a stack frame.
+  const double part = (falls ? r.span - t : t) / r.span, rest = (falls ? t : r.span - t) / r.span;
+  const double from = falls ? r.start : r.stop, to = falls ? r.stop : r.start;
+  return from * power + to * one_minus_power(part, rest, r.param);
 }
 
 // t: local time, reduced by the cycle; whole: local time before that; turns: cycles completed.

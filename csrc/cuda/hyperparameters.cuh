@@ -46,24 +46,17 @@ __device__ __forceinline__ void store_value(const Group* groups, const PendingVa
   groups[pending.at / kMaxHyperparameters].values[pending.at % kMaxHyperparameters] = pending.value;
 }
 
-// Evaluates native schedules at the present clocks, `stride` threads together. An edited place is left alone from now
-// on.
-__device__ __forceinline__ void write_current(const NativeSchedules& schedules, int32_t* past_horizon, int32_t first,
-                                              int32_t stride) {
-  const int32_t n = static_cast<int32_t>(*schedules.n);
-#pragma unroll 1
-  for (int32_t i = first; i < n; i += stride) {
-    NativeSchedule& schedule = schedules.list[i];
-    if (schedule.program == nullptr || schedule.edited) continue;
-    if (schedule.written == schedule.written && *schedule.place != schedule.written) {
-      schedule.edited = 1;
-      continue;
-    }
-    const int64_t clock = *schedule.clock;
-    if (is_past(schedule.program, clock)) *past_horizon = 1;
-    schedule.written = program_value(schedule.program, clock);
-    *schedule.place = schedule.written;
+// Evaluates one native schedule at its present clock. An edited place is left alone from now on.
+__device__ __forceinline__ void write_current(NativeSchedule& schedule, int32_t* past_horizon) {
+  if (schedule.program == nullptr || schedule.edited) return;
+  if (schedule.written == schedule.written && *schedule.place != schedule.written) {
+    schedule.edited = 1;
+    return;
   }
+  const int64_t clock = *schedule.clock;
+  if (is_past(schedule.program, clock)) *past_horizon = 1;
+  schedule.written = program_value(schedule.program, clock);
+  *schedule.place = schedule.written;
 }
 
 }  // namespace fs_cuda

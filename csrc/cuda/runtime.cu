@@ -27,7 +27,8 @@ __global__ void advance_by_kernel(int64_t* clock, const void* by, bool wide, int
 
 __global__ void __launch_bounds__(kSmallThreads) write_current_kernel(NativeSchedules schedules,
                                                                       int32_t* past_horizon) {
-  write_current(schedules, past_horizon, blockIdx.x * kSmallThreads + threadIdx.x, gridDim.x * kSmallThreads);
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kSmallThreads + threadIdx.x;
+  if (i < *schedules.n) write_current(schedules.list[i], past_horizon);
 }
 
 __global__ void __launch_bounds__(kSmallThreads) store_kernel(const Group* groups, const PendingValue* values,

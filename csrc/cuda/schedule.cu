@@ -48,19 +48,19 @@ __device__ __forceinline__ void use_value(ScheduledTarget& target, double clock,
 }  // namespace
 
 __global__ void __launch_bounds__(kSmallThreads) schedule_kernel(DeviceSchedule args) {
-  const bool held = args.updates != nullptr && *args.updates == *args.seen;
+  if (args.updates != nullptr && *args.updates == *args.seen) return;  // all threads: `seen` changes after the barrier
   // Two evaluations for each target: at the clock of an edit, which is left out without one, and at the next clock. One
   // evaluator does both, since its code is long; what is needed after it is loaded after it: nothing is kept across its
   // calls.
 #pragma unroll 1
-  for (int32_t i = 2 * threadIdx.x; i < 2 * args.n_targets && !held; i += i % 2 ? 2 * kSmallThreads - 1 : 1) {
+  for (int32_t i = 2 * threadIdx.x; i < 2 * args.n_targets; i += i % 2 ? 2 * kSmallThreads - 1 : 1) {
     if (i % 2 == 0 && !is_edited(args.targets[i / 2])) ++i;
     const double value = program_value(args.targets[i / 2].program, *args.clock + i % 2);
     use_value(args.targets[i / 2], static_cast<double>(*args.clock + i % 2), i % 2 == 1, value);
     if (i % 2 == 1 && is_past(args.targets[i / 2].program, *args.clock + 1)) *args.past_horizon = 1;
   }
   __syncthreads();  // all have read what the first is about to change
-  if (threadIdx.x != 0 || held) return;
+  if (threadIdx.x != 0) return;
   *args.clock += 1;
   if (args.updates != nullptr) *args.seen = *args.updates;
 }

@@ -218,7 +218,9 @@ __device__ __forceinline__ void finish(const Launch& launch, bool skipped) {
   if (thread == 0) ++launch.clocks[skipped ? kSkipped : kUpdates];
   if (skipped) return;
   __syncthreads();
-  write_current(launch.schedules, launch.past_horizon, thread, kThreads);
+  const int32_t n = static_cast<int32_t>(*launch.schedules.n);
+#pragma unroll 1
+  for (int32_t i = thread; i < n; i += kThreads) write_current(launch.schedules.list[i], launch.past_horizon);
 }
 
 template <class R, class A, class Arrays>
