@@ -6,7 +6,7 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from torch.optim import lr_scheduler as torch_schedulers
+from fusedsched.torch_originals import schedulers as torch_schedulers
 
 from ..schedules.compositions import (
     active_member,

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch.optim import Optimizer, lr_scheduler as torch_schedulers
+from torch.optim import Optimizer
 
 from fusedsched.lr_scheduler import arguments as checks
+from fusedsched.torch_originals import schedulers as torch_schedulers
 
 from .scheduler import SchedulerMixin
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torch.optim import Optimizer, lr_scheduler as torch_schedulers, swa_utils
+from torch.optim import Optimizer
 
 from fusedsched.lr_scheduler import arguments as checks
+from fusedsched.torch_originals import SWALR as TorchSWALR, schedulers as torch_schedulers
 
 from .scheduler import SchedulerMixin
 from .watched_values import copied
@@ -196,7 +197,7 @@ class CosineAnnealingLR(SchedulerMixin, torch_schedulers.CosineAnnealingLR):
         super().__init__(optimizer, T_max, eta_min, last_epoch)
 
 
-class SWALR(SchedulerMixin, swa_utils.SWALR):
+class SWALR(SchedulerMixin, TorchSWALR):
     """Anneals each group's present rate to `swa_lr` over `anneal_epochs` steps, then holds.
 
     lr(t) = swa_lr * a + (1 - a) * lr(0), a = (1 - cos(pi * t / anneal_epochs)) / 2 or t / anneal_epochs

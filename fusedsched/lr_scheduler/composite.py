@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 from torch.compiler import is_dynamo_compiling
-from torch.optim import Optimizer, lr_scheduler as torch_schedulers
+from torch.optim import Optimizer
 
 from fusedsched.lr_scheduler import arguments as checks
 from fusedsched.runtime.order import warn_about_order
+from fusedsched.torch_originals import schedulers as torch_schedulers
 
 from ..schedules.compositions import active_member, is_composite, leaf_schedulers, takes_metric
 from .building import attach

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch.compiler import is_dynamo_compiling
-from torch.optim import Optimizer, lr_scheduler as torch_schedulers
+from torch.optim import Optimizer
 
 from fusedsched.lr_scheduler import arguments as checks
+from fusedsched.torch_originals import schedulers as torch_schedulers
 
 from ..schedules.torch_classes import one_cycle_phases
 from .replan import step_in_branch

@@ -7,9 +7,10 @@ import math
 from collections import deque
 from typing import Any
 
-from torch.optim import Optimizer, lr_scheduler as torch_schedulers
+from torch.optim import Optimizer
 
 from fusedsched.lr_scheduler import arguments as checks
+from fusedsched.torch_originals import schedulers as torch_schedulers
 
 from .boards import Asked, Bounds, Known
 from .driver import write_lr

@@ -125,6 +125,7 @@ def resume(scheduler: Any, before: list[Any]) -> None:
     driver = attach(scheduler)
     if driver is not None:
         driver.write(scheduler.__dict__)
+        scheduler._detach()  # the first step warns about the order of calls, which a driver does not
     if from_base:
         last = [scalar(lr) for lr in scheduler._last_lr]
         _RESUMED[optimizer] = last, [*classes, type(scheduler)] if onto else [type(scheduler)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.optim import Optimizer, lr_scheduler as torch_schedulers
+from torch.optim import Optimizer
 
 from fusedsched.lr_scheduler import arguments as checks
+from fusedsched.torch_originals import schedulers as torch_schedulers
 
 from .boards import Asked, Bounds, Known
 from .metric import MetricScheduler, overrides

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fusedsched.optim.optimizer import FusedOptimizer
@@ -19,6 +18,7 @@ from fusedsched.optim.spec import (
     one_of_unit_interval,
 )
 from fusedsched.reference import adam_update_
+from fusedsched.torch_originals import Adam as TorchAdam, AdamW as TorchAdamW
 
 
 def _choose(nonzero: NonZero) -> str:
@@ -66,11 +66,11 @@ SPEC = OptimizerSpec(
     choose=_choose,
     reference=_reference,
     sparse_error="Adam does not support sparse gradients, please consider SparseAdam instead.",
-    torch_class=torch.optim.Adam,
+    torch_class=TorchAdam,
 )
 
 
-class Adam(FusedOptimizer, torch.optim.Adam):
+class Adam(FusedOptimizer, TorchAdam):
     """Adam, with the arguments of `torch.optim.Adam`, computed in one pass over memory.
 
         g = -g                                              if maximize
@@ -124,7 +124,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         self._construct(params, scalars, options, backend)
 
 
-class AdamW(Adam, torch.optim.AdamW):
+class AdamW(Adam, TorchAdamW):
     """AdamW, with the arguments of `torch.optim.AdamW`: `Adam` whose weight decay shrinks the parameter directly.
 
     Source: arXiv 1711.05101; torch.optim.AdamW. Formula, arguments and errors: see `Adam`.

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fusedsched.optim.optimizer import FusedOptimizer
 from fusedsched.optim.spec import Hyperparameter, NonZero, OptimizerSpec, StateArray, flag, not_nan, not_negative
 from fusedsched.reference import sgd_update_
+from fusedsched.torch_originals import SGD as TorchSGD
 
 
 def _choose(nonzero: NonZero) -> str:
@@ -41,11 +41,11 @@ SPEC = OptimizerSpec(
     choose=_choose,
     reference=_reference,
     sparse_error="SGD does not support sparse gradients, please consider torch.optim.SGD instead.",
-    torch_class=torch.optim.SGD,
+    torch_class=TorchSGD,
 )
 
 
-class SGD(FusedOptimizer, torch.optim.SGD):
+class SGD(FusedOptimizer, TorchSGD):
     """Stochastic gradient descent, with the arguments of `torch.optim.SGD`, computed in one pass over memory.
 
         g = -g                                              if maximize

@@ -23,6 +23,7 @@ from fusedsched.optim.plan import DONE, DONE_WITH_EDITS, STATE_MISSING, plans_of
 from fusedsched.optim.scheduled import warn_of_edits
 from fusedsched.optim.state import init_states
 from fusedsched.runtime.order import StepCalled
+from fusedsched.torch_originals import SGD as TorchSGD
 
 
 class Stepping(Optimizer):
@@ -61,7 +62,7 @@ class Stepping(Optimizer):
 
     step.hooked = True  # torch's wrapper is in _watched: entered only where a hook or a profiler is
     step._wrapped_by_lr_sched = True
-    step.__signature__ = inspect.signature(torch.optim.SGD.step)  # hooks are told how the closure was passed
+    step.__signature__ = inspect.signature(TorchSGD.step)  # hooks are told how the closure was passed
 
     def _resume(self, outcome: int, scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
         """Finishes a step that the plan could not do at once."""

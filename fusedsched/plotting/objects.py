@@ -134,7 +134,7 @@ def _of_scheduler(scheduler: Any, text: str, steps: int | None) -> Curves:
 
 def _momentum(scheduler: Any) -> Callable[[int], Schedule] | None:
     """The momentum (or beta1) that a scheduler cycles, by group; None if it does not cycle it."""
-    from torch.optim import lr_scheduler as torch_schedulers
+    from fusedsched.torch_originals import schedulers as torch_schedulers
 
     from .. import schedules
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedsched import optim
+from fusedsched import optim, torch_originals
 from fusedsched.schedules import Schedule, Shift, from_function, linear
 
-_OURS = {torch.optim.AdamW: optim.AdamW, torch.optim.Adam: optim.Adam, torch.optim.SGD: optim.SGD}
+_OURS = {getattr(torch_originals, name): getattr(optim, name) for name in ("AdamW", "Adam", "SGD")}
 
 
 def ramp(start: float, stop: float, steps: int, mode: str) -> Schedule:

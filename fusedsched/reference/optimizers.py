@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fusedsched.reference.rules import adam_update_, sgd_update_
+from fusedsched.torch_originals import SGD as TorchSGD, Adam as TorchAdam, AdamW as TorchAdamW
 
 
 def _is_schedule(x: Any) -> bool:
@@ -71,7 +72,7 @@ class _Eager:
         work = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
         for _, p in work:
             if p.grad.is_sparse:
-                other = "torch.optim.SGD" if isinstance(self, torch.optim.SGD) else "SparseAdam"
+                other = "torch.optim.SGD" if isinstance(self, TorchSGD) else "SparseAdam"
                 raise RuntimeError(
                     f"{type(self).__name__} does not support sparse gradients, please consider {other} instead"
                 )
@@ -116,7 +117,7 @@ def _put(group: dict[str, Any], key: str, index: int | None, value: Any) -> None
         group[key] = tuple(value if i == index else x for i, x in enumerate(group[key]))
 
 
-class Adam(_Eager, torch.optim.Adam):
+class Adam(_Eager, TorchAdam):
     """Adam in readable PyTorch, with the arguments of `torch.optim.Adam`.
 
     `lr`, each of `betas` and `weight_decay` may be a schedule, a callable of the update's index.
@@ -165,7 +166,7 @@ class Adam(_Eager, torch.optim.Adam):
         )
 
 
-class AdamW(Adam, torch.optim.AdamW):
+class AdamW(Adam, TorchAdamW):
     """AdamW in readable PyTorch, with the arguments of `torch.optim.AdamW`; else as `Adam` of this module.
 
     >>> p = torch.tensor([1.0], requires_grad=True)
@@ -182,7 +183,7 @@ class AdamW(Adam, torch.optim.AdamW):
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, dtype=dtype, **options)
 
 
-class SGD(_Eager, torch.optim.SGD):
+class SGD(_Eager, TorchSGD):
     """SGD in readable PyTorch, with the arguments of `torch.optim.SGD`; else as `Adam` of this module.
 
     `lr`, `momentum` and `weight_decay` may be schedules. Source: torch.optim.SGD; `sgd_update_` has the formula.

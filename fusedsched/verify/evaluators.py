@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fusedsched import _native
+from fusedsched import _native, torch_originals
 from fusedsched.verify import machine
 from fusedsched.verify.bounds import EVALUATOR_ULPS, SCHEDULER_ERROR, Verdict
 from fusedsched.verify.check import QUICK, Check, Level
@@ -94,7 +94,7 @@ _TWO_GROUPS = (0.1, 0.025)
 def _curve(module: Any, name: str, steps: int) -> list[list[float]]:
     class_name, arguments = SCHEDULERS[name]
     groups = [{"params": [torch.zeros(1, requires_grad=True)], "lr": lr} for lr in _TWO_GROUPS]
-    optimizer = torch.optim.SGD(groups, momentum=0.9)
+    optimizer = torch_originals.SGD(groups, momentum=0.9)
     scheduler = getattr(module, class_name)(optimizer, **arguments)
     optimizer.step()  # without gradients: torch would warn about the order of calls
     curve = []
@@ -108,7 +108,7 @@ def compare_scheduler(name: str, steps: int) -> Verdict:
     """The largest error of lr and momentum against torch's class, relative to the largest value of torch's curve."""
     from fusedsched import lr_scheduler
 
-    ours, torchs = _curve(lr_scheduler, name, steps), _curve(torch.optim.lr_scheduler, name, steps)
+    ours, torchs = _curve(lr_scheduler, name, steps), _curve(torch_originals.schedulers, name, steps)
     scale = max(max(row) for row in torchs)
     pairs = ((a, b) for mine, theirs in zip(ours, torchs, strict=True) for a, b in zip(mine, theirs, strict=True))
     worst = max(abs(a - b) if math.isfinite(a) else math.inf for a, b in pairs)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedsched import reference
+from fusedsched import reference, torch_originals
 from fusedsched.verify import extended, machine
 from fusedsched.verify.bounds import Exact, Verdict, flat, judge, without_jumps
 from fusedsched.verify.check import QUICK, Check, Level
@@ -129,7 +129,7 @@ def with_schedules(row: Row, slots: dict[str, Any]) -> dict[str, Any]:
 def torch_twin(name: str, params: list[Tensor], **options: Any) -> torch.optim.Optimizer:
     """torch's plain implementation. Its foreach and fused ones are wrong for some strides and types. Where torch has no
     such class, the reference in the type of the parameters."""
-    twin = getattr(torch.optim, name, None) or getattr(reference, name)
+    twin = getattr(torch_originals, name, None) or getattr(reference, name)
     return twin(params, **{"foreach": False, "fused": False, **options})
 
 
