@@ -192,7 +192,7 @@ def test_the_flag_is_in_states_and_copies(name):
     opt, sched = build(name, HOST, schedule=ALL[name])
     plain = ALL[name](optimizer("ours", HOST, LRS))
     state = sched.state_dict()
-    assert state.keys() == plain.state_dict().keys() and state["fusedsched"]["advance_on_skip"] is False
+    assert state.keys() == {*plain.state_dict(), "fusedsched"} and state["fusedsched"]["advance_on_skip"] is False
     assert "advance_on_skip" not in state
     again = ALL[name](optimizer("ours", HOST, LRS))
     again.load_state_dict(copy.deepcopy(state))
@@ -202,8 +202,6 @@ def test_the_flag_is_in_states_and_copies(name):
         clock = twin._schedulers[0].last_epoch if name == "ChainedScheduler" else twin.last_epoch
         twin.step(*([1.0] if name == "ReduceLROnPlateau" else []))
         assert (twin._schedulers[0].last_epoch if name == "ChainedScheduler" else twin.last_epoch) == clock
-    again.load_state_dict(plain.state_dict())
-    assert again._skip_guard is None
 
 
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "triton"])

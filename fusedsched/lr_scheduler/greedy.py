@@ -248,10 +248,10 @@ class GreedyLR(MetricScheduler, torch_schedulers.LRScheduler):
             self.__dict__["_streaming_avg"] = RunningMean(len(window), values, known.sum)
 
     def state_dict(self) -> dict[str, Any]:
-        """The keys of transformers' class, and "fusedsched", as `state_dict` of the other schedulers has."""
+        """The keys of transformers' class, and "fusedsched" where `state_dict` of the other schedulers has it."""
         whole = super().state_dict()
         mean = whole.pop("_streaming_avg")
-        state = {key: whole[key] for key in (*_STATE, "fusedsched")}
+        state = {key: whole[key] for key in (*_STATE, "fusedsched") if key in whole}
         if mean is not None:
             state["_streaming_avg"] = {"window_size": mean.size, "values": list(mean.values), "sum": mean.sum}
         return state

@@ -239,7 +239,7 @@ class SchedulerMixin:
         replan.branch(self, steps, final, decay, final_ratio)
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's state dict of this class, and one key of plain data, "fusedsched": the groups' rates, exactly."""
+        """torch's state dict of this class; where the groups have more than its keys say, also the key "fusedsched"."""
         state.sync(self)
         return state.extended(self, super().state_dict())
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """State dicts that bring the rates back.
 
-torch's state of a scheduler has no rate that its `load_state_dict` would write anywhere: loaded without the optimizer,
-`get_last_lr()` says one thing and the groups another. One more key of plain data mends that.
+torch's `load_state_dict` of a scheduler writes no rate anywhere: loaded without the optimizer, `get_last_lr()` says one
+thing and the groups another. Ours writes the rates of the last step. Where the groups had something else when the state
+was taken, one more key of plain data has it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 
 from ..schedules.compositions import leaf_schedulers
 from ..schedules.edit import NO_EDIT, Edit
+from ..schedules.torch_classes import class_of
 from .building import reattach
-from .driver import write_lr
+from .driver import groups_of, write_lr
 from .replan import Branch
 from .tensors import tensors_kept
 from .watched_values import copied, same, scalar
@@ -39,21 +41,45 @@ def current_edits(scheduler: Any) -> list[Edit] | None:
 
 
 def extended(scheduler: Any, state: dict[str, Any]) -> dict[str, Any]:
-    """`state` and our key: rates, momenta, edits, a branch."""
-    groups = scheduler.optimizer.param_groups
+    """`state`, and our key where torch's keys do not say everything: other rates or momenta in the groups than those of
+    the last step, edits, a branch, a skip guard."""
     state.pop(KEY, None)
-    ours: dict[str, Any] = {"lr": [scalar(group["lr"]) for group in groups], "checksum": _checksum(state)}
-    ours["advance_on_skip"] = scheduler._skip_guard is None
+    beyond, edits = {}, current_edits(scheduler)
+    if edits is not None:
+        beyond["edits"] = [list(edit) for edit in edits]
+    if scheduler._branch is not None:
+        beyond["branch"] = scheduler._branch.saved(scheduler)
+    if scheduler._skip_guard is not None:
+        beyond["advance_on_skip"] = False
+    present, last = _hyperparameters(scheduler), list(map(scalar, state.get("_last_lr", ())))
+    if beyond or present != {**present, "lr": last, **_momenta_of(scheduler)}:
+        state[KEY] = {"checksum": _checksum(state), **present, **beyond}
+    return state
+
+
+def _hyperparameters(scheduler: Any) -> dict[str, list[Any]]:
+    """What a scheduler writes, as the groups have it."""
+    groups = scheduler.optimizer.param_groups
+    found: dict[str, list[Any]] = {"lr": [scalar(group["lr"]) for group in groups]}
     if getattr(scheduler, "cycle_momentum", False):
         key = "betas" if scheduler.use_beta1 else "momentum"
-        ours[key] = [list(map(scalar, g[key])) if key == "betas" else scalar(g[key]) for g in groups]
-    edits = current_edits(scheduler)
-    if edits is not None:
-        ours["edits"] = [list(edit) for edit in edits]
-    if scheduler._branch is not None:
-        ours["branch"] = scheduler._branch.saved(scheduler)
-    state[KEY] = ours
-    return state
+        found[key] = [list(map(scalar, g[key])) if key == "betas" else scalar(g[key]) for g in groups]
+    return found
+
+
+def _momenta_of(scheduler: Any) -> dict[str, list[Any]]:
+    """The momentum or betas of each group at the present step; empty where a scheduler leaves them alone."""
+    entry, clock = class_of(type(scheduler)), scheduler.__dict__.get("last_epoch", -1)
+    groups = groups_of(scheduler.optimizer)
+    if entry is None or entry.momentum is None or not scheduler.cycle_momentum or clock < 0:
+        return {}
+    schedules = [entry.momentum(scheduler, i) for i in range(len(groups))]
+    if None in schedules:
+        return {}
+    momenta = [schedule(clock) for schedule in schedules]
+    if not scheduler.use_beta1:
+        return {"momentum": momenta}
+    return {"betas": [[beta, *map(scalar, g["betas"][1:])] for beta, g in zip(momenta, groups, strict=True)]}
 
 
 def _checksum(state: dict[str, Any]) -> list[Any]:
@@ -76,8 +102,10 @@ def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, 
     torch_load({key: _own_copy(value) for key, value in state.items()})
     if not loaded and ours is not None:  # else the optimizer's own state, which was loaded before, knows better
         _write_hyperparameters(scheduler, ours["lr"], ours)
-    elif not loaded and owned:
-        _write_hyperparameters(scheduler, scheduler.__dict__.get("_last_lr", ()), {})
+    elif not loaded:
+        _write_hyperparameters(
+            scheduler, scheduler.__dict__.get("_last_lr", ()) if owned else (), _momenta_of(scheduler)
+        )
     ours = ours or {}
     if ours or scheduler._skip_guard is not None:
         scheduler._set_skip_guard(ours.get("advance_on_skip", scheduler._skip_guard is None))
