@@ -81,3 +81,10 @@ def test_a_wrong_rule_is_found(kind, monkeypatch):
     monkeypatch.setitem(globals(), "edited", forget)
     with pytest.raises(AssertionError):
         test_the_record_is_torchs_recursion(next(row for row in ROWS if row.name == name), False)
+
+
+@pytest.mark.parametrize("until, gain", [(9.0, 0.25), (5.0, 1.0), (3.0, 1.0)])
+def test_an_edit_that_is_over_scales_nothing(until, gain):
+    """Where a schedule is at its pivot, an edit adds to the one before it, as long as that lasts."""
+    rule = edits.EditRule(EditKind.SCALE_OR_KEEP)
+    assert edited(edits.Edit(0.25, 0.0, until), rule, 5.0, 0.0, 0.1) == edits.Edit(gain, 0.1, rule.end)

@@ -4,7 +4,7 @@ and what we do instead."""
 
 import pytest
 import torch
-from cases_lr_schedulers import curve, near, optimizer, rate
+from cases_lr_schedulers import SCHEDULERS, arguments_of, curve, near, optimizer, rate
 from torch.optim import lr_scheduler as theirs
 from torch.optim.swa_utils import SWALR
 
@@ -220,3 +220,14 @@ def test_what_is_kept():
         swa = (SWALR if module is theirs else ours.SWALR)(opt, swa_lr=0.5, anneal_epochs=2, anneal_strategy="linear")
         opt.param_groups[0]["lr"] = 2.0  # built up front, stepped later: it starts from the present rate
         assert curve(opt, swa, 4) == near([2.0, 1.25, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)
+def test_a_subclass_that_keeps_its_counter_elsewhere(row):
+    """Law: `last_epoch` may be a property of a user's class."""
+    curves = []
+    for base in (row.theirs, row.ours):
+        own = type("Own", (base,), {"last_epoch": property(lambda s: s.at, lambda s, value: setattr(s, "at", value))})
+        opt = optimizer([0.3, 0.2])
+        curves.append(curve(opt, own(opt, **arguments_of(row)), 12))
+    assert curves[1] == near(curves[0])

@@ -54,7 +54,7 @@ FS_HD Edit edited(const Edit& edit, const EditRule& rule, double clock, double v
   }
   if (height != 0.0) return {above / height, 0.0, until};
   if (kind != kScaleOrKeep) return edit;
-  return {edit.gain, above, until};
+  return {clock < edit.until ? edit.gain : 1.0, above, until};
 }
 
 FS_NAMESPACE_END

@@ -32,12 +32,13 @@ from .watched_values import scalar
 
 def clock_of(scheduler: Any) -> Any:
     """The present step, as the host has it; a chain has none of its own."""
-    while "last_epoch" not in scheduler.__dict__:
+    while is_chain(scheduler):
         branch, driver = getattr(scheduler, "_branch", None), getattr(scheduler, "_driver", None)
         if driver is not None or branch is not None:
             return branch.clock if driver is None else driver.clock
         scheduler = max(scheduler._schedulers, key=clock_of)
-    return scheduler.__dict__["last_epoch"]
+    known = scheduler.__dict__.get("last_epoch")
+    return scheduler.last_epoch if known is None else known  # a property of a subclass
 
 
 def inputs_of(scheduler: Any, on_device: bool = False) -> Inputs | None:
@@ -170,11 +171,12 @@ def attach(scheduler: Any) -> Any:
     optimizer, clock, guard = scheduler.optimizer, clock_of(scheduler), scheduler._skip_guard
     placement, probe = placement_of(optimizer), capture_probe(optimizer)
     counted = placement is not None or probe is not None or (guard is not None and guard.on_device)
-    inputs = inputs_of(scheduler, counted) if type(clock) is int and clock >= 0 else None
+    counts = is_chain(scheduler) or "last_epoch" in scheduler.__dict__  # not a property of a subclass
+    inputs = inputs_of(scheduler, counted) if counts and type(clock) is int and clock >= 0 else None
     if inputs is None:
         if probe is not None and probe():
             device_driver.refuse_without_schedule(scheduler, placement is not None)
-        scheduler._driver = None if counted or guard is not None else torch_driver(scheduler)
+        scheduler._driver = None if counted or guard is not None or not counts else torch_driver(scheduler)
         return scheduler._driver
     if placement is not None and probe is not None and probe():
         device_driver.refuse_yet(scheduler)

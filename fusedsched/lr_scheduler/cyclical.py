@@ -64,8 +64,9 @@ class CosineAnnealingWarmRestarts(SchedulerMixin, torch_schedulers.CosineAnneali
         if self._driver is not None and phase != self._phase:
             self._detach()  # was set by hand
         super().step(epoch)
-        if attributes["last_epoch"] != before and (attributes["T_cur"], attributes["T_i"]) == phase:
-            self._advance(attributes["last_epoch"] - before)
+        now = attributes.get("last_epoch")  # None: a subclass keeps it elsewhere, and torch's code has made the step
+        if now != before and (attributes["T_cur"], attributes["T_i"]) == phase:
+            self._advance(now - before)
         self._phase = attributes["T_cur"], attributes["T_i"]
 
     def _torch_step(self, epoch: float | None) -> None:

@@ -88,7 +88,8 @@ def edited(edit: Edit, rule: EditRule, clock: float, value: float, found: float)
         return Edit(1.0 + above * rule.gain_per_unit, 0.0, until)
     if height != 0.0:
         return Edit(above / height, 0.0, until)
-    return Edit(edit.gain, above, until) if rule.kind == EditKind.SCALE_OR_KEEP else edit
+    gain = edit.gain if clock < edit.until else 1.0  # an edit that is over scales nothing
+    return Edit(gain, above, until) if rule.kind == EditKind.SCALE_OR_KEEP else edit
 
 
 def end_of_edit(rule: EditRule, clock: float) -> float:
