@@ -20,6 +20,7 @@ GAIN_PER_UNIT: tl.constexpr = tl.constexpr(5)
 DISCARD: tl.constexpr = tl.constexpr(0)
 SCALE_OR_KEEP: tl.constexpr = tl.constexpr(1)
 WAVE: tl.constexpr = tl.constexpr(3)
+HOLD: tl.constexpr = tl.constexpr(4)
 
 
 @triton.jit
@@ -43,8 +44,10 @@ def edited(rule, clock, value, found, gain, shift, until):
         end = tl.minimum(clock - passed + period, end)
         scaled = tl.where(passed == 0.0, 1.0 + above * tl.load(rule + GAIN_PER_UNIT), scaled)
         flat = flat & (passed != 0.0)
+    if kind == HOLD:
+        scaled, flat = above * 0.0, flat & False
     if kind != DISCARD:
         gain = tl.where(flat, tl.where((kind == SCALE_OR_KEEP) & (until <= clock), 1.0, gain), scaled)
-        shift = tl.where(flat, tl.where(kind == SCALE_OR_KEEP, above, shift), 0.0)
+        shift = tl.where(flat, tl.where(kind == SCALE_OR_KEEP, above, shift), tl.where(kind == HOLD, above, 0.0))
         until = tl.where(tl.where(flat, kind, SCALE_OR_KEEP) == SCALE_OR_KEEP, end, until)
     return gain, shift, until

@@ -16,19 +16,17 @@ const fs_cuda::Runtime& runtime() {
   return *found;
 }
 
-void observe(const at::Tensor& board, const at::Tensor& given, uint64_t stream) {
+void observe(const at::Tensor& table, const at::Tensor& given, uint64_t stream) {
   const at::Tensor metric = fs::native(given);
-  TORCH_CHECK_TYPE(fs::is_native(metric, board.device()) && metric.numel() == 1,
-                   "the metric must be a floating point tensor with one element on ", board.device());
-  fs::check_cuda(runtime().observe(index_of(board), stream, fs::unwrap<double>(board), fs::unwrap<const void>(metric),
+  TORCH_CHECK_TYPE(fs::is_native(metric, table.device()) && metric.numel() == 1,
+                   "the metric must be a floating point tensor with one element on ", table.device());
+  fs::check_cuda(runtime().observe(index_of(table), stream, fs::unwrap<double>(table), fs::unwrap<const void>(metric),
                                    *fs::dtype_of(metric.scalar_type())));
 }
 
 }  // namespace
 
-void bind_plateau(py::module_& m) {
-  py::module_ boards = m.def_submodule("boards", "Boards of schedulers that follow a metric, on a GPU.");
-  boards.def("observe", &observe, py::arg("board"), py::arg("metric"), py::arg("stream"));
-  boards.attr("watch_width") = fs::kWatchWidth;
-  boards.attr("rate_width") = fs::kRateWidth;
+void bind_metric(py::module_& m) {
+  m.def("observe_metric", &observe, py::arg("table"), py::arg("metric"), py::arg("stream"),
+        "One launch that decides by a metric: fusedsched/lr_scheduler/metric_state.py has the table.");
 }

@@ -68,10 +68,8 @@ class Runtime:
     def ready(self) -> Any:
         """The plan, built if there is none."""
         if self.plan is None:
-            for subscriber in list(self.subscribers):
-                subscriber.before_build()
             if self.subscribers:
-                self.sync()
+                self.sync()  # a new plan hands the numbers of the groups to the devices
             self.plan = build_plan(self.inputs)
             if self.inputs.counts:
                 self.plan.adopt_counts(list(self.inputs.counts.items()))
