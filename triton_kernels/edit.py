@@ -44,7 +44,8 @@ def edited(rule, clock, value, found, gain, shift, until):
         scaled = tl.where(passed == 0.0, 1.0 + above * tl.load(rule + GAIN_PER_UNIT), scaled)
         flat = flat & (passed != 0.0)
     if kind != DISCARD:
-        gain = tl.where(flat, tl.where((kind == SCALE_OR_KEEP) & (until <= clock), 1.0, gain), scaled)
+        over = tl.where(until <= clock, kind, DISCARD) == SCALE_OR_KEEP  # an edit that is over scales nothing
+        gain = tl.where(flat, tl.where(over, 1.0, gain), scaled)
         shift = tl.where(flat, tl.where(kind == SCALE_OR_KEEP, above, shift), 0.0)
         until = tl.where(tl.where(flat, kind, SCALE_OR_KEEP) == SCALE_OR_KEEP, end, until)
     return gain, shift, until
