@@ -47,7 +47,8 @@ def edited(rule, clock, value, found, gain, shift, until):
     if kind == HOLD:
         scaled, flat = above * 0.0, flat & False
     if kind != DISCARD:
-        gain = tl.where(flat, tl.where((kind == SCALE_OR_KEEP) & (until <= clock), 1.0, gain), scaled)
+        over = tl.where(until <= clock, kind, DISCARD) == SCALE_OR_KEEP  # an edit that is over scales nothing
+        gain = tl.where(flat, tl.where(over, 1.0, gain), scaled)
         shift = tl.where(flat, tl.where(kind == SCALE_OR_KEEP, above, shift), tl.where(kind == HOLD, above, 0.0))
         until = tl.where(tl.where(flat, kind, SCALE_OR_KEEP) == SCALE_OR_KEEP, end, until)
     return gain, shift, until
