@@ -23,7 +23,7 @@ from reading import (
 PENDING = {
     "rooms": set(),
     "circles": set(),
-    "private": {("schedules", "_branch")},
+    "private": set(),
     "classes": set(),
     "includes": {("plan/group.h", "bindings/bridge.h"), ("plan/tensors.h", "bindings/bridge.h")},
     "functions": {("bindings.cpp", "PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {")},
