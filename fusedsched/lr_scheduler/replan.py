@@ -209,8 +209,7 @@ def _each(scheduler: Any, name: str, number: Any) -> list[Any]:
 
 
 def _end_attribute(s: Any) -> str | None:
-    entry = CLASSES.get(torch_name(type(s)) or "")
-    return None if entry is None else entry.end
+    return getattr(CLASSES.get(torch_name(type(s)) or ""), "end", None)
 
 
 def _begin(s: Any) -> int:
@@ -223,9 +222,8 @@ def end_of(s: Any) -> float | None:
     branch = getattr(s, "_branch", None)
     if branch is not None:
         return branch.end
-    if is_sequence(s):
-        end = end_of(s._schedulers[-1])
-        return None if end is None else end + (s._milestones or [0])[-1]
+    if is_sequence(s) and (end := end_of(s._schedulers[-1])) is not None:
+        return end + (s._milestones or [0])[-1]
     if is_chain(s):
         return max((end for end in map(end_of, s._schedulers) if end is not None), default=None)
     attribute = _end_attribute(s)
