@@ -189,3 +189,46 @@ def test_nesterov_momentum_that_is_zero_throughout(product):
         product("SGD", parameters(4), momentum=S.constant(0.0), nesterov=True)
     with pytest.raises(ValueError, match="Nesterov momentum requires a momentum and zero dampening"):
         product("SGD", parameters(4), momentum=S.linear(0.0, 0.9, steps=3), dampening=0.5, nesterov=True)
+
+
+def _group_deep_copied(optimizer):
+    optimizer.param_groups[0].update(
+        {k: copy.deepcopy(v) for k, v in optimizer.param_groups[0].items() if k != "params"}
+    )
+
+
+def _groups_replaced(optimizer):
+    groups = [copy.deepcopy({k: v for k, v in group.items() if k != "params"}) for group in optimizer.param_groups]
+    optimizer.param_groups = [{**a, "params": b["params"]} for a, b in zip(groups, optimizer.param_groups, strict=True)]
+
+
+def _put_aside(optimizer):
+    group = optimizer.param_groups[0]
+    aside, group["lr"] = group["lr"], 0.0
+    group["lr"] = aside
+
+
+NO_EDITS = {
+    "a group, deep-copied": _group_deep_copied,
+    "new groups": _groups_replaced,
+    "a tensor, deep-copied": lambda o: o.param_groups[0].update(lr=copy.deepcopy(o.param_groups[0]["lr"])),
+    "its value": lambda o: o.param_groups[0].update(lr=float(o.param_groups[0]["lr"])),
+    "filled with its value": lambda o: o.param_groups[0]["lr"].copy_(o.param_groups[0]["lr"].clone()),
+    "put aside": _put_aside,
+}
+
+
+@pytest.mark.parametrize("what", NO_EDITS)
+def test_the_value_that_the_schedule_shows_is_no_edit(what, product):
+    params = parameters(4, 3)
+    optimizer = product("SGD", [{"params": params[:1]}, {"params": params[1:], "lr": 0.5}], lr=VARYING["lr"])
+    train(optimizer, params, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for update in range(2, 6):
+            NO_EDITS[what](optimizer)
+            assert float(optimizer.param_groups[0]["lr"]) == VARYING["lr"](update)
+            before = params[0].detach().clone()
+            train(optimizer, params, 1)
+            assert torch.allclose(params[0], before - VARYING["lr"](update) * params[0].grad)
+    assert float(optimizer.param_groups[0]["lr"]) == VARYING["lr"](6)

@@ -191,6 +191,7 @@ class FusedOptimizer(Optimizer):
         runtime = self._runtime
         runtime.sync()
         runtime.check_counts()
+        runtime.restore_copies()
         for plan in runtime.cuda_plans():
             if not plan.sync_hparams(runtime.groups()):
                 return runtime.rebuild()

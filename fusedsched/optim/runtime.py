@@ -134,7 +134,8 @@ class Runtime:
                 outcome = self.ready().step(inputs.groups, inputs.state, scale, found_inf)
             else:
                 raise RuntimeError("The parameters or the state of this optimizer change while a step reads them.")
-        if outcome == DONE_WITH_EDITS:
+        if outcome == DONE_WITH_EDITS and not self.capturing():  # which reads numbers of devices
+            self.restore_copies(updates=1)
             inputs.schedules.warn_of_edits(inputs.groups)
 
     def skips(self, found_inf: Tensor) -> bool:
@@ -173,6 +174,11 @@ class Runtime:
                 UserWarning,
                 stacklevel=levels_outside(),
             )
+
+    def restore_copies(self, updates: int = 0) -> None:
+        """Puts schedules back where user code has put their own values; `updates`: applied since."""
+        for index, _, hyper, schedule in self.inputs.schedules.copies(self.inputs.groups, updates):
+            self.put_schedules(hyper, {index: schedule})
 
     def record_to(self, ring: Ring | None) -> None:
         """Keeps telemetry in a ring from here on; None: no more."""

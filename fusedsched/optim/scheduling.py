@@ -43,6 +43,7 @@ class NativeSchedules:
         self._installed: dict[tuple[int, str], Tensor] = {}
         self._versions: dict[tuple[int, str], int] = {}  # of those installed: only user code raises them
         self._warned: set[str] = set()
+        self._compared: dict[tuple[int, str], tuple[int, int]] = {}  # tensors of user code that had another value
 
     def table(self, device: torch.device | str) -> HyperparameterTable:
         """The table on a device."""
@@ -96,22 +97,58 @@ class NativeSchedules:
                 self._versions.pop((id(group), hyper.name), None)
                 self._warn(hyper.name)
 
+    def copies(self, groups: list[dict[str, Any]], updates: int = 0) -> list[Scheduled]:
+        """The schedules in whose place user code has put their own value: with a copy of a group or of a tensor, with a
+        float that it read before. Such a write is no edit. Waits for the device once for each tensor there.
+
+        `updates`: how many the optimizer may have applied since the write.
+        """
+        found = []
+        for index, group, hyper, schedule in self.of(groups):
+            key, value = (id(group), hyper.name), hyper.read(group)
+            if key not in self._installed or not self._replaced(group, hyper):
+                continue
+            on_device = isinstance(value, Tensor) and value.device.type != "cpu"
+            if on_device and self._compared.get(key) == (id(value), value._version):
+                continue
+            if self._shows(value, schedule, updates):
+                found.append((index, group, hyper, schedule))
+            elif on_device:
+                self._compared[key] = id(value), value._version
+        return found
+
     def warn_of_edits(self, groups: list[dict[str, Any]]) -> None:
-        """Warns of schedules that user code wrote to, or in place to their tensors. Does not wait for the device."""
-        for _, group, hyper, _ in self.of(groups):
-            version = self._versions.get((id(group), hyper.name))
-            if self._replaced(group, hyper) or hyper.read(group)._version != version:
+        """Warns of schedules that user code wrote to, or in place to their tensors."""
+        for _, group, hyper, schedule in self.of(groups):
+            key = (id(group), hyper.name)
+            if self._replaced(group, hyper):
                 self._warn(hyper.name)
+            elif (value := hyper.read(group))._version != self._versions.get(key):
+                self._versions[key] = value._version
+                if not self._shows(value, schedule):
+                    self._warn(hyper.name)
 
     def _replaced(self, group: dict[str, Any], hyper: Hyperparameter) -> bool:
         value, own = hyper.read(group), self._installed.get((id(group), hyper.name))
         return value is not own if own is not None else not self.owns(value)  # None: the group is a copy of one
 
     def _edited(self, group: dict[str, Any], hyper: Hyperparameter, schedule: Schedule) -> bool:
-        if self._replaced(group, hyper):
+        value = hyper.read(group)
+        if not self._shows(value, schedule):
             return True
-        expected = value_at(schedule.program.table, self._clocks.unit(schedule.unit))
-        return not math.isclose(number(hyper.read(group)), expected, rel_tol=1e-12)  # evaluators differ by some ulp
+        if self._replaced(group, hyper):
+            self._versions.pop((id(group), hyper.name), None)  # the next `install` puts the tensor there
+        return False
+
+    def _shows(self, value: Any, schedule: Schedule, updates: int = 0) -> bool:
+        """Whether a value is that of the schedule, now or up to `updates` before."""
+        if not isinstance(value, (float, int, Tensor)) or (isinstance(value, Tensor) and value.numel() != 1):
+            return False
+        clock = self._clocks.unit(schedule.unit)
+        expected = [value_at(schedule.program.table, max(clock - back, 0)) for back in range(updates + 1)]
+        return any(
+            math.isclose(number(value), each, rel_tol=1e-12) for each in expected
+        )  # evaluators differ by some ulp
 
     def _warn(self, name: str) -> None:
         if name not in self._warned:
