@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fusedsched.optim.recording import Recorded, decoded
-from fusedsched.optim.telemetry import Telemetry
+from fusedsched.optim.telemetry import Telemetry, decoded, enabled
 from fusedsched.runtime.async_copy import AsyncCopy
+from fusedsched.runtime.hyperparameters import runtime_of
 
 _REPORTS_KEPT = 4  # in the ring buffer, since a copy is read some steps after it started
 
@@ -87,18 +87,19 @@ class Monitor:
     """
 
     def __init__(self, optimizer: Any, every: int = 50) -> None:
-        if not isinstance(optimizer, Recorded):
+        runtime = runtime_of(optimizer)
+        if runtime is None:
             raise TypeError(
                 f"Monitor() got a {type(optimizer).__name__}, which has no telemetry. Give an optimizer of fusedsched."
             )
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ValueError(f"Monitor() got every={every!r}. It must be an integer, one or more.")
-        if optimizer._ring is None:
+        if runtime.inputs.ring is None:
             optimizer.enable_telemetry(_REPORTS_KEPT * every)
         self._optimizer, self._every = optimizer, every
         self._calls = self._skipped = 0
         self._copy: AsyncCopy | None = None
-        self._ring = optimizer._ring
+        self._ring = runtime.inputs.ring
         # Rows from before this monitor are not reported.
         self._seen = 0 if self._ring.tensor is None else int(self._ring.tensor[0, 0])
 
@@ -120,7 +121,7 @@ class Monitor:
         return None if ring is None else self._report(ring.cpu())
 
     def _rows(self) -> Tensor | None:
-        ring = self._optimizer._recording()
+        ring = enabled(self._optimizer._runtime.inputs.ring)
         if ring is not self._ring:  # telemetry was enabled again, with an empty ring buffer
             self._ring, self._copy, self._seen = ring, None, 0
         return ring.tensor
@@ -130,6 +131,6 @@ class Monitor:
         new, self._seen = written - self._seen, written
         if new == 0:
             return None
-        rows = decoded(ring, self._optimizer._spec.hyperparameters, new)
+        rows = decoded(ring, self._optimizer._runtime.spec.hyperparameters, new)
         self._skipped += int(rows.skipped.sum())
         return Report(rows, self._skipped)

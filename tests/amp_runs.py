@@ -111,7 +111,7 @@ def everything(params, optimizer):
     """All that a step could change."""
     # Autograd is told of a write by kernels that read the flag themselves: nobody waits to know better.
     versions = [p._version for p in params] if optimizer.backend in ("cpu", "reference") else None
-    return outcome(params, optimizer), versions, optimizer._clocks.read()[:3]
+    return outcome(params, optimizer), versions, optimizer._runtime.clocks.read()[:3]
 
 
 def law_of_skipping(make, row, before, late):

@@ -43,7 +43,7 @@ def numbers(params, optimizer, scheduler=None):
         [p.detach().clone() for g in optimizer.param_groups for p in g["params"]],
         state,
         groups,
-        optimizer._clocks.read() if hasattr(optimizer, "_clocks") else None,
+        optimizer._runtime.clocks.read() if hasattr(optimizer, "_runtime") else None,
         rates,
     )
 

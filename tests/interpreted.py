@@ -60,4 +60,4 @@ def evaluated(table, clocks):
 
 
 def plan_of(optimizer) -> _triton.TritonPlan:
-    return optimizer._ready_plan()
+    return optimizer._runtime.ready()

@@ -67,7 +67,7 @@ def test_native_schedules_wait_for_applied_updates(name, product):
     history, optimizer = drive(product, name, schedule=schedule)
     applied = [sum(u not in SKIPPED for u in range(update + 1)) for update in range(STEPS)]
     assert [what["next lr"] for what in history] == pytest.approx([schedule(u) for u in applied], rel=1e-15)
-    assert optimizer._clocks.read() == [STEPS - len(SKIPPED), 0, 0, len(SKIPPED)]
+    assert optimizer._runtime.clocks.read() == [STEPS - len(SKIPPED), 0, 0, len(SKIPPED)]
 
 
 @pytest.mark.parametrize("name", DROP_INS)

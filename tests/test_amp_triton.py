@@ -8,7 +8,7 @@ from cases import VISIBLE, torch_twin
 from interpreted import interpreter as interpreter, make
 from scripting import assert_same
 
-from fusedsched.optim.stepping import Stepping
+from fusedsched.optim.runtime import Runtime
 
 
 @pytest.mark.parametrize("row", ("AdamW-amsgrad", "SGD-dampening"))
@@ -37,6 +37,6 @@ def test_a_random_program_sees_what_it_sees_with_torch(seed):
 
 
 def test_state_that_a_skipped_first_step_leaves_is_noticed(monkeypatch):
-    monkeypatch.setattr(Stepping, "_skips", lambda self, found_inf: False)
+    monkeypatch.setattr(Runtime, "skips", lambda self, found_inf: False)
     with pytest.raises(AssertionError):
         law_of_skipping(make, "AdamW", 0, False)

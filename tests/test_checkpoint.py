@@ -242,7 +242,7 @@ def test_schedules_go_on_where_torch_left_off(name, updates, product):
     other.load_state_dict(through_a_file(optimizer.state_dict()))
     train(other, params, updates)
     optimizer.load_state_dict(through_a_file(other.state_dict()))
-    assert optimizer._clocks.read() == [3 + updates, 0, 70, 0]
+    assert optimizer._runtime.clocks.read() == [3 + updates, 0, 70, 0]
     assert float(optimizer.param_groups[0]["lr"]) == SCHEDULED[name]["lr"](3 + updates)
     assert float(optimizer.state[params[0]]["step"]) == 3 + updates
 
@@ -258,7 +258,7 @@ def test_the_clock_may_be_ahead_of_every_step(name, product):
     saved = optimizer.state_dict()
     for state in (saved["state"], {}):
         optimizer.load_state_dict({**saved, "state": state})
-        assert optimizer._clocks.read()[0] == 4
+        assert optimizer._runtime.clocks.read()[0] == 4
 
 
 def test_counts_past_what_float32_holds(product):

@@ -184,12 +184,12 @@ def test_opcheck(optimizer, pattern):
     params = parameters()
     o = OPTIMIZERS[optimizer](params)
     give_gradients(params, 0, pattern)
-    _compiled._open(o._compile_handle.handle)
-    _compiled._prepare(o._compile_handle.handle, pattern)
-    buffers, grads = o._compile_handle.buffers[pattern], [p.grad for p in params]
+    _compiled._open(o._runtime.compiled.handle)
+    _compiled._prepare(o._runtime.compiled.handle, pattern)
+    buffers, grads = o._runtime.compiled.buffers[pattern], [p.grad for p in params]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.library.opcheck(torch.ops.fusedsched.step.default, (o._compile_handle.handle, params, grads, buffers))
+        torch.library.opcheck(torch.ops.fusedsched.step.default, (o._runtime.compiled.handle, params, grads, buffers))
 
 
 RATES = ("number", "tensor", "tensor, torch's")
@@ -213,12 +213,12 @@ def test_opcheck_of_schedulers(name, rates):
 
 def test_opcheck_of_clocks():
     o = fs.SGD(parameters(), lr=schedules.linear(0.1, 0.0, steps=1000, unit="token"))
-    _compiled._open(o._compile_handle.handle)
+    _compiled._open(o._runtime.compiled.handle)
     for numbers in ((2, 3, None, None), (0, 0, torch.tensor(2), torch.tensor(3))):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.library.opcheck(
-                torch.ops.fusedsched.advance.default, (o._compile_handle.handle, *numbers, o._compile_handle.clocks)
+                torch.ops.fusedsched.advance.default, (o._runtime.compiled.handle, *numbers, o._runtime.compiled.clocks)
             )
 
 

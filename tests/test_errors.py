@@ -43,7 +43,7 @@ def _everything(scene):
             "n_states": len(optimizer.state),
             "groups": groups,
             "members": [len(group["params"]) for group in optimizer.param_groups],
-            "clocks": optimizer._clocks.read() if hasattr(optimizer, "_clocks") else None,
+            "clocks": optimizer._runtime.clocks.read() if hasattr(optimizer, "_runtime") else None,
         }
     )
 

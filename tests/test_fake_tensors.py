@@ -57,7 +57,7 @@ def test_schedules_and_clocks_are_real(name, made_inside, product):
     lr = S.linear(0.1, 0.0, steps=10)
     optimizer, _, mode = run(product, name, made_inside, **{**VISIBLE[name], "lr": lr})
     shown = optimizer.param_groups[0]["lr"]
-    assert type(shown) is torch.Tensor and float(shown) == lr(4) and optimizer._clocks.read()[0] == 4
+    assert type(shown) is torch.Tensor and float(shown) == lr(4) and optimizer._runtime.clocks.read()[0] == 4
     with mode:
         optimizer.enable_telemetry()
         for p in optimizer.param_groups[0]["params"]:

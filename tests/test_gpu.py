@@ -235,7 +235,7 @@ def test_tokens_a_new_schedule_and_telemetry_in_replays(backend):
     torch.cuda.synchronize()
     with pytest.raises(ValueError, match="negative number of tokens"):
         optimizer.step()
-    assert optimizer._clocks.read()[2] == seen
+    assert optimizer._runtime.clocks.read()[2] == seen
 
 
 @pytest.mark.parametrize("name", VISIBLE)

@@ -24,24 +24,13 @@ PENDING = {
     "rooms": set(),
     "circles": {
         ("fusedsched.lr_scheduler.metric", "fusedsched.lr_scheduler.observing"),
-        *(
-            (f"fusedsched.optim.{name}", "fusedsched.optim.optimizer")
-            for name in "checkpoint compiled plan recording reference_plan scheduled state".split()
-        ),
         ("fusedsched.schedules.expression", "fusedsched.schedules.compose"),
         ("fusedsched.schedules.expression", "fusedsched.schedules.program"),
     },
-    "private": {
-        *(("monitor", f"_{name}") for name in ("recording", "ring", "spec")),
-        ("schedules", "_branch"),
-        ("verify", "_clocks"),
-        ("verify", "_ready_plan"),
-    },
+    "private": {("schedules", "_branch")},
     "classes": {
         "fusedsched.lr_scheduler.metric.MetricScheduler",
         "fusedsched.lr_scheduler.observing.Observer",
-        "fusedsched.optim.optimizer.FusedOptimizer",
-        "fusedsched.optim.triton_plan.TritonPlan",
     },
     "includes": {("plan/group.h", "bindings/bridge.h"), ("plan/tensors.h", "bindings/bridge.h")},
     "functions": {("bindings.cpp", "PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {")},

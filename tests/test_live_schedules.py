@@ -13,7 +13,7 @@ from test_capture import SCHEDULERS, both, emulated, fill, scene
 from torch._dynamo.utils import counters
 
 from fusedsched import schedules as S
-from fusedsched.optim.scheduling import Scheduling
+from fusedsched.optim.runtime import Runtime
 
 pytestmark = QUIET
 
@@ -99,11 +99,11 @@ def test_eager_steps_follow_on_the_same_plan(change, product):
     plans = []
 
     def wrap(step):
-        plans.append(step.__self__._plan)
+        plans.append(step.__self__._runtime.plan)
         return step
 
     optimizer = run(product, change, wrap=wrap)
-    assert optimizer._plan is plans[0]
+    assert optimizer._runtime.plan is plans[0]
 
 
 @pytest.mark.parametrize("group", (0, 1, -1))
@@ -205,7 +205,7 @@ def test_another_rule_is_never_silent(name, slot):
         optimizer.set_schedule(slot, S.constant(0.25))
     fill(params, 3)
     emulated().replay(again)
-    assert optimizer._clocks.read()[0] == 4
+    assert optimizer._runtime.clocks.read()[0] == 4
 
 
 def test_what_follows_a_scheduler_inside_a_graph_is_refused():
@@ -239,10 +239,10 @@ def test_what_is_refused_changes_nothing(row, product):
     params, optimizer = build(product, "lr", OLD)
     fill(params, 0)
     optimizer.step()
-    before, plan = [dict(g) for g in optimizer.param_groups], optimizer._plan
+    before, plan = [dict(g) for g in optimizer.param_groups], optimizer._runtime.plan
     with pytest.raises(error, match=words):
         call(optimizer)
-    assert optimizer.param_groups == before and optimizer._plan is plan
+    assert optimizer.param_groups == before and optimizer._runtime.plan is plan
 
 
 def test_it_is_refused_in_a_capture():
@@ -254,7 +254,11 @@ def test_it_is_refused_in_a_capture():
 @pytest.mark.parametrize("left_out", (0, 1))
 def test_the_law_can_fail(left_out, product, monkeypatch):
     """Mutant: one group goes on with the old schedule."""
-    put = Scheduling._put
-    monkeypatch.setattr(Scheduling, "_put", lambda self, slot, all: put(self, slot, {1 - left_out: all[left_out]}))
+    put = Runtime.put_schedules
+
+    def mutant(self, hyper, all):
+        put(self, hyper, {1 - left_out: all[left_out]})
+
+    monkeypatch.setattr(Runtime, "put_schedules", mutant)
     with pytest.raises(AssertionError):
         run(product, "another schedule")

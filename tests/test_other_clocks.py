@@ -29,7 +29,7 @@ def build(make, name="AdamW"):
 def assert_at(optimizer, tokens, samples):
     group = optimizer.param_groups[0]
     assert (float(group["lr"]), float(group["weight_decay"])) == (TOKENS(tokens), SAMPLES(samples))
-    assert optimizer._clocks.read()[1:3] == [samples, tokens]
+    assert optimizer._runtime.clocks.read()[1:3] == [samples, tokens]
 
 
 KINDS = {
@@ -53,7 +53,7 @@ def test_clocks_advance_by(kind, product):
         before = params[1].detach().clone()
         optimizer.step()
         assert (TOKENS(tokens) != 0.0) == (not torch.equal(before, params[1]))
-    assert optimizer._clocks.read()[0] == len(BATCHES)
+    assert optimizer._runtime.clocks.read()[0] == len(BATCHES)
 
 
 def test_before_anything_is_scheduled(product):
@@ -61,7 +61,7 @@ def test_before_anything_is_scheduled(product):
     optimizer = product("SGD", params, lr=0.1)
     optimizer.advance(tokens=torch.tensor(250), samples=4)
     optimizer.set_schedule("lr", TOKENS)
-    assert float(optimizer.param_groups[0]["lr"]) == TOKENS(250) and optimizer._clocks.read() == [0, 4, 250, 0]
+    assert float(optimizer.param_groups[0]["lr"]) == TOKENS(250) and optimizer._runtime.clocks.read() == [0, 4, 250, 0]
 
 
 def test_each_replay_advances_by_what_the_tensor_holds():
@@ -134,7 +134,7 @@ def test_a_negative_number_on_the_device_holds_the_clock_and_is_named_later(unit
     CALLS[call](optimizer)  # said once, nothing lost
     optimizer.advance(**{unit: torch.tensor(5)})
     tokens = 10 + 5 * (unit == "tokens") + (call == "advance")
-    assert optimizer._clocks.read()[1:3] == [10 + 5 * (unit == "samples"), tokens]
+    assert optimizer._runtime.clocks.read()[1:3] == [10 + 5 * (unit == "samples"), tokens]
 
 
 REFUSED = {

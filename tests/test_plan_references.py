@@ -156,6 +156,6 @@ def test_calls_between_steps_find_a_plan_out_of_date(backend):
     optimizer.param_groups.clear()
     optimizer.state.clear()
     params.clear()
-    assert optimizer._plan.exact_counts() == []
-    optimizer._plan.adopt([(0, 0)])
+    assert optimizer._runtime.plan.exact_counts() == []
+    optimizer._runtime.plan.adopt([(0, 0)])
     optimizer.advance(samples=3)

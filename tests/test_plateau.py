@@ -285,7 +285,7 @@ def test_new_plans_go_on_with_the_rates(product):
             if i == 3:
                 sched.optimizer.param_groups[0]["lr"] = 0.3
             if i in (1, 3, 4):
-                getattr(sched.optimizer, "_invalidate", int)()
+                getattr(getattr(sched.optimizer, "_runtime", None), "rebuild", int)()
             if i == 4:
                 sched.optimizer.param_groups  # noqa: B018
             if i == 6:

@@ -36,15 +36,16 @@ def test_what_a_captured_graph_reads_stays_where_it_is(old):
     params, optimizer = build(make, "lr", old)
     give_gradients(params)
     optimizer.step()
-    plan = optimizer._plan
+    plan = optimizer._runtime.plan
 
     def addresses():
-        tables = (*plan._programs.arguments(), plan._programs.past_horizon, plan._sources.tensor, plan._values.tensor)
+        programs, numbers = plan._programs, plan._prepared
+        tables = (*programs.arguments(), programs.past_horizon, numbers.sources.tensor, numbers.values.tensor)
         return [table.data_ptr() for table in tables]
 
     before = addresses()
     optimizer.set_schedule("lr", NEW)
-    assert addresses() == before and optimizer._plan is plan
+    assert addresses() == before and optimizer._runtime.plan is plan
     assert int(plan._programs.arguments()[0][0, 0]) == len(plan._programs) == 2
 
 
@@ -57,4 +58,4 @@ def test_a_negative_number_on_the_device_holds_the_clock_and_is_named_later():
         optimizer.step()
     assert_at(optimizer, 10, 0)
     optimizer.step()
-    assert optimizer._clocks.read()[0] == 1
+    assert optimizer._runtime.clocks.read()[0] == 1

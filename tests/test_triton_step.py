@@ -67,7 +67,8 @@ def _everything(params, optimizer):
     tensors = [*params, *(p.grad for p in params), *optimizer.param_groups[0].values()]
     tensors += [t for p in params for t in optimizer.state.get(p, {}).values()]
     tensors = [t.detach().clone() for t in tensors if isinstance(t, torch.Tensor)]
-    return [*tensors, torch.tensor(optimizer._clocks.read()[:3]), optimizer._plan._prepared.counts.clone()]
+    runtime = optimizer._runtime
+    return [*tensors, torch.tensor(runtime.clocks.read()[:3]), runtime.plan._prepared.counts.clone()]
 
 
 def _amp(optimizer, scale, found):
@@ -136,7 +137,7 @@ def test_counts_are_exact_past_float32():
     for _ in range(3):
         _give(params)
         optimizer.step()
-    assert [n for _, n in optimizer._plan.exact_counts()] == [2**24 + 3] * 2
+    assert [n for _, n in optimizer._runtime.plan.exact_counts()] == [2**24 + 3] * 2
     assert float(optimizer.state[params[0]]["step"]) == 2.0**24 + 4  # float32 has no 2**24 + 3
 
 
@@ -144,7 +145,8 @@ def test_a_parameter_without_a_gradient_does_not_count():
     params, optimizer = _trained(steps=1)
     params[1].grad = None
     optimizer.step()
-    assert [float(optimizer.state[p]["step"]) for p in params] == [2.0, 1.0] and optimizer._clocks.read()[0] == 2
+    steps = [float(optimizer.state[p]["step"]) for p in params]
+    assert steps == [2.0, 1.0] and optimizer._runtime.clocks.read()[0] == 2
 
 
 @pytest.mark.parametrize("source", ("float", "float32", "float64", "bfloat16"))
@@ -211,9 +213,9 @@ def test_one_launch_for_each_mixture_of_types_and_none_of_its_tables_twice(monke
     for _ in range(2):
         _give(params)
         optimizer.step()
-        tables = [launch.arrays for launch in optimizer._plan._launches._launches]
+        tables = [launch.arrays for launch in optimizer._runtime.plan._launches._launches]
     assert len(launched) == 4 and len(tables) == 2
-    assert all(a is b.arrays for a, b in zip(tables, optimizer._plan._launches._launches, strict=True))
+    assert all(a is b.arrays for a, b in zip(tables, optimizer._runtime.plan._launches._launches, strict=True))
 
 
 def test_autograd_learns_that_a_parameter_changed():
@@ -284,11 +286,11 @@ def test_a_skip_that_counts_fails(monkeypatch):
 
 def test_tables_of_numbers_stay_where_graphs_read_them():
     params, optimizer = _trained(steps=1)
-    plan = optimizer._plan
-    before = plan._values.tensor.data_ptr()
+    plan = optimizer._runtime.plan
+    before = plan._prepared.values.tensor.data_ptr()
     optimizer.param_groups[0]["lr"] = 0.75
     assert plan.sync_hparams(optimizer.param_groups)
-    assert plan._values.tensor.data_ptr() == before and float(plan._values.tensor[0]) == 0.75
+    assert plan._prepared.values.tensor.data_ptr() == before and float(plan._prepared.values.tensor[0]) == 0.75
 
 
 @pytest.mark.parametrize("set_to_none", (True, False))

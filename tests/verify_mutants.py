@@ -108,10 +108,10 @@ def _scale_forgotten(step, plan, groups, state, scale, found_inf):
     return step(plan, groups, state, None, found_inf)
 
 
-def _none_counts(run, updates, scale):
-    run(updates, scale)
-    state = updates._optimizer().state
-    for _, _, _, p in updates.members:
+def _none_counts(update, plan, scale, found_inf):
+    update(plan, scale, found_inf)
+    state = plan._state
+    for _, _, p in plan.members:
         if p.grad is None and p in state and "step" in state[p]:
             state[p]["step"] += 1
 
@@ -218,7 +218,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "grad_scale ignored": Mutant("scaler/AdamW/reference", "GradScaler", wrapped(PLAN, "step", _scale_forgotten)),
     "no gradient counts as a step": Mutant(
-        "edge/missing-gradients/reference", "step of parameter", wrapped(_eager.ReferenceUpdates, "run", _none_counts)
+        "edge/missing-gradients/reference", "step of parameter", wrapped(PLAN, "_update", _none_counts)
     ),
     "momentum lost on resume": Mutant(
         "resume/SGD-momentum/float32/fixed/reference",

@@ -3,97 +3,63 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
+from fusedsched.optim.inputs import PlanInputs
 from fusedsched.optim.runtime import Runtime
-from fusedsched.optim.scheduled import Shown, scheduled_hyperparameters, settle_edits
-from fusedsched.runtime.clocks import Clocks, number
-from fusedsched.runtime.compile_ops import CompileHandle
+from fusedsched.runtime.clocks import number
 from fusedsched.schedules import Schedule
-
-if TYPE_CHECKING:
-    from fusedsched.optim.optimizer import FusedOptimizer
 
 KEY = "fusedsched"
 _OVERRIDES = ("checkpoint", "present", "error")
 
 
-def save_counts(optimizer: FusedOptimizer) -> None:
-    """Keeps the exact counts of a plan that is about to go."""
-    if optimizer._plan is not None:
-        optimizer._counts = dict(optimizer._plan.exact_counts())
-
-
-def restore_counts(optimizer: FusedOptimizer) -> None:
-    if optimizer._counts:
-        optimizer._plan.adopt_counts(list(optimizer._counts.items()))
-
-
-def settled(optimizer: FusedOptimizer) -> dict[str, Any]:
-    """The attributes that go with a copy or a pickle, beside torch's."""
-    settle_edits(optimizer)
-    names = ("_backend", "_clocks", "_default_schedules", "_counts", "_step_supports_amp_scaling")
-    return {name: optimizer.__dict__[name] for name in names}
-
-
-def fresh_attributes(optimizer: FusedOptimizer) -> dict[str, Any]:
-    """What an optimizer has that comes out of a pickle, or whose groups were replaced by a load."""
-    defaults = {
-        "_backend": "auto",
-        "_clocks": Clocks(),
-        "_counts": {},
-        "_ring": None,
-    }
-    defaults.update(_default_schedules={}, _step_supports_amp_scaling=True)
-    kept = {name: optimizer.__dict__.get(name, value) for name, value in defaults.items()}
-    trace = optimizer.__dict__.get("_compile_handle") or CompileHandle(optimizer)
-    graphs = {"_captured_plans": [], "_runtime": Runtime(optimizer)}
-    shown = Shown(optimizer._spec.hyperparameters)
-    return kept | graphs | {"_plan": None, "_compile_handle": trace, "_constructed": True, "_shown": shown}
-
-
-def state_dict(optimizer: FusedOptimizer, torch_state_dict: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    settle_edits(optimizer)
-    save_counts(optimizer)
-    with _first(optimizer._optimizer_state_dict_post_hooks, _pack):
+def state_dict(optimizer: Optimizer, torch_state_dict: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """torch's, and our plain data in the groups."""
+    runtime = optimizer._runtime
+    inputs = runtime.inputs
+    runtime.check_counts()
+    inputs.schedules.drop_edited(inputs.groups)
+    runtime.save_counts()
+    with _first(optimizer._optimizer_state_dict_post_hooks, lambda _, packed: _pack(inputs, packed)):
         return torch_state_dict()
 
 
-def _pack(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
-    clocks = optimizer._clocks.read()
-    for group, saved in zip(optimizer.param_groups, packed["param_groups"], strict=True):
+def _pack(inputs: PlanInputs, packed: dict[str, Any]) -> None:
+    clocks = inputs.clocks.read()
+    for group, saved in zip(inputs.groups, packed["param_groups"], strict=True):
         extra: dict[str, Any] = {}
-        for _, _, hyper, schedule in scheduled_hyperparameters([group], optimizer._spec.numbers):
+        for _, _, hyper, schedule in inputs.schedules.of([group]):
             hyper.write(saved, number(hyper.read(group)))
             entry = {"expression": schedule.to_json(), "hash": schedule.fingerprint}
             extra.setdefault("schedules", {})[hyper.name] = entry
         saved.pop("schedules", None)
-        exact = {i: optimizer._counts[p] for i, p in enumerate(group["params"]) if p in optimizer._counts}
+        exact = {i: inputs.counts[p] for i, p in enumerate(group["params"]) if p in inputs.counts}
         if exact:
             extra["steps"] = exact
         if extra:
-            saved[KEY] = {**extra, "clocks": clocks, "largest_step": _largest_step(optimizer)}
+            saved[KEY] = {**extra, "clocks": clocks, "largest_step": _largest_step(inputs)}
         if "schedules" in extra:  # flattened checkpoints of torch.distributed look for the keys of the live group
             saved["schedules"] = saved[KEY]
 
 
 def load_state_dict(
-    optimizer: FusedOptimizer, torch_load: Callable[[dict[str, Any]], None], packed: dict[str, Any], override: str
-) -> None:
+    optimizer: Optimizer, torch_load: Callable[[dict[str, Any]], None], packed: dict[str, Any], override: str
+) -> list[str]:
+    """torch's, and our plain data from the groups. Returns warnings."""
     if override not in _OVERRIDES:
         raise ValueError(f"Invalid override: {override!r}. Choose one of {', '.join(map(repr, _OVERRIDES))}.")
-    load = _Load(optimizer, override)
+    load = _Load(optimizer._runtime, override)
     after_theirs = _last(optimizer._optimizer_load_state_dict_pre_hooks, load.check)
     with after_theirs, _first(optimizer._optimizer_load_state_dict_post_hooks, load.finish):
         torch_load(packed)
-    for message in load.messages:
-        warnings.warn(message, UserWarning, stacklevel=3)
+    return load.messages
 
 
 @contextmanager
@@ -117,7 +83,7 @@ def _last(hooks: OrderedDict[Any, Callable[..., Any]], ours: Callable[..., Any])
     would not find another."""
     key, theirs = next(reversed(hooks.items()), (KEY, lambda *_: None))
 
-    def both(optimizer: FusedOptimizer, packed: dict[str, Any]) -> dict[str, Any] | None:
+    def both(optimizer: Optimizer, packed: dict[str, Any]) -> dict[str, Any] | None:
         adapted = theirs(optimizer, packed)
         ours(packed if adapted is None else adapted)
         return adapted
@@ -134,16 +100,16 @@ def _last(hooks: OrderedDict[Any, Callable[..., Any]], ours: Callable[..., Any])
 class _Load:
     """One load: what comes between other people's pre-hooks, which may adapt the state, and their post-hooks."""
 
-    def __init__(self, optimizer: FusedOptimizer, override: str) -> None:
-        self._optimizer, self._override = optimizer, override
+    def __init__(self, runtime: Runtime, override: str) -> None:
+        self._runtime, self._inputs, self._override = runtime, runtime.inputs, override
         self.messages: list[str] = []
 
     def check(self, packed: dict[str, Any]) -> None:
         """Reads all that torch does not. Raises for a state that does not fit; nothing has been changed yet."""
-        _check_shapes(self._optimizer, packed)
+        _check_shapes(self._inputs, packed)
         self._packed = packed
         self._extras = [saved.get(KEY) or saved.get("schedules") or {} for saved in packed["param_groups"]]
-        groups = enumerate(zip(self._optimizer.param_groups, self._extras, strict=False))  # torch compares their number
+        groups = enumerate(zip(self._inputs.groups, self._extras, strict=False))  # torch compares their number
         self._schedules = [self._choose(index, group.get("schedules") or {}, extra) for index, (group, extra) in groups]
 
     def _choose(self, index: int, present: dict[str, Schedule], extra: dict[str, Any]) -> dict[str, Schedule]:
@@ -162,49 +128,52 @@ class _Load:
         if self._override == "checkpoint":
             self.messages.append(message + '\nThe saved one goes on; override="present" keeps the other.')
 
-    def finish(self, optimizer: FusedOptimizer) -> None:
+    def finish(self, optimizer: Optimizer) -> None:
         """Puts our plain data where it belongs, after torch's load."""
-        _restore_dtypes(optimizer, self._packed)
-        optimizer._counts = {}
-        clocks, then, now = None, None, _largest_step(optimizer)
-        for group, extra, schedules in zip(optimizer.param_groups, self._extras, self._schedules, strict=True):
+        inputs = self._inputs
+        _restore_dtypes(inputs, self._packed)
+        inputs.counts = {}
+        clocks, then, now = None, None, _largest_step(inputs)
+        for group, extra, schedules in zip(inputs.groups, self._extras, self._schedules, strict=True):
             group.pop(KEY, None)
             group.pop("schedules", None)
             if schedules:
                 group["schedules"] = schedules
             for i, count in extra.get("steps", {}).items():
                 if int(i) < len(group["params"]):  # a hook may have split the group
-                    optimizer._counts[group["params"][int(i)]] = count
+                    inputs.counts[group["params"][int(i)]] = count
             clocks, then = extra.get("clocks", clocks), extra.get("largest_step", then)
         clocks = clocks or [now]
         if then is not None and now > then:  # torch's class has gone on with it, and carried our key along as it was
             clocks = [now, *clocks[1:]]
-        optimizer._clocks.set(clocks + [0] * (4 - len(clocks)))
-        optimizer._invalidate_loaded()
+        inputs.clocks.set(clocks + [0] * (4 - len(clocks)))
+        self._runtime.reset()
+        self._runtime.show()
+        self._runtime.compiled.refresh()
 
 
-def _largest_step(optimizer: FusedOptimizer) -> int:
-    steps = [s["step"] for s in optimizer.state.values() if isinstance(s, dict) and s.get("step") is not None]
+def _largest_step(inputs: PlanInputs) -> int:
+    steps = [s["step"] for s in inputs.state.values() if isinstance(s, dict) and s.get("step") is not None]
     return int(max((float(step) for step in steps), default=0.0))
 
 
-def _check_shapes(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
+def _check_shapes(inputs: PlanInputs, packed: dict[str, Any]) -> None:
     """A state of another model raises before anything is changed. torch would fail later, in a step."""
-    groups, saved_groups = optimizer.param_groups, packed["param_groups"]
+    groups, saved_groups = inputs.groups, packed["param_groups"]
     for g, (group, saved) in enumerate(zip(groups, saved_groups, strict=False)):
         for i, (p, key) in enumerate(zip(group["params"], saved["params"], strict=False)):
             for name, value in (packed["state"].get(key) or {}).items():
-                if isinstance(value, Tensor) and name in optimizer._spec.state_names and value.shape != p.shape:
+                if isinstance(value, Tensor) and name in inputs.spec.state_names and value.shape != p.shape:
                     raise ValueError(
                         f"loaded state dict has state['{name}'] of shape {tuple(value.shape)} for parameter {i} of "
                         f"group {g}, whose shape is {tuple(p.shape)}. It belongs to another model."
                     )
 
 
-def _restore_dtypes(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
+def _restore_dtypes(inputs: PlanInputs, packed: dict[str, Any]) -> None:
     """torch casts state to the dtype of its parameter: float32 moments of a bfloat16 model would be lost."""
-    for group, saved in zip(optimizer.param_groups, packed["param_groups"], strict=True):
+    for group, saved in zip(inputs.groups, packed["param_groups"], strict=True):
         for p, key in zip(group["params"], saved["params"], strict=True):
             for name, value in (packed["state"].get(key) or {}).items():
-                if isinstance(value, Tensor) and name in optimizer._spec.state_names and value.dtype != p.dtype:
-                    optimizer.state[p][name] = value.to(device=p.device, copy=True)
+                if isinstance(value, Tensor) and name in inputs.spec.state_names and value.dtype != p.dtype:
+                    inputs.state[p][name] = value.to(device=p.device, copy=True)

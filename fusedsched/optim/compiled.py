@@ -9,17 +9,22 @@ treatment of optimizers begins where `param_groups` is read; nothing here reads 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fusedsched.optim.inputs import PlanInputs
 from fusedsched.optim.plan import plans_of
-from fusedsched.optim.state import init_states
-from fusedsched.runtime.compile_ops import OBJECTS, detached_alias, in_place_of, one_for_each_storage, while_tracing
-
-if TYPE_CHECKING:
-    from fusedsched.optim.optimizer import FusedOptimizer
+from fusedsched.optim.state import init_state, init_states
+from fusedsched.runtime.compile_ops import (
+    OBJECTS,
+    CompileHandle,
+    detached_alias,
+    in_place_of,
+    one_for_each_storage,
+    while_tracing,
+)
 
 torch.library.define(
     "fusedsched::step", "(str handle, Tensor(a!)[] params, Tensor?[] grads, Tensor(b!)[] buffers) -> ()"
@@ -31,13 +36,58 @@ torch.library.define(
 )
 
 
+class StepHandle(CompileHandle):
+    """What an optimizer shows to Dynamo. Empty until a step is compiled."""
+
+    def __init__(self, optimizer: Any, inputs: PlanInputs) -> None:
+        super().__init__(optimizer)
+        self._inputs = inputs
+
+    def refresh(self) -> None:
+        """After something was replaced: graphs that fit go on with the tensors that are there now."""
+        if self.param_lists:
+            self.open()
+
+    def open(self) -> None:
+        """Lists the tensors of the optimizer as it is now."""
+        self.param_lists = [group["params"] for group in self._inputs.groups]
+        self.clocks = self._clocks()
+        length = sum(map(len, self.param_lists))
+        self.buffers = {pattern: self._buffers(pattern) for pattern in self.buffers if len(pattern) == length}
+
+    def add_pattern(self, pattern: str) -> None:
+        """Lists the buffers of a step. `pattern`: "1" for each parameter that has a gradient, else "0"."""
+        self.buffers[pattern] = self._buffers(pattern)
+
+    def _buffers(self, pattern: str) -> list[Tensor]:
+        """All tensors beside the parameters that such a step writes, or reads while others write them."""
+        inputs, found, params = self._inputs, self._clocks(), []
+        if inputs.ring is not None:
+            found.append(inputs.ring.tensor)
+        for group in inputs.groups:
+            numbers = [hyper.read(group) for hyper in inputs.spec.numbers]
+            found += [detached_alias(n) for n in numbers if isinstance(n, Tensor) and not inputs.schedules.owns(n)]
+            params += group["params"]
+        for p, mark in zip(params, pattern, strict=True):
+            if mark == "1":
+                found += (inputs.state.get(p) or {}).values()
+        return one_for_each_storage([t for t in found if isinstance(t, Tensor)])
+
+    def _clocks(self) -> list[Tensor]:
+        """The clocks, and the tables of hyperparameters."""
+        inputs, clocks = self._inputs, self._inputs.clocks.tensors()
+        for clock in clocks:  # one on each device that has a plan, or is about to have one again
+            inputs.schedules.table(clock.device).reserve(len(inputs.groups))
+        return [*clocks, *inputs.schedules.blocks()]
+
+
 @torch._disable_dynamo
-def _run(optimizer: FusedOptimizer, closure: Callable[[], Any] | None) -> Any:
+def _run(optimizer: Any, closure: Callable[[], Any] | None) -> Any:
     return optimizer.step(closure)
 
 
-def traced_step(optimizer: FusedOptimizer, closure: Callable[[], Any] | None) -> Any:
-    trace = optimizer._compile_handle
+def traced_step(optimizer: Any, closure: Callable[[], Any] | None) -> Any:
+    trace = optimizer._runtime.compiled
     if closure is not None or not _open(trace.handle):
         return _run(optimizer, closure)  # outside of the graph
     params = [p for group in trace.param_lists for p in group]
@@ -48,8 +98,8 @@ def traced_step(optimizer: FusedOptimizer, closure: Callable[[], Any] | None) ->
         torch.ops.fusedsched.step(trace.handle, params, grads, trace.buffers[pattern])
 
 
-def traced_zero_grad(optimizer: FusedOptimizer, set_to_none: bool) -> None:
-    trace = optimizer._compile_handle
+def traced_zero_grad(optimizer: Any, set_to_none: bool) -> None:
+    trace = optimizer._runtime.compiled
     _open(trace.handle)
     for group in trace.param_lists:
         for p in group:
@@ -64,74 +114,47 @@ def traced_zero_grad(optimizer: FusedOptimizer, set_to_none: bool) -> None:
 def _open(handle: str) -> bool:
     """Whether one op can do the step: tensor subclasses know nothing of it, `differentiable` is to be seen through, and
     inductor leaves an op that writes to complex numbers as it is, which it then refuses."""
-    optimizer = OBJECTS[handle]
-    if not optimizer._compile_handle.param_lists:
-        optimizer._ready_plan()
-        refresh(optimizer)
-    params = [p for group in optimizer._compile_handle.param_lists for p in group]
+    runtime = OBJECTS[handle]._runtime
+    if not runtime.compiled.param_lists:
+        runtime.ready()
+        runtime.compiled.open()
+    params = [p for group in runtime.compiled.param_lists for p in group]
     plain = all(type(p).__torch_dispatch__ is Tensor.__torch_dispatch__ and not p.is_complex() for p in params)
-    return plain and not optimizer.defaults["differentiable"]
+    return plain and not runtime.inputs.differentiable
+
+
+@while_tracing
+def build_plan_now(handle: str) -> None:
+    """While a graph is traced, which sees nothing of it."""
+    OBJECTS[handle]._runtime.ready()
 
 
 @while_tracing
 def _prepare(handle: str, pattern: str) -> None:
     """Makes the state that the first step would make, and the list of buffers. `pattern`: who has a gradient."""
-    optimizer = OBJECTS[handle]
-    members = [(g, i) for g, group in enumerate(optimizer._groups()) for i in range(len(group["params"]))]
-    left = {m for m, mark in zip(members, pattern, strict=True) if mark == "1" and _incomplete(optimizer, *m)}
-    for plan in plans_of(optimizer._ready_plan()):
+    runtime = OBJECTS[handle]._runtime
+    inputs = runtime.inputs
+    left = {m for m, mark in zip(inputs.members(), pattern, strict=True) if mark == "1" and _incomplete(inputs, *m)}
+    for plan in plans_of(runtime.ready()):
         missing = sorted(left.difference(plan.unsupported()))
         if missing:
-            init_states(optimizer, missing)
+            init_states(inputs, missing)
             plan.adopt(missing)
             left.difference_update(missing)
     for g, i in sorted(left):  # those of the reference
-        group = optimizer._groups()[g]
-        optimizer._init_state(group, group["params"][i])
-    optimizer._compile_handle.buffers[pattern] = _buffers(optimizer, pattern)
+        init_state(inputs, inputs.groups[g], inputs.groups[g]["params"][i])
+    runtime.compiled.add_pattern(pattern)
 
 
-def refresh(optimizer: FusedOptimizer) -> None:
-    """After something was replaced: graphs that fit go on with the tensors that are there now."""
-    trace = optimizer._compile_handle
-    trace.param_lists = [group["params"] for group in optimizer._groups()]
-    trace.clocks = _clocks(optimizer)
-    length = sum(map(len, trace.param_lists))
-    trace.buffers = {pattern: _buffers(optimizer, pattern) for pattern in trace.buffers if len(pattern) == length}
-
-
-def _incomplete(optimizer: FusedOptimizer, g: int, i: int) -> bool:
-    group = optimizer._groups()[g]
-    state = optimizer.state.get(group["params"][i]) or {}
-    return any(state.get(name) is None for name in optimizer._spec.needed_names(group))
-
-
-def _buffers(optimizer: FusedOptimizer, pattern: str) -> list[Tensor]:
-    """All tensors beside the parameters that such a step writes, or reads while others write them."""
-    found, params = _clocks(optimizer), []
-    if optimizer._ring is not None:
-        found.append(optimizer._ring.tensor)
-    for group in optimizer._groups():
-        numbers = [hyper.read(group) for hyper in optimizer._spec.numbers]
-        found += [detached_alias(n) for n in numbers if isinstance(n, Tensor) and not optimizer._shown.owns(n)]
-        params += group["params"]
-    for p, mark in zip(params, pattern, strict=True):
-        if mark == "1":
-            found += (optimizer.state.get(p) or {}).values()
-    return one_for_each_storage([t for t in found if isinstance(t, Tensor)])
-
-
-def _clocks(optimizer: FusedOptimizer) -> list[Tensor]:
-    """The clocks, and the tables of hyperparameters."""
-    clocks = optimizer._clocks.tensors()
-    for clock in clocks:  # one on each device that has a plan, or is about to have one again
-        optimizer._shown.table(clock.device).reserve(len(optimizer._groups()))
-    return [*clocks, *optimizer._shown.blocks()]
+def _incomplete(inputs: PlanInputs, g: int, i: int) -> bool:
+    group = inputs.groups[g]
+    state = inputs.state.get(group["params"][i]) or {}
+    return any(state.get(name) is None for name in inputs.spec.needed_names(group))
 
 
 def _step(handle: str, params: list[Tensor], grads: list[Tensor | None], buffers: list[Tensor]) -> None:
     optimizer = OBJECTS[handle]
-    trace, parked = optimizer._compile_handle, []
+    trace, parked = optimizer._runtime.compiled, []
     own = [p for group in trace.param_lists for p in group]
     own_buffers = trace.buffers["".join(["0" if grad is None else "1" for grad in grads])]
     try:
@@ -146,8 +169,8 @@ def _step(handle: str, params: list[Tensor], grads: list[Tensor | None], buffers
             p.grad = grad
 
 
-def traced_advance(optimizer: FusedOptimizer, samples: Any, tokens: Any) -> None:
-    trace = optimizer._compile_handle
+def traced_advance(optimizer: Any, samples: Any, tokens: Any) -> None:
+    trace = optimizer._runtime.compiled
     _open(trace.handle)
     counts = [samples, tokens]
     numbers = [0 if isinstance(count, Tensor) else count for count in counts]
@@ -161,7 +184,7 @@ def _advance(
     clocks: list[Tensor],
 ) -> None:  # fmt: skip
     optimizer = OBJECTS[handle]
-    with torch.no_grad(), in_place_of(optimizer._compile_handle.clocks, clocks):
+    with torch.no_grad(), in_place_of(optimizer._runtime.compiled.clocks, clocks):
         optimizer.advance(
             samples=samples if samples_there is None else samples_there,
             tokens=tokens if tokens_there is None else tokens_there,

@@ -7,82 +7,75 @@ and changes nothing, `apply` does what was found, `step` is both.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-from weakref import ref
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fusedsched import _native
-from fusedsched.optim.reference_plan import ReferencePlan, ReferenceUpdates
-from fusedsched.optim.scheduled import scheduled_hyperparameters
+from fusedsched.optim.inputs import PlanInputs
+from fusedsched.optim.python_plan import DONE
+from fusedsched.optim.reference_plan import ReferencePlan
 from fusedsched.optim.spec import Hyperparameter
 from fusedsched.optim.state import tidy_states
 from fusedsched.runtime import backends
 from fusedsched.runtime.clocks import UNITS
 from fusedsched.schedules import Schedule
 
-if TYPE_CHECKING:
-    from fusedsched.optim.optimizer import FusedOptimizer
 
-DONE, REBUILD, STATE_MISSING, DONE_WITH_EDITS = range(4)  # Plan::Outcome
-
-
-def build_plan(optimizer: FusedOptimizer) -> Any:
+def build_plan(inputs: PlanInputs) -> Any:
     """The plan for the parameters as they are now. Raises RuntimeError if a named backend cannot take one of them."""
-    chosen = optimizer._backend
-    if chosen == "reference" or optimizer.defaults["differentiable"]:
-        return ReferencePlan(optimizer)
+    chosen = inputs.backend
+    if chosen == "reference" or inputs.differentiable:
+        return _alone(inputs)
     plans = []
-    for device in dict.fromkeys(p.device for group in optimizer.param_groups for p in group["params"]):
+    for device in dict.fromkeys(p.device for group in inputs.groups for p in group["params"]):
         name = backends.for_device(chosen, device)
         if name is not None:
-            tidy_states(optimizer, device)
-            plans.append(_MAKERS[name](optimizer, device))
+            tidy_states(inputs, device)
+            plans.append(_MAKERS[name](inputs, device))
     unserved = [set(plan.unsupported()) for plan in plans]
-    left = sorted(set.intersection(*unserved)) if plans else _everything(optimizer)
+    left = sorted(set.intersection(*unserved)) if plans else inputs.members()
     if left and chosen != "auto":
-        raise RuntimeError(_refusal(optimizer, chosen, *left[0]))
+        raise RuntimeError(_refusal(inputs, *left[0]))
     if left:
         _native.module_or_warn()  # only now: a GPU with Triton does without the extension
     if not plans:
-        return ReferencePlan(optimizer)
-    optimizer._clocks.keep([plan.device for plan in plans])
-    _install_schedules(optimizer, plans)
-    return plans[0] if len(plans) == 1 and not left else PlanGroup(optimizer, plans, left)
+        return _alone(inputs)
+    inputs.clocks.keep([plan.device for plan in plans])
+    _install_schedules(inputs, plans)
+    return plans[0] if len(plans) == 1 and not left else PlanGroup(inputs, plans, left)
 
 
-def _everything(optimizer: FusedOptimizer) -> list[tuple[int, int]]:
-    return [(g, i) for g, group in enumerate(optimizer.param_groups) for i in range(len(group["params"]))]
+def _alone(inputs: PlanInputs) -> ReferencePlan:
+    plan = ReferencePlan(inputs, inputs.clocks.on("cpu"))
+    _install_schedules(inputs, [plan])
+    return plan
 
 
-def _refusal(optimizer: FusedOptimizer, chosen: str, g: int, i: int) -> str:
-    p = optimizer.param_groups[g]["params"][i]
-    where = "the CPU" if chosen == "cpu" else "a GPU"
+def _refusal(inputs: PlanInputs, g: int, i: int) -> str:
+    p = inputs.groups[g]["params"][i]
+    where = "the CPU" if inputs.backend == "cpu" else "a GPU"
     return (
-        f'backend="{chosen}" cannot update parameter {i} of group {g} (shape {tuple(p.shape)}, {p.dtype}, {p.layout}, '
-        f"on {p.device}): it takes strided floating point tensors on {where}, whose state "
+        f'backend="{inputs.backend}" cannot update parameter {i} of group {g} (shape {tuple(p.shape)}, {p.dtype}, '
+        f"{p.layout}, on {p.device}): it takes strided floating point tensors on {where}, whose state "
         'is native too. Use backend="auto".'
     )
 
 
-def _install_schedules(optimizer: FusedOptimizer, plans: list[Any]) -> None:
-    for index, group, hyper, schedule in scheduled_hyperparameters(optimizer.param_groups, optimizer._spec.numbers):
-        install_schedule(optimizer, plans, index, group, hyper, schedule)
+def _install_schedules(inputs: PlanInputs, plans: list[Any]) -> None:
+    for index, _, hyper, schedule in inputs.schedules.of(inputs.groups):
+        install_schedule(inputs, plans, index, hyper, schedule)
 
 
 def install_schedule(
-    optimizer: FusedOptimizer,
-    plans: list[Any],
-    index: int,
-    group: dict[str, Any],
-    hyper: Hyperparameter,
-    schedule: Schedule,
+    inputs: PlanInputs, plans: list[Any], index: int, hyper: Hyperparameter, schedule: Schedule
 ) -> bool:
     """Puts a schedule into the plans. True: a captured graph cannot get it, and the plans are out of date."""
+    group = inputs.groups[index]
     device = _device_of(group, plans)
-    optimizer._shown.table(device).reserve(len(optimizer._groups()))
-    tensor = optimizer._shown.install(group, hyper, device)
+    inputs.schedules.table(device).reserve(len(inputs.groups))
+    tensor = inputs.schedules.install(group, hyper, device)
     program, unit = schedule.program.table.tolist(), UNITS.index(schedule.unit)
     refused = [plan.set_program(index, hyper.name, program, unit, tensor) for plan in plans]  # every plan gets it
     return any(refused)
@@ -95,20 +88,19 @@ def _device_of(group: dict[str, Any], plans: list[Any]) -> torch.device:
     return devices[0] if devices else torch.device("cpu")
 
 
-def _cpu_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
-    clocks = optimizer._clocks.on(device)
-    return _native.module().CpuPlan(optimizer._spec, ref(optimizer), optimizer.param_groups, optimizer.state, clocks)
+def _cpu_plan(inputs: PlanInputs, device: torch.device) -> Any:
+    clocks = inputs.clocks.on(device)
+    return _native.module().CpuPlan(inputs.spec, inputs.optimizer, inputs.groups, inputs.state, clocks)
 
 
-def _cuda_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
-    clocks = optimizer._clocks.on(device)
+def _cuda_plan(inputs: PlanInputs, device: torch.device) -> Any:
     stream_of = torch._C._cuda_getCurrentRawStream if device.type == "cuda" else _no_stream
-    table, groups = optimizer._shown.table(device), optimizer.param_groups
+    table, groups = inputs.schedules.table(device), inputs.groups
     table.reserve(len(groups))
     table.flags.zero_()
     rows = [table.row(group) for group in groups]
     return _native.module().CudaPlan(
-        optimizer._spec, ref(optimizer), groups, optimizer.state, clocks, table.flags, rows, stream_of
+        inputs.spec, inputs.optimizer, groups, inputs.state, inputs.clocks.on(device), table.flags, rows, stream_of
     )
 
 
@@ -116,11 +108,10 @@ def _no_stream(index: int) -> int:
     return 0
 
 
-def _triton_plan(optimizer: FusedOptimizer, device: torch.device) -> Any:
+def _triton_plan(inputs: PlanInputs, device: torch.device) -> Any:
     from fusedsched.optim.triton_plan import TritonPlan
 
-    clocks = optimizer._clocks.on(device)
-    return TritonPlan(optimizer._spec, optimizer.param_groups, optimizer.state, clocks)
+    return TritonPlan(inputs.spec, inputs.groups, inputs.state, inputs.clocks.on(device))
 
 
 _MAKERS = {"cpu": _cpu_plan, "cuda": _cuda_plan, "triton": _triton_plan}
@@ -144,15 +135,16 @@ def every_plan(plan: Any) -> list[Any]:
 class PlanGroup:
     """Several plans, and the reference for parameters that none of them takes, as one. All check before any applies."""
 
-    def __init__(self, optimizer: FusedOptimizer, plans: list[Any], left: list[tuple[int, int]]) -> None:
+    def __init__(self, inputs: PlanInputs, plans: list[Any], left: list[tuple[int, int]]) -> None:
         self.plans = plans
         self.recorder = min(plans, key=lambda plan: plan.device.type == "cpu")
-        self._updates = ReferenceUpdates(optimizer, left) if left else None
+        clocks = inputs.clocks.on(plans[0].device)
+        self._reference = ReferencePlan(inputs, clocks, left) if left else None
         self._waiting: Any = None  # the plan that lacks state
         self.name = "+".join([*dict.fromkeys(plan.name for plan in plans), *(["reference"] if left else [])])
 
     def step(self, param_groups: Any, state: Any, scale: Tensor | None, found_inf: Tensor | None) -> int:
-        if found_inf is not None and (self._updates is not None or found_inf.device.type == "cpu"):
+        if found_inf is not None and (self._reference is not None or found_inf.device.type == "cpu"):
             # The reference has to wait for the device anyway, to know.
             if float(found_inf) != 0.0:
                 return self.skip(param_groups, found_inf)
@@ -166,13 +158,13 @@ class PlanGroup:
             if outcome != DONE:
                 self._waiting = plan
                 return outcome
-        self._eager_pending = self._updates is not None and self._updates.check()
-        return DONE
+        return DONE if self._reference is None else self._reference.check(param_groups, state)
 
     def apply(self, scale: Tensor | None, found_inf: Tensor | None) -> int:
-        counts = self._eager_pending or any(plan.pending() for plan in self.plans)
-        if self._eager_pending:
-            self._updates.run(scale)
+        eager = self._reference is not None and self._reference.pending()
+        counts = eager or any(plan.pending() for plan in self.plans)
+        if eager:
+            self._reference.apply(scale, None, False)
         return max(plan.apply(scale, found_inf, counts) for plan in self.plans)
 
     def skip(self, param_groups: Any, found_inf: Tensor) -> int:
@@ -197,9 +189,11 @@ class PlanGroup:
             plan.advance(unit, amount)
 
     def exact_counts(self) -> list[tuple[Tensor, int]]:
-        own = [] if self._updates is None else self._updates.exact_counts()
-        return own + [pair for plan in self.plans for pair in plan.exact_counts()]
+        return [pair for plan in self._every() for pair in plan.exact_counts()]
 
     def adopt_counts(self, counts: list[tuple[Tensor, int]]) -> None:
-        for plan in [*self.plans, *([] if self._updates is None else [self._updates])]:
+        for plan in self._every():
             plan.adopt_counts(counts)
+
+    def _every(self) -> list[Any]:
+        return [*self.plans, *([] if self._reference is None else [self._reference])]

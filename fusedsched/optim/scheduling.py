@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users change while a model trains: the schedules, and the clocks that they run on.
+"""Native schedules in the groups of an optimizer, and the clocks that they run on.
+
+`group["schedules"]` maps the name of a hyperparameter to its expression. The hyperparameter itself is a 0-dim float64
+tensor with the value for the next update, so that code that reads a group finds a number. Another value there is an
+edit: constant from there on, with one warning, until `set_schedule`.
 
 A plan takes a new schedule where the old one was, so neither eager steps nor compiled ones nor captured graphs are
 built anew for it.
@@ -7,137 +11,187 @@ built anew for it.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_dynamo_compiling
 
 from fusedsched._layouts import CLOCKS
-from fusedsched.optim.compiled import traced_advance
-from fusedsched.optim.plan import every_plan, install_schedule
-from fusedsched.optim.scheduled import check_schedule
-from fusedsched.optim.spec import Hyperparameter
+from fusedsched.optim.spec import Hyperparameter, OptimizerSpec
+from fusedsched.runtime.clocks import Clocks, number
+from fusedsched.runtime.hyperparameters import HyperparameterTable
+from fusedsched.runtime.order import levels_outside
 from fusedsched.schedules import Schedule
+from fusedsched.schedules.evaluate import evaluate
+
+Scheduled = tuple[int, dict[str, Any], Hyperparameter, Schedule]  # index of the group, group, number, its schedule
 
 
-class Scheduling:
-    """`set_schedule` and `advance` of an optimizer."""
+class NativeSchedules:
+    """The tables of hyperparameters, one on each device, and which native schedules show their values in the groups.
 
-    def set_schedule(self, name: str, schedule: Schedule | Sequence[Schedule], group: int | None = None) -> None:
-        """Puts a schedule in the place of a scalar, in one group or (None) in all. It runs on the present clock.
+    Each row has a place for every number, whether it has a schedule or not: compiled steps are handed the tables, and
+    need no other ones when a number becomes a schedule.
+    """
 
-        `name`: "lr", "beta1", "beta2", "momentum" or "weight_decay", as the optimizer has them. `schedule`: one, or
-        with `group=None` a list of one for each group. It acts at the next step; a captured graph follows at its next
-        replay.
-        Raises ValueError for an unknown name, for a schedule that is negative or not finite somewhere and for a list of
-        another length, IndexError for a group that is not there, RuntimeError while a graph is captured and for what
-        follows a drop-in scheduler inside one. Nothing is changed then.
+    def __init__(self, spec: OptimizerSpec, clocks: Clocks) -> None:
+        self._spec, self._clocks = spec, clocks
+        self._tables: dict[torch.device, HyperparameterTable] = {}
+        self._installed: dict[tuple[int, str], Tensor] = {}
+        self._versions: dict[tuple[int, str], int] = {}  # of those installed: only user code raises them
+        self._warned: set[str] = set()
 
-        >>> import torch
-        >>> from fusedsched import SGD, schedules
-        >>> opt = SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
-        >>> opt.set_schedule("lr", schedules.linear(0.25, 0.0, steps=10))
-        >>> opt.param_groups[0]["lr"]
-        tensor(0.2500, dtype=torch.float64)
+    def table(self, device: torch.device | str) -> HyperparameterTable:
+        """The table on a device."""
+        device = torch.device(device)
+        if device not in self._tables:
+            names = [hyper.name for hyper in self._spec.hyperparameters]
+            self._tables[device] = HyperparameterTable(device, names)
+        return self._tables[device]
+
+    def blocks(self) -> list[Tensor]:
+        """The memory of all tables."""
+        return [block for table in self._tables.values() for block in table.blocks]
+
+    def owns(self, value: Any) -> bool:
+        """Whether a value is a tensor in one of the tables."""
+        storages = {block.untyped_storage()._cdata for block in self.blocks()}
+        return isinstance(value, Tensor) and value.untyped_storage()._cdata in storages
+
+    def of(self, groups: list[dict[str, Any]]) -> Iterator[Scheduled]:
+        """All schedules of the groups."""
+        for index, group in enumerate(groups):
+            schedules = group.get("schedules")
+            for hyper in self._spec.numbers if schedules else ():
+                if hyper.name in schedules:
+                    yield index, group, hyper, schedules[hyper.name]
+
+    def install(self, group: dict[str, Any], hyper: Hyperparameter, device: torch.device | str) -> Tensor:
+        """The tensor of a hyperparameter. It is put into the group unless an edit of the user is there."""
+        key = (id(group), hyper.name)
+        if key not in self._installed:
+            self._installed[key] = self.table(device).current(group, hyper.name)
+        if key not in self._versions:
+            self._versions[key] = self._installed[key]._version
+            hyper.write(group, self._installed[key])
+        return self._installed[key]
+
+    def replace(self, group: dict[str, Any], hyper: Hyperparameter, schedule: Schedule) -> None:
+        """Puts a schedule into the group; the next `install` puts its tensor there, too."""
+        group["schedules"] = {**group.get("schedules", {}), hyper.name: schedule}
+        self._versions.pop((id(group), hyper.name), None)
+
+    def drop_edited(self, groups: list[dict[str, Any]], fresh: Collection[tuple[int, str]] = ()) -> None:
+        """Drops the schedules that an edit has replaced, so that what is saved is what runs, and a new plan does not
+        take them up again. The present plan has seen the edit, or will; captured graphs go on with it.
+
+        `fresh`: schedules that were put there and not shown yet, by index of the group and name.
         """
-        hyper = next((s for s in self._spec.numbers if s.name == name and s.schedulable), None)
-        if hyper is None:
-            names = ", ".join(s.name for s in self._spec.numbers if s.schedulable)
-            raise ValueError(f"'{name}' cannot be scheduled. {type(self).__name__} has {names}.")
-        chosen = _by_group(schedule, group, len(self.param_groups))
-        for one in chosen.values():
-            if not isinstance(one, Schedule):
-                raise TypeError(f"set_schedule takes a schedule, got {type(one).__name__}. See fusedsched.schedules.")
-            check_schedule(hyper, one)
-        if self._runtime.capturing():
-            raise RuntimeError("set_schedule() while a CUDA graph is captured. Call it before or after the capture.")
-        self._runtime.refuse_scheduled(name)
-        self._put(hyper, chosen)
+        for index, group, hyper, schedule in list(self.of(groups)):
+            if (index, hyper.name) not in fresh and self._edited(group, hyper, schedule):
+                group["schedules"] = {k: v for k, v in group["schedules"].items() if k != hyper.name}
+                self._versions.pop((id(group), hyper.name), None)
+                self._warn(hyper.name)
 
-    def _put(self, hyper: Hyperparameter, chosen: dict[int, Schedule]) -> None:
-        plans, left = every_plan(self._plan), []
-        for index, schedule in chosen.items():
-            target = self.param_groups[index]
-            self._shown.forget(target, hyper.name)
-            target["schedules"] = {**target.get("schedules", {}), hyper.name: schedule}
-            if plans and install_schedule(self, plans, index, target, hyper, schedule):
-                left.append(index)
-        if left:
-            self._invalidate(fresh=[(index, hyper.name) for index in chosen])
-        self._show()
-        if left:
+    def warn_of_edits(self, groups: list[dict[str, Any]]) -> None:
+        """Warns of schedules that user code wrote to, or in place to their tensors. Does not wait for the device."""
+        for _, group, hyper, _ in self.of(groups):
+            version = self._versions.get((id(group), hyper.name))
+            if self._replaced(group, hyper) or hyper.read(group)._version != version:
+                self._warn(hyper.name)
+
+    def _replaced(self, group: dict[str, Any], hyper: Hyperparameter) -> bool:
+        value, own = hyper.read(group), self._installed.get((id(group), hyper.name))
+        return value is not own if own is not None else not self.owns(value)  # None: the group is a copy of one
+
+    def _edited(self, group: dict[str, Any], hyper: Hyperparameter, schedule: Schedule) -> bool:
+        if self._replaced(group, hyper):
+            return True
+        expected = value_at(schedule.program.table, self._clocks.unit(schedule.unit))
+        return not math.isclose(number(hyper.read(group)), expected, rel_tol=1e-12)  # evaluators differ by some ulp
+
+    def _warn(self, name: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
             warnings.warn(
-                f"set_schedule('{hyper.name}') gives group {left[0]} another update rule than the CUDA graph has that "
-                "was captured. That graph goes on as it was; capture again.",
+                f"The scheduled '{name}' of a param group was written to: it stays at the written value from here on. "
+                "Use set_schedule() to put a schedule back.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=levels_outside(),
             )
 
-    def advance(self, *, samples: int | Tensor = 0, tokens: int | Tensor = 0) -> None:
-        """Advances the clocks of schedules with `unit="sample"` or `unit="token"`. Updates count themselves.
 
-        A number, or an integer tensor with one element. One on the parameters' device is not waited for; inside a
-        captured graph each replay advances by what it holds then. A negative one there advances nothing, and a later
-        call (`step`, `telemetry`, `state_dict`, `skipped_steps`, `sync_hparams`) raises ValueError.
-        Raises ValueError for a negative number and for several elements, TypeError for what is no integer.
-
-        >>> from fusedsched import SGD, schedules
-        >>> rate = schedules.linear(0.5, 0.0, steps=1_000, unit="token")
-        >>> opt = SGD([torch.zeros(1, requires_grad=True)], lr=rate)
-        >>> opt.advance(tokens=torch.tensor(250))
-        >>> float(opt.param_groups[0]["lr"])
-        0.375
-        """
-        if is_dynamo_compiling():
-            return traced_advance(self, samples, tokens)
-        counts = [(unit, _checked(CLOCKS[unit], count)) for unit, count in ((1, samples), (2, tokens))]
-        self._check_counts()
-        plans = every_plan(self._ready_plan())
-        numbers = [
-            0 if all(_by_pointer(plan, count) for plan in plans) else _number(CLOCKS[unit], count, self)
-            for unit, count in counts
-        ]
-        for (unit, count), number in zip(counts, numbers, strict=True):
-            for plan in plans:
-                if _by_pointer(plan, count):
-                    plan.advance_by(unit, count.to(plan.device, non_blocking=True))
-                elif number:
-                    plan.advance(unit, number)
-
-    def _check_counts(self) -> None:
-        for plan in every_plan(self._plan):
-            plan.check_counts()
-
-    def _show(self) -> None:
-        # The values of schedules, between steps; a step shows them itself, and asks for what is to be filled in.
-        if self._constructed and any("schedules" in group for group in self.param_groups):
-            if all(group.get(hyper.key) is not None for group in self._groups() for hyper in self._spec.numbers):
-                self._ready_plan().advance(0, 0)
+def check_schedule(hyper: Hyperparameter, schedule: Schedule) -> None:
+    """Raises ValueError if the schedule leaves the range that this hyperparameter may have."""
+    if not hyper.schedulable:
+        raise ValueError(f"{hyper.name} cannot be scheduled. Give it a number.")
+    schedule.check(hyper.name)
+    largest = schedule.program.bounds()[1]
+    if largest >= hyper.below:
+        raise ValueError(f"Invalid {hyper.name}: the schedule reaches {largest:g}. It must stay below {hyper.below:g}.")
 
 
-def _by_group(schedule: Any, group: Any, n: int) -> dict[int, Any]:
-    """The schedules by the index of their group."""
+def take_schedules(group: dict[str, Any], spec: OptimizerSpec, largest: bool = False) -> dict[str, Schedule]:
+    """Replaces the schedules in `group` by their first value (or the largest), and returns them."""
+    taken = {}
+    for hyper in spec.numbers:
+        if hyper.key not in group or (hyper.item is not None and not isinstance(group[hyper.key], (tuple, list))):
+            continue
+        value = hyper.read(group)
+        if isinstance(value, Schedule):
+            check_schedule(hyper, value)
+            taken[hyper.name] = value
+            hyper.write(group, value.program.bounds()[1] if largest else float(value(0)))
+    return taken
+
+
+def value_at(table: Any, clock: int) -> float:
+    """The value of a program's table at `clock`; past the last defined step, the last one."""
+    horizon = table[2]
+    return evaluate(table, min(clock, horizon) if horizon >= 0.0 else clock)
+
+
+# The arguments of set_schedule() and advance().
+
+
+def schedulable(spec: OptimizerSpec, name: str, owner: str) -> Hyperparameter:
+    """The hyperparameter with this name. Raises ValueError, with the name of the optimizer's class."""
+    found = {hyper.name: hyper for hyper in spec.numbers if hyper.schedulable}
+    if name not in found:
+        raise ValueError(f"'{name}' cannot be scheduled. {owner} has {', '.join(found)}.")
+    return found[name]
+
+
+def chosen_schedules(hyper: Hyperparameter, schedule: Any, group: Any, n: int) -> dict[int, Schedule]:
+    """The schedules by the index of their group, of `n`."""
     if isinstance(schedule, (list, tuple)):
         if group is not None or len(schedule) != n:
             where = f"{n} groups" if group is None else f"group={group}"
             raise ValueError(
                 f"set_schedule() got {len(schedule)} schedules for {where}. Pass one, or one for each group."
             )
-        return dict(enumerate(schedule))
-    if group is None:
-        return dict.fromkeys(range(n), schedule)
-    if not isinstance(group, int) or isinstance(group, bool):
+        chosen = dict(enumerate(schedule))
+    elif group is None:
+        chosen = dict.fromkeys(range(n), schedule)
+    elif not isinstance(group, int) or isinstance(group, bool):
         raise TypeError(f"set_schedule() got group={group!r}. It must be the index of a group, or None for all.")
-    if not -n <= group < n:
+    elif not -n <= group < n:
         raise IndexError(f"set_schedule() got group={group}. The optimizer has {n} group{'s' if n > 1 else ''}.")
-    return {group % n: schedule}
+    else:
+        chosen = {group % n: schedule}
+    for one in chosen.values():
+        if not isinstance(one, Schedule):
+            raise TypeError(f"set_schedule takes a schedule, got {type(one).__name__}. See fusedsched.schedules.")
+        check_schedule(hyper, one)
+    return chosen
 
 
-def _checked(name: str, count: Any) -> int | Tensor:
-    """The argument, if it is one. A number on a device is not looked at."""
+def checked_count(unit: int, count: Any) -> int | Tensor:
+    """The argument of `advance` for a clock. A number on a device is not read."""
+    name = CLOCKS[unit]
     if isinstance(count, Tensor):
         if count.dtype == torch.bool or count.is_floating_point() or count.is_complex():
             raise TypeError(f"advance() got {name} of {count.dtype}. Pass an integer, or a tensor of an integer type.")
@@ -155,13 +209,24 @@ def _not_negative(name: str, count: int) -> int:
     return count
 
 
-def _by_pointer(plan: Any, count: int | Tensor) -> bool:
-    """Whether a plan's device reads it when it gets there."""
+def advance_clocks(plans: list[Any], counts: list[tuple[int, int | Tensor]], capturing: Callable[[], bool]) -> None:
+    """Advances the clocks of all plans; `counts`: pairs (unit, number). A tensor on a plan's device is read there, when
+    the device comes to it."""
+    numbers = [0 if all(_is_there(p, c) for p in plans) else _number(CLOCKS[u], c, capturing) for u, c in counts]
+    for (unit, count), amount in zip(counts, numbers, strict=True):
+        for plan in plans:
+            if _is_there(plan, count):
+                plan.advance_by(unit, count.to(plan.device, non_blocking=True))
+            elif amount:
+                plan.advance(unit, amount)
+
+
+def _is_there(plan: Any, count: int | Tensor) -> bool:
     return isinstance(count, Tensor) and plan.name in ("cuda", "triton") and count.device.type == plan.device.type
 
 
-def _number(name: str, count: int | Tensor, optimizer: Any) -> int:
-    if isinstance(count, Tensor) and optimizer._runtime.capturing():
+def _number(name: str, count: int | Tensor, capturing: Callable[[], bool]) -> int:
+    if isinstance(count, Tensor) and capturing():
         raise RuntimeError(
             f"advance() inside a captured graph got {name} on {count.device}: each replay would repeat the number of "
             "now. Pass a tensor on the device of the parameters."

@@ -3,44 +3,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fusedsched.optim.inputs import PlanInputs
 from fusedsched.optim.placement import zeros_for
 from fusedsched.runtime.addresses import is_native
 
-if TYPE_CHECKING:
-    from fusedsched.optim.optimizer import FusedOptimizer
 
-
-def init_states(optimizer: FusedOptimizer, which: list[tuple[int, int]]) -> None:
+def init_states(inputs: PlanInputs, which: list[tuple[int, int]]) -> None:
     """Makes the state of many parameters of one device for its kernels. Their steps are views of one buffer."""
-    groups = [optimizer.param_groups[g] for g, _ in which]
+    groups = [inputs.groups[g] for g, _ in which]
     params = [group["params"][i] for group, (_, i) in zip(groups, which, strict=True)]
-    spec = optimizer._spec
+    spec = inputs.spec
     needed = {id(group): spec.needed_states(group) for group in groups}
     missing = [
-        [array.name for array in needed[id(group)] if (optimizer.state.get(p) or {}).get(array.name) is None]
+        [array.name for array in needed[id(group)] if (inputs.state.get(p) or {}).get(array.name) is None]
         for group, p in zip(groups, params, strict=True)
     ]
     zeros = zeros_for(params, [len(names) for names in missing])
     steps = torch.zeros(len(which), dtype=torch.float32, device=params[0].device).unbind()
     for p, names, tensors, step in zip(params, missing, zeros, steps, strict=True):
         if spec.counts_steps:
-            _init_step(optimizer.state[p], step)
+            _init_step(inputs.state[p], step)
         if names:
-            optimizer.state[p].update(zip(names, tensors, strict=True))
+            inputs.state[p].update(zip(names, tensors, strict=True))
 
 
-def init_state(optimizer: FusedOptimizer, group: dict[str, Any], p: Tensor) -> None:
+def init_state(inputs: PlanInputs, group: dict[str, Any], p: Tensor) -> None:
     """Makes what the reference rule needs; an array that begins with the first gradient it makes itself."""
-    spec = optimizer._spec
+    spec = inputs.spec
     names = [array.name for array in spec.needed_states(group) if array.init == "zeros"]
     if not names and not spec.counts_steps:
         return
-    state = optimizer.state[p]
+    state = inputs.state[p]
     if spec.counts_steps:
         _init_step(state, torch.tensor(0.0, dtype=torch.float32, device="cpu"))  # not zeros: fake ones have no value
     for name in names:
@@ -53,18 +51,18 @@ def _init_step(state: dict[str, Any], step: Tensor) -> None:
         state["step"] = step.fill_(float(state.get("step") or 0.0))
 
 
-def tidy_states(optimizer: FusedOptimizer, device: torch.device) -> None:
+def tidy_states(inputs: PlanInputs, device: torch.device) -> None:
     """Brings state that other code wrote into the form that a device's kernels read: the step as a 0-dim float32
     tensor beside the parameter, the moments strided like it. Values do not change."""
-    for group in optimizer.param_groups:
+    for group in inputs.groups:
         for p in group["params"]:
-            state = optimizer.state.get(p)
+            state = inputs.state.get(p)
             if not state or p.device != device or not is_native(p):
                 continue
             step = state.get("step")
             if step is not None and not _is_plain_step(step, device):
                 state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
-            for array in optimizer._spec.needed_states(group):
+            for array in inputs.spec.needed_states(group):
                 name, moment = array.name, state.get(array.name)
                 if isinstance(moment, Tensor) and moment.shape == p.shape:
                     like = torch.empty_like(p, device="meta")

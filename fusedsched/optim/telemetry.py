@@ -1,12 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an optimizer did lately: `optimizer.telemetry()`."""
+"""Telemetry of an optimizer: a ring of rows that its plan fills on the plan's device, and what users read of it.
+
+The layout of the ring is csrc/core/telemetry.h: a header (rows written so far, the gradient norm for the next one),
+then rows of update, skipped, gradient norm and the hyperparameters of all groups. Rows are counted in the ring itself,
+so that replays of captured graphs go on filling it.
+"""
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
+from fusedsched._layouts import MAX_HYPERPARAMETERS, TELEMETRY_HEAD, row_width
+from fusedsched.runtime.clocks import unwatched
+
+_HEAD = len(TELEMETRY_HEAD)
 _SHOWN = 5  # rows of a repr
 
 
@@ -84,3 +96,87 @@ class Telemetry:
         lines = [" ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in table]
         title = f"Telemetry of {len(rows)} step{'s' if len(rows) > 1 else ''}"
         return "\n".join([f"{title}, the last {_SHOWN}" if len(rows) > _SHOWN else title, *lines])
+
+
+class Ring:
+    """The last `length` rows. It belongs to the optimizer and outlives its plans."""
+
+    def __init__(self, length: int) -> None:
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise ValueError(f"enable_telemetry() got length={length!r}. It must be an integer, one or more.")
+        self.length = length
+        self.tensor: Tensor | None = None
+
+    def attach(self, plan: Any, n_groups: int) -> None:
+        """Lets a plan fill it. New groups have NaN in the rows before them; with fewer groups than there were, no row
+        can be told from another's, and it starts anew."""
+        shape = (1 + self.length, row_width(n_groups))
+        before = self.tensor
+        if before is None or before.shape != shape or before.device != plan.device:
+            with unwatched():
+                self.tensor = torch.full(shape, torch.nan, dtype=torch.float64, device=plan.device)
+                self.tensor[0, 0].zero_()
+                if before is not None and before.shape[1] <= shape[1]:
+                    self.tensor[:, : before.shape[1]] = before
+        plan.record_to(self.tensor)
+
+    def read(self, hyperparameters: tuple[Any, ...], last: int | None) -> Telemetry:
+        """Waits for the device, and copies once."""
+        with unwatched():
+            return decoded(None if self.tensor is None else self.tensor.cpu(), hyperparameters, last)
+
+    @torch.no_grad()
+    def log_norm(self, norm: float | Tensor) -> None:
+        """Stores the gradient norm for the next row. Does not wait for a tensor."""
+        on_host = isinstance(norm, Tensor) and norm.device.type == "cpu" and self.tensor.device.type != "cpu"
+        if on_host and not is_dynamo_compiling():
+            norm = float(norm)  # a graph would keep the address of the host's memory
+        if isinstance(norm, Tensor):
+            self.tensor[0, 1].copy_(norm.detach().reshape(()), non_blocking=True)
+        else:
+            self.tensor[0, 1].fill_(norm)
+
+
+def enabled(ring: Ring | None) -> Ring:
+    """The ring. Raises RuntimeError if there is none."""
+    if ring is None:
+        raise RuntimeError("Telemetry is off. Call enable_telemetry() before the steps that it is to tell of.")
+    return ring
+
+
+def decoded(ring: Tensor | None, hyperparameters: tuple[Any, ...], last: int | None) -> Telemetry:
+    """The last rows of a ring that is on the host; None for one that nothing was written to."""
+    if last is not None and (not isinstance(last, int) or isinstance(last, bool) or last < 0):
+        raise ValueError(f"telemetry() got last={last!r}. It must be an integer, zero or more, or None for all.")
+    rows = torch.empty(1, _HEAD, dtype=torch.float64) if ring is None else ring
+    written, length = 0 if ring is None else int(rows[0, 0]), len(rows) - 1
+    n = min(written, length if last is None else min(last, length))
+    rows = rows[1 + torch.arange(written - n, written, device="cpu") % max(1, length)]
+    numbers = rows[:, _HEAD:].reshape(n, (rows.shape[1] - _HEAD) // MAX_HYPERPARAMETERS, MAX_HYPERPARAMETERS)
+    columns = {"update": rows[:, 0].long(), "skipped": rows[:, 1] != 0.0, "grad_norm": rows[:, 2].clone()}
+    columns |= {hyper.name: numbers[:, :, k].clone() for k, hyper in enumerate(hyperparameters) if hyper.schedulable}
+    return Telemetry(columns)
+
+
+def write_row(ring: Tensor, update: int, skipped: bool, groups: list[list[float]]) -> None:
+    """As `next_row` and `finish_row` in csrc/core/telemetry.h. `groups`: the numbers of each."""
+    row = ring[1 + int(ring[0, 0]) % (len(ring) - 1)]
+    row[:_HEAD] = torch.tensor([float(update), float(skipped), float(ring[0, 1])], dtype=torch.float64)
+    for g, numbers in enumerate(groups):
+        row[_HEAD + g * MAX_HYPERPARAMETERS :][: len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
+    ring[0, 1] = torch.nan
+    ring[0, 0] += 1.0
+
+
+def check_norm(norm: Any) -> None:
+    """Raises TypeError or ValueError for what is not one number."""
+    if hasattr(norm, "full_tensor"):
+        raise TypeError("log_grad_norm() got a DTensor. Pass norm.full_tensor().")
+    if not isinstance(norm, Tensor):
+        if not isinstance(norm, Real):
+            raise TypeError(f"log_grad_norm() takes a number or a tensor, got {type(norm).__name__}.")
+    elif not norm.is_floating_point() or norm.numel() != 1:
+        raise ValueError(
+            f"log_grad_norm() got a tensor of shape {tuple(norm.shape)} and {norm.dtype}. The norm must be floating "
+            "point and have one element."
+        )

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One parameter of a Triton plan: what is known of it, and what is checked before a step. As csrc/plan/collect.cpp."""
+"""What a Triton plan knows of its parameters and of the numbers of its groups, and what it checks before a step.
+
+As csrc/plan/collect.cpp and csrc/plan/group.cpp.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedsched._layouts import MAX_STATES
-from fusedsched.optim.reference_plan import refuse_sparse
+from fusedsched._layouts import MAX_HYPERPARAMETERS, MAX_STATES, NUMBER_SOURCES
+from fusedsched.optim.python_plan import check_gradient, check_object, read_object, refuse_expanded
 from fusedsched.optim.spec import OptimizerSpec
 from fusedsched.runtime import addresses
+from fusedsched.runtime.addresses import unwrap
+from fusedsched.triton_kernels import rules
 
 # How numbers are stored; complex ones are pairs.
 REAL = {
@@ -24,6 +29,9 @@ REAL = {
     torch.complex32: torch.float16,
 }
 _ALIGNED = 16  # bytes of the widest access
+_VALUE, _FLOAT32, _FLOAT64 = (NUMBER_SOURCES.index(name) for name in ("value", "float32", "float64"))
+_UNREAD = object()
+_KINDS = {torch.float32: _FLOAT32, torch.float64: _FLOAT64}
 
 
 def is_native(tensor: Tensor, device: torch.device) -> bool:
@@ -48,19 +56,9 @@ class Entry:
             return
         like = torch.empty_like(p, device="meta")
         self.packed = like.stride() != p.stride() or p.is_conj() or p.is_neg()
-        if self.packed and any(n > 1 and s == 0 for n, s in zip(p.shape, p.stride(), strict=True)):
-            raise RuntimeError(
-                "unsupported operation: more than one element of the written-to tensor refers to a single memory "
-                f"location. Parameter {index} of group {group} with shape {list(p.shape)} is expanded; clone() it "
-                "before it becomes a parameter."
-            )
+        if self.packed:
+            refuse_expanded(p, (group, index))
         self.sizes, self.strides, self.contiguous = like.shape, like.stride(), like.is_contiguous()
-
-    def where(self) -> str:
-        return (
-            f"parameter {self.index} of group {self.group} (shape {list(self.p.shape)}, {self.p.dtype} on "
-            f"{self.p.device})"
-        )
 
     def matches(self, tensor: Tensor) -> bool:
         """Whether its elements lie in the order of the parameter's."""
@@ -111,26 +109,75 @@ class Entry:
     def packed_gradient(self, spec: OptimizerSpec) -> Tensor:
         """The gradient in the order of the parameter's elements: itself, or a copy. Raises RuntimeError if it does
         not fit."""
-        p, grad = self.p, self.p.grad
-        if grad.layout != torch.strided:
-            refuse_sparse(spec, self.where())
-        if grad.device != p.device:
-            raise RuntimeError(
-                f"The gradient of {self.where()} is on {grad.device}. Move it to the device of its parameter."
-            )
-        if grad.shape != p.shape:
-            raise RuntimeError(
-                f"The gradient of {self.where()} has shape {list(grad.shape)}. It must have the shape of its parameter."
-            )
-        if grad.dtype not in REAL or grad.is_complex() != p.is_complex():
-            raise RuntimeError(
-                f"The gradient of {self.where()} is of dtype {grad.dtype}. Cast it to the dtype of its parameter."
-            )
+        check_gradient(self.p, spec, (self.group, self.index), REAL)
+        grad = self.p.grad
         if self.matches(grad) and not grad.is_conj() and not grad.is_neg() and addresses.has_address(grad):
             return grad
         # Strided otherwise than its parameter, walked side by side they would pair the wrong elements. One that is not
         # native is read by its own copy_, which may wait, and raises where it does not mix with plain tensors.
         return torch.empty_strided(self.sizes, self.strides, dtype=grad.dtype, device=grad.device).copy_(grad)
+
+
+class GroupReader:
+    """The numbers of a group, read from the dictionary that users edit, without waiting.
+
+    After `read()`: `values` has them, `sources` says where the kernel finds each.
+    """
+
+    def __init__(self, group: dict[str, Any], spec: OptimizerSpec, device: torch.device) -> None:
+        self.group, self._spec, self._device = group, spec, device
+        self._index = {hyper.name: k for k, hyper in enumerate(spec.hyperparameters)}
+        self._objects: list[Any] = [_UNREAD] * len(spec.hyperparameters)
+        self._copies: dict[int, Tensor] = {}
+        self.values = [0.0] * MAX_HYPERPARAMETERS
+        self.sources = [(_VALUE, 0)] * MAX_HYPERPARAMETERS
+        self._nonzero: dict[str, bool] = {}
+        self.read()
+
+    def rule(self) -> str:
+        """The rule for these numbers."""
+        return self._spec.choose(self._nonzero)
+
+    def state_names(self) -> tuple[str, ...]:
+        """The state arrays of that rule."""
+        return self._spec.state_names[: rules.STATES[self.rule()]]
+
+    def read(self) -> None:
+        """Raises KeyError, ValueError or TypeError for what is missing or not a number."""
+        for k, hyper in enumerate(self._spec.hyperparameters):
+            value = read_object(hyper, self.group)
+            if isinstance(value, Tensor):
+                check_object(hyper, value)
+                self._read_tensor(k, hyper.name, value)
+            elif value is not self._objects[k]:
+                check_object(hyper, value)
+                self._take_number(k, hyper.name, float(value))
+            self._objects[k] = value
+
+    def read_from(self, name: str, number: Tensor | None = None) -> None:
+        """Lets a hyperparameter be what a float64 tensor holds, until another number is written to the group.
+
+        None: the tensor of last time; the number that stands in the group is no edit then.
+        """
+        k = self._index[name]
+        if number is not None:
+            self._copies[k] = number
+        self._objects[k] = self._spec.hyperparameters[k].read(self.group)
+        self.sources[k], self._nonzero[name] = (_FLOAT64, unwrap(self._copies[k])), True
+
+    def _take_number(self, k: int, name: str, value: float) -> None:
+        self.values[k], self.sources[k], self._nonzero[name] = value, (_VALUE, 0), value != 0.0
+
+    def _read_tensor(self, k: int, name: str, tensor: Tensor) -> None:
+        if tensor.device != self._device or not addresses.is_native(tensor):
+            self._take_number(k, name, float(tensor.detach()))
+            return
+        kind = _KINDS.get(tensor.dtype)
+        if kind is None:  # rare types are converted on the device
+            kind = _FLOAT64
+            tensor = self._copies.setdefault(k, tensor.new_empty((), dtype=torch.float64)).copy_(tensor.detach()[...])
+        # Its value is the device's business: no kernel is chosen by it.
+        self.sources[k], self._nonzero[name] = (kind, unwrap(tensor)), True
 
 
 def types_of(param: Tensor, grad: Tensor, states: tuple[Tensor, ...]) -> tuple[torch.dtype, ...]:
@@ -143,18 +190,3 @@ def types_of(param: Tensor, grad: Tensor, states: tuple[Tensor, ...]) -> tuple[t
 
 def aligned(addresses: tuple[int, ...]) -> bool:
     return not any(address % _ALIGNED for address in addresses)
-
-
-def reset_gradients(params: list[Tensor], set_to_none: bool) -> None:
-    """As `torch.optim.Optimizer.zero_grad`."""
-    for p in params:
-        if set_to_none:
-            p.grad = None
-        elif p.grad.grad_fn is not None:
-            p.grad.detach_()
-        else:
-            p.grad.requires_grad_(False)
-    if params and not set_to_none:
-        with torch.no_grad():
-            for p in params:
-                p.grad.zero_()

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fusedsched._layouts import MAX_SCALARS, MAX_STATES
+from fusedsched._layouts import MAX_HYPERPARAMETERS, MAX_SCALARS, MAX_STATES
+from fusedsched.optim.python_plan import Programs
 from fusedsched.runtime.addresses import native, unwrap
 from fusedsched.runtime.launching import launching
 from fusedsched.triton_kernels import rules, step, tuning
+from fusedsched.triton_kernels.telemetry import record_kernel
 
 Key = tuple[str, tuple[torch.dtype, ...], bool]  # (rule, types, aligned): what a kernel is compiled for
 
@@ -56,13 +59,8 @@ class Memory:
     def in_graph(self, owner: Any) -> bool:
         return any(owner is kept for kept in _captured)
 
-    def table(self, numbers: list[int]) -> Tensor:
-        return self._copy(numbers, torch.int64)
-
-    def values(self, numbers: list[float]) -> Tensor:
-        return self._copy(numbers, torch.float64)
-
-    def _copy(self, numbers: list[Any], dtype: torch.dtype) -> Tensor:
+    def copy(self, numbers: list[Any], dtype: torch.dtype = torch.int64) -> Tensor:
+        """The numbers on the device."""
         if self.device.type == "cpu":
             return torch.tensor(numbers, dtype=dtype, device="cpu")
         if self.capturing():
@@ -102,7 +100,7 @@ class Table:
         """Copies them to the device if they are not there yet."""
         if numbers == self._numbers:
             return
-        new = self._memory.table(numbers) if self._dtype == torch.int64 else self._memory.values(numbers)
+        new = self._memory.copy(numbers, self._dtype)
         self.tensor = new if self.tensor is None else self.tensor.copy_(new)
         # What is copied in a capture is there when the graph runs, and only then.
         self._numbers = None if self._memory.capturing() else numbers
@@ -118,16 +116,17 @@ class Launches:
         self._launches: list[Launch] = []
         self._grads: Tensor | None = None
         self.active: Tensor | None = None  # rows of scalars that this step fills
+        self.n_active = 0
 
     def update(self, jobs: list[Job], grads: list[int]) -> None:
         """Brings the tables up to date. `grads`: where the gradient of each job lies."""
-        memory = self._memory
+        memory, self.n_active = self._memory, len(jobs)
         if jobs != self._jobs or memory.capturing():
             self._build(jobs)
         order = [i for launch in self._launches for i in _padded(launch.jobs)]
         addresses = [grads[i] for i in order]
         if addresses != self._addresses or memory.capturing():
-            self._grads = memory.table(addresses)
+            self._grads = memory.copy(addresses)
             self._addresses = None if memory.capturing() else addresses
 
     def _build(self, jobs: list[Job]) -> None:
@@ -144,15 +143,15 @@ class Launches:
             for i in members:
                 job = jobs[i]
                 rows += (job.param, 0, *job.states, *(0,) * (MAX_STATES - len(job.states)), job.numel, job.entry)
-            arrays, chunks = memory.table(rows), self._chunks([jobs[i].numel for i in members])
+            arrays, chunks = memory.copy(rows), self._chunks([jobs[i].numel for i in members])
             self._launches.append(Launch(key, members, first, arrays, chunks))
             first += len(_padded(members))
-        self.active = memory.table([job.entry for job in jobs] or [0])
+        self.active = memory.copy([job.entry for job in jobs] or [0])
         self._jobs, self._addresses = (None if memory.capturing() else jobs), None
 
     def _chunks(self, lengths: list[int]) -> Tensor:
         """Pairs (row, tile), made on the device: there may be millions."""
-        tiles = self._memory.table([-(-n // tuning.BLOCK) for n in lengths])
+        tiles = self._memory.copy([-(-n // tuning.BLOCK) for n in lengths])
         total = sum(-(-n // tuning.BLOCK) for n in lengths)
         rows = torch.arange(len(lengths), device=tiles.device)
         rows = torch.repeat_interleave(rows, tiles, output_size=total)
@@ -198,26 +197,60 @@ def _programs(device: torch.device) -> int:
 
 
 class Prepared:
-    """What the first launch writes for the second, and the counts that outlive a step."""
+    """The first launch of a step: it turns the numbers of the groups into the scalars that the second one reads. And
+    the counts of updates, exact, for each parameter."""
 
-    def __init__(self, n_entries: int, n_numbers: int, device: torch.device) -> None:
+    def __init__(self, memory: Memory, entries: list[Any], n_groups: int) -> None:
+        device, n_entries = memory.device, max(len(entries), 1)
+        self._entries = entries
         self.control = torch.zeros(1, dtype=torch.int32, device=device)
-        self.resolved = torch.zeros(n_numbers, dtype=torch.float64, device=device)
-        self.doubles = torch.zeros(max(n_entries, 1) * MAX_SCALARS, dtype=torch.float64, device=device)
+        self.resolved = torch.zeros(n_groups * MAX_HYPERPARAMETERS, dtype=torch.float64, device=device)
+        self.doubles = torch.zeros(n_entries * MAX_SCALARS, dtype=torch.float64, device=device)
         self.singles = torch.zeros_like(self.doubles, dtype=torch.float32)
-        self.counts = torch.zeros(max(n_entries, 1), dtype=torch.int64, device=device)
+        self.counts = torch.zeros(n_entries, dtype=torch.int64, device=device)
+        self.sources, self._steps = Table(memory, torch.int64), Table(memory, torch.int64)
+        self.values = Table(memory, torch.float64)
+
+    def write(self, groups: list[Any]) -> None:
+        """Brings the numbers of the groups, and where the steps of the parameters are, to the device."""
+        self.sources.write([number for group in groups for pair in group.sources for number in pair] or [0])
+        self.values.write([value for group in groups for value in group.values] or [0.0])
+        steps = [(e.group, 0 if e.step is None else unwrap(e.step)) for e in self._entries]
+        self._steps.write([number for pair in steps for number in pair] or [0])
+
+    def launch(
+        self, family: str, jobs: Launches, programs: DevicePrograms, scale: Tensor | None, found_inf: Tensor | None
+    ) -> None:
+        clocks = programs.clocks  # any tensor, where there is no flag
+        step.prepare_kernel[(1,)](
+            self.control, clocks, self.sources.tensor, self.values.tensor, self.resolved, self.resolved.numel(),
+            jobs.active, jobs.n_active, self._steps.tensor, self.counts, self.doubles, self.singles,
+            *programs.arguments(), programs.past_horizon,
+            clocks if scale is None else scale, clocks if found_inf is None else found_inf,
+            FAMILY=family, SCALED=scale is not None, CHECKED=found_inf is not None,
+            BLOCK=tuning.PREPARE_BLOCK, num_warps=tuning.PREPARE_WARPS, enable_fp_fusion=False,
+        )  # fmt: skip
+
+    def record(self, ring: Tensor | None, clocks: Tensor, found_inf: Tensor | None) -> None:
+        """A row of telemetry, if that is on: one small launch."""
+        if ring is not None:
+            record_kernel[(1,)](
+                ring, len(ring) - 1, clocks, self.sources.tensor, self.values.tensor, self.resolved.numel(),
+                clocks if found_inf is None else found_inf, CHECKED=found_inf is not None,
+                BLOCK=tuning.PREPARE_BLOCK, num_warps=tuning.PREPARE_WARPS, enable_fp_fusion=False,
+            )  # fmt: skip
 
 
-class Programs:
-    """The scheduled hyperparameters of all groups in device memory. All of it stays at one address, with room for every
-    one, so that captured graphs go on with what is put there later."""
+class DevicePrograms(Programs):
+    """The schedules of all groups in device memory. All of it stays at one address, with room for every one, so that
+    captured graphs go on with what is put there later."""
 
     def __init__(self, memory: Memory, clocks: Tensor, room: int) -> None:
-        self._memory, self._clocks, device = memory, clocks, memory.device
-        self.names: list[tuple[int, str]] = []  # group, name
-        self.shown: list[Tensor] = []
-        self.horizons: list[float] = []
-        self._tables: list[Tensor] = []
+        super().__init__()
+        self._memory, self.clocks, device = memory, clocks, memory.device
+        self._tables: dict[int, Tensor] = {}
+        self._versions: dict[int, int] = {}
+        self._known: set[int] = set()  # edits that the host has seen
         self._table = torch.zeros(1 + room, step.PROGRAM_WIDTH.value, dtype=torch.int64, device=device)
         self._written = torch.zeros(room, dtype=torch.float64, device=device)
         self._edited = torch.zeros(room, dtype=torch.int32, device=device)
@@ -226,21 +259,15 @@ class Programs:
         self.past_horizon = torch.zeros(room, dtype=torch.int32, device="cpu", pin_memory=pinned)
         self.negative = torch.zeros(len(clocks), dtype=torch.int32, device="cpu", pin_memory=pinned)
 
-    def __len__(self) -> int:
-        return len(self.shown)
-
     def put(self, name: tuple[int, str], table: list[float], unit: int, shown: Tensor) -> int:
-        """Which of all it is. What was launched before reads what was there before."""
-        if name not in self.names:
-            for column in (self.names, self.shown, self.horizons, self._tables):
-                column.append(None)
-            self.names[-1] = name
-        i = self.names.index(name)
-        self.shown[i], self.horizons[i] = shown, table[2]
-        self._tables[i] = self._memory.values(table)
+        """What was launched before reads what was there before."""
+        i = super().put(name, table, unit, shown)
+        self._known.discard(i)
+        self._versions[i] = shown._version
+        self._tables[i] = self._memory.copy(table, torch.float64)
         row = [unwrap(self._tables[i]), unit, unwrap(shown)]
-        self._table[1 + i].copy_(self._memory.table(row))
-        self._table[0, 0] = len(self.shown)
+        self._table[1 + i].copy_(self._memory.copy(row))
+        self._table[0, 0] = len(self)
         self._written[i].copy_(shown)  # nothing has been edited yet
         self._edited[i] = 0
         self.past_horizon[i] = 0
@@ -250,14 +277,26 @@ class Programs:
         return self._table, self._written, self._edited
 
     def advance(self, unit: int, amount: int) -> None:
-        with launching(self._memory.device):
-            step.advance_kernel[(1,)](
-                *self.arguments(), self._clocks, self.past_horizon, unit, amount, num_warps=1, enable_fp_fusion=False
-            )
+        self._launch(step.advance_kernel, unit, amount)
 
     def advance_by(self, unit: int, amount: Tensor) -> None:
+        self._launch(step.advance_by_kernel, unit, native(amount), self.negative[unit:])
+
+    def _launch(self, kernel: Any, *arguments: Any) -> None:
+        at, past = self.arguments(), self.past_horizon
         with launching(self._memory.device):
-            step.advance_by_kernel[(1,)](
-                *self.arguments(), self._clocks, self.past_horizon, unit, native(amount), self.negative[unit:],
-                num_warps=1, enable_fp_fusion=False,
-            )  # fmt: skip
+            kernel[(1,)](*at, self.clocks, past, *arguments, num_warps=1, enable_fp_fusion=False)
+
+    def edited(self, i: int) -> bool:
+        """By the version of the tensor: the value is read by the kernel alone."""
+        return self.shown[i]._version != self._versions[i]
+
+    def ended(self, i: int) -> bool:
+        return i not in self._known and bool(self.past_horizon[i])
+
+    def any_edited(self, objects: Callable[[int, str], Any]) -> bool:
+        found = super().any_edited(objects)
+        for i in filter(self.edited, range(len(self))):
+            self._known.add(i)
+            self._versions[i] = self.shown[i]._version
+        return found

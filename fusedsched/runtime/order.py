@@ -48,12 +48,12 @@ def warn_about_order(scheduler: Any) -> None:
     optimizer = scheduler.optimizer
     patched = hasattr(optimizer.step, "_wrapped_by_lr_sched")
     if not patched or not (getattr(optimizer, "_opt_called", False) or left_out(optimizer)):
-        warnings.warn(_sentence(patched), UserWarning, stacklevel=_levels())
+        warnings.warn(_sentence(patched), UserWarning, stacklevel=levels_outside())
 
 
 def warn_about_epoch() -> None:
     """The same for `step(epoch)`."""
-    warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=_levels())
+    warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=levels_outside())
 
 
 class _Asked(LRScheduler):
@@ -77,7 +77,7 @@ def _sentence(patched: bool) -> str:
 _PACKAGES = (os.path.dirname(os.path.dirname(__file__)) + os.sep, os.path.dirname(torch.optim.__file__) + os.sep)
 
 
-def _levels() -> int:
+def levels_outside() -> int:
     """The `stacklevel`, where it is asked for, of the first line outside of this package and torch.optim."""
     frame, levels = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGES):

@@ -35,8 +35,8 @@ def _displayed(backend: str, schedule: Any, clocks: list[float]) -> list[float]:
     optimizer = machine.build(backend, "SGD", [p], lr=schedule)
     values = []
     for clock in clocks:
-        optimizer._clocks.set([int(clock), 0, 0, 0])
-        optimizer._ready_plan().advance(0, 0)  # writes the displayed value
+        optimizer._runtime.clocks.set([int(clock), 0, 0, 0])
+        optimizer._runtime.ready().advance(0, 0)  # writes the displayed value
         values.append(float(optimizer.param_groups[0]["lr"]))
     return values
 

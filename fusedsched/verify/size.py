@@ -62,7 +62,7 @@ def _mixed_devices() -> Verdict:
                 optimizer.step()
         pairs = enumerate(zip(params, twins, strict=True))
         verdicts += [close(p.detach(), q.detach(), 3, f"parameter {i} on {p.device}, {name}") for i, (p, q) in pairs]
-        counts = {clock.tolist()[0] for clock in ours._clocks.tensors()}
+        counts = {clock.tolist()[0] for clock in ours._runtime.clocks.tensors()}
         verdicts.append(fact(counts == {3}, f"the clocks of the devices read {sorted(counts)}, {name}"))
     return worst_of(verdicts)
 

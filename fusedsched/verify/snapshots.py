@@ -25,8 +25,8 @@ def everything(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Snapsh
         for key in _HYPERPARAMETERS:
             if key in group:
                 found[f"{key} of group {g}"] = _numbers(group[key])
-    if hasattr(optimizer, "_clocks"):
-        updates, samples, tokens, _ = optimizer._clocks.read()  # skipped steps are counted on purpose
+    if hasattr(optimizer, "_runtime"):
+        updates, samples, tokens, _ = optimizer._runtime.clocks.read()  # skipped steps are counted on purpose
         found["clock of updates"] = torch.tensor([updates, samples, tokens])
     return found
 
