@@ -24,8 +24,6 @@ PENDING = {
     "rooms": set(),
     "circles": {
         ("fusedsched.lr_scheduler.metric", "fusedsched.lr_scheduler.observing"),
-        ("fusedsched.schedules.expression", "fusedsched.schedules.compose"),
-        ("fusedsched.schedules.expression", "fusedsched.schedules.program"),
     },
     "private": {("schedules", "_branch")},
     "classes": {

@@ -167,12 +167,12 @@ def test_rows_mean_what_the_expression_says():
 
 
 def test_the_law_of_meaning_can_fail(monkeypatch):
-    monkeypatch.setattr("fusedsched.schedules.program._sequence_tracks", _late_by_one)
+    monkeypatch.setattr("fusedsched.schedules.lowering._sequence_tracks", _late_by_one)
     with pytest.raises(AssertionError):
         test_rows_mean_what_the_expression_says()
 
 
-_sequence_tracks = S.program._sequence_tracks
+_sequence_tracks = S.lowering._sequence_tracks
 
 
 def _late_by_one(node, origin, lo, hi):

@@ -2,7 +2,7 @@
 // A schedule program and its evaluator: the same arithmetic on the CPU and on the GPU.
 //
 // A program is a flat float64 table of 8 columns. Row 0 is the header, then n_rows rows, then the values of tables.
-// Rows hold no policy: what holds, restarts or climbs was decided when the schedule was lowered (schedules/program.py).
+// Rows hold no policy: what holds, restarts or climbs was decided when the schedule was lowered (schedules/lowering.py).
 //
 // Every expression below is a fixed form. Compile with -ffp-contract=off / --fmad=false: with contraction two
 // evaluators differ by more than the 4 ulp that they promise each other.

@@ -20,6 +20,7 @@ Key = tuple[str, tuple[torch.dtype, ...], bool]  # (rule, types, aligned): what 
 
 # Tables that a captured graph reads, and plans that own some. Nobody says when a graph is gone, so they stay.
 _captured: list[Any] = []
+_TYPES = ("P", "G", "S0", "S1", "S2", "A")  # what a kernel calls them
 _WORD = 8  # bytes of an int64, of a float64 and of an address
 _EVEN = 2  # words in 128 bits: a slice of a table that begins there keeps its alignment
 
@@ -98,12 +99,11 @@ class Table:
 
     def write(self, numbers: list[Any]) -> None:
         """Copies them to the device if they are not there yet."""
-        if numbers == self._numbers:
-            return
-        new = self._memory.copy(numbers, self._dtype)
-        self.tensor = new if self.tensor is None else self.tensor.copy_(new)
-        # What is copied in a capture is there when the graph runs, and only then.
-        self._numbers = None if self._memory.capturing() else numbers
+        if numbers != self._numbers:
+            new = self._memory.copy(numbers, self._dtype)
+            self.tensor = new if self.tensor is None else self.tensor.copy_(new)
+            # What is copied in a capture is there when the graph runs, and only then.
+            self._numbers = None if self._memory.capturing() else numbers
 
 
 class Launches:
@@ -166,10 +166,11 @@ class Launches:
         for launch in self._launches:
             rule, types, aligned = launch.key
             n_chunks = launch.chunks.shape[0]
+            kernel_types = dict(zip(_TYPES, [step.TYPES[str(t)] for t in types], strict=True))
             scalars = doubles if types[-1] == torch.float64 else singles
             step.update_kernel[(min(n_chunks, most),)](
                 control, launch.arrays, self._grads[launch.first :], launch.chunks, n_chunks, scalars,
-                RULE=rule, STATES=rules.STATES[rule], **types_of_kernel(types), ALIGNED=aligned,
+                RULE=rule, STATES=rules.STATES[rule], **kernel_types, ALIGNED=aligned,
                 WRITE_GRAD=write_grads, BLOCK=tuning.BLOCK,
                 num_warps=warps_of(types), enable_fp_fusion=False,
             )  # fmt: skip
@@ -179,11 +180,6 @@ def warps_of(types: tuple[torch.dtype, ...]) -> int:
     """Warps of the update program for a mixture of types; the last one is what it computes in."""
     mixed = types[-1] == torch.float64 and any(t != torch.float64 for t in types)
     return tuning.MIXED_FLOAT64_WARPS if mixed else tuning.WARPS
-
-
-def types_of_kernel(types: tuple[torch.dtype, ...]) -> dict[str, Any]:
-    """The types as the kernel's constants."""
-    return {name: step.TYPES[str(t)] for name, t in zip(("P", "G", "S0", "S1", "S2", "A"), types, strict=True)}
 
 
 def _padded(members: list[int]) -> list[int]:

@@ -24,7 +24,8 @@ from .decays import (
 )
 from .evaluate import Shape as Shape
 from .expression import Schedule as Schedule, Segment as Segment
-from .program import Program as Program, lower as lower
+from .lowering import lower as lower
+from .program import Program as Program
 from .tabulate import from_function as from_function, from_torch as from_torch
 from .warmups import (
     inverse_sqrt as inverse_sqrt,

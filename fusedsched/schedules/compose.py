@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from .expression import Schedule, Segment, Shape, as_schedule, finite
+from .expression import Schedule, Segment, Shape, as_schedule, finite, operation
 
 
 @dataclass(frozen=True)
@@ -157,3 +157,13 @@ class Warmup(Schedule):
         follower = as_schedule(other)
         climb = replace(ramp(follower(0), self.steps, self.warmup_from), unit=follower.unit)
         return Sequence((climb, follower), (self.steps,))
+
+
+@operation("*")
+def _times(schedule: Schedule, factor: Schedule) -> Schedule:
+    return Product((schedule, factor))
+
+
+@operation(">>")
+def _before(schedule: Schedule, follower: Schedule) -> Schedule:
+    return Sequence((schedule, follower), (schedule.duration,))

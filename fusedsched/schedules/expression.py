@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a schedule is: an immutable expression; here what all have in common, and the leaf. See also `compose.py`.
 
-An expression says nothing about devices or optimizers. `lower()` turns it into a program (see `program.py`), and every
+An expression says nothing about devices or optimizers. `lower()` turns it into a program (see `lowering.py`), and every
 value, here too, comes from that program: there is one meaning, the rows'. Nothing here imports torch.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from fusedsched.schedules.json import from_plain, to_plain
 
 from .evaluate import Shape
+from .program import Program
 
 if TYPE_CHECKING:
     from ..plotting import Picture
-    from .program import Program
 
 # The columns that each shape reads besides `start`. Others go back to their default: equal schedules compare equal.
 READS = {
@@ -37,9 +38,15 @@ READS = {
     Shape.TABLE: ("span",),
 }
 _KINDS: dict[str, type[Schedule]] = {}  # by class name, for from_json; filled as the classes are made
+_OPERATIONS: dict[str, Callable[..., Any]] = {}  # "lower", "*", ">>"; filled by the modules that build on this one
 
 # Shapes that have a last step, after which a following part may take over.
 FINITE = (Shape.LINEAR, Shape.COSINE, Shape.POLYNOMIAL, Shape.POWER, Shape.TABLE)
+
+
+def operation(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: the function is this operation of every schedule."""
+    return lambda function: _OPERATIONS.setdefault(name, function)
 
 
 def finite(what: str, value: Any) -> float:
@@ -119,9 +126,7 @@ class Schedule:
     @cached_property
     def program(self) -> Program:
         """The lowered rows; made once."""
-        from .program import lower  # program.py imports this module
-
-        return lower(self)
+        return _OPERATIONS["lower"](self)
 
     def lower(self) -> Program:
         """The program of this schedule: rows that every backend evaluates.
@@ -190,21 +195,17 @@ let a constant follow, or end it sooner.
     def __mul__(self, other: Schedule | float) -> Schedule:
         if not isinstance(other, (Schedule, int, float)):
             return NotImplemented
-        from .compose import Product  # compose.py imports this module
-
-        return Product((self, as_schedule(other, "factor")))
+        return _OPERATIONS["*"](self, as_schedule(other, "factor"))
 
     __rmul__ = __mul__
 
     def __rshift__(self, other: Schedule | float) -> Schedule:
         if not isinstance(other, (Schedule, int, float)):
             return NotImplemented
-        from .compose import Sequence
-
         follower = as_schedule(other)
         if self.duration is None or self.period > 0.0:
             raise ValueError(f"{type(self).__name__} never ends, so nothing can follow it with >>. Use join().")
-        return Sequence((self, follower), (self.duration,))
+        return _OPERATIONS[">>"](self, follower)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `json.dumps` takes and `from_json` reads back; fields at their default are left out.
