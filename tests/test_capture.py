@@ -101,7 +101,7 @@ def assert_equal(ours, theirs):
             for key in ("lr", "betas", "momentum", "weight_decay"):
                 if key in expected:
                     assert numbers(group[key]) == pytest.approx(numbers(expected[key]), rel=1e-13), key
-        assert optimizer._runtime.clocks.read() == other._clocks.read()
+        assert optimizer._runtime.clocks.read() == other._runtime.clocks.read()
         if scheduler is not None:
             assert getattr(scheduler, "last_epoch", None) == getattr(rival, "last_epoch", None)
             assert scheduler.get_last_lr() == pytest.approx(rival.get_last_lr(), rel=1e-13)
