@@ -264,11 +264,11 @@ class FusedOptimizer(Optimizer):
         return {**super().__getstate__(), **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
+        state, runtime = dict(state), self.__dict__.get("_runtime")
         saved = state.pop(checkpoint.KEY, {})
-        if "_runtime" in self.__dict__:  # torch's load_state_dict hands groups and state here
-            self._runtime.reset()
-        else:
-            self._runtime = Runtime(self, self._spec, **saved)
+        if runtime is not None and runtime.inputs.optimizer() is self:  # torch's load_state_dict comes here
+            runtime.reset()
+        else:  # a copy, or an object that was given the attributes of an optimizer
+            self._runtime = Runtime(self, self._spec, **(runtime.saved() if runtime is not None else saved))
         super().__setstate__(state)
         self._runtime.show()

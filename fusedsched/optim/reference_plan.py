@@ -38,24 +38,25 @@ class HostPrograms(Programs):
     def __init__(self, clocks: Tensor) -> None:
         super().__init__()
         self._clocks = clocks
-        self._tables: list[tuple[list[float], int]] = []  # and the clock that each runs on
-        self._written: list[float | None] = []
+        self._tables: dict[int, tuple[list[float], int]] = {}  # and the clock that each runs on
+        self._written: dict[int, float] = {}
 
     def put(self, name: tuple[int, str], table: list[float], unit: int, shown: Tensor) -> int:
         i = super().put(name, table, unit, shown)
-        self._tables[i:], self._written[i:] = [(table, unit), *self._tables[i + 1 :]], [None, *self._written[i + 1 :]]
+        self._tables[i] = table, unit
+        self._written.pop(i, None)
         return i
 
     def advance(self, unit: int, amount: int) -> None:
         with unwatched():
             self._clocks[unit] += amount
-            for i, (table, clock) in enumerate(self._tables):
+            for i, (table, clock) in self._tables.items():
                 if not self.edited(i):
                     self._written[i] = value_at(table, int(self._clocks[clock]))
                     detached_alias(self.shown[i]).fill_(self._written[i])
 
     def edited(self, i: int) -> bool:
-        return self._written[i] is not None and number(self.shown[i]) != self._written[i]
+        return i in self._written and number(self.shown[i]) != self._written[i]
 
     def ended(self, i: int) -> bool:
         with unwatched():

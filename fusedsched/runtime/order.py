@@ -74,11 +74,12 @@ def _sentence(patched: bool) -> str:
     return str(found[0].message)
 
 
-_PACKAGES = (os.path.dirname(os.path.dirname(__file__)) + os.sep, os.path.dirname(torch.optim.__file__) + os.sep)
+_INSIDE = (os.path.dirname(__file__), torch.optim.__file__, torch.utils.__file__)
+_PACKAGES = tuple(os.path.dirname(path) + os.sep for path in _INSIDE)
 
 
 def levels_outside() -> int:
-    """The `stacklevel`, where it is asked for, of the first line outside of this package and torch.optim."""
+    """The `stacklevel`, where it is asked for, of the first line outside of this package, torch.optim, torch.utils."""
     frame, levels = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGES):
         frame, levels = frame.f_back, levels + 1
