@@ -25,7 +25,7 @@ PENDING = {
     "circles": {
         ("fusedsched.lr_scheduler.metric", "fusedsched.lr_scheduler.observing"),
     },
-    "private": {("schedules", "_branch")},
+    "private": set(),
     "classes": {
         "fusedsched.lr_scheduler.metric.MetricScheduler",
         "fusedsched.lr_scheduler.observing.Observer",

@@ -15,7 +15,7 @@ from typing import Any
 from fusedsched.schedules.arguments import final_level, one_of
 
 from ..schedules.compose import Sequence
-from ..schedules.compositions import is_chain, is_sequence, leaf_schedulers
+from ..schedules.compositions import branches_found_by, is_chain, is_sequence, leaf_schedulers
 from ..schedules.edit import NO_EDIT, EditKind, EditRule, apply, edited
 from ..schedules.expression import Schedule, Segment
 from ..schedules.torch_classes import CLASSES, swa_begin, torch_name
@@ -24,6 +24,8 @@ from .building import clock_of, reattach, refuse_capture
 from .driver import near, write_lr
 from .param_groups import add_groups, shared
 from .watched_values import copied, scalar
+
+branches_found_by(lambda scheduler: getattr(scheduler, "_branch", None))
 
 
 class Branch:

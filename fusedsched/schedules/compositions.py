@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import Any
 
 from .arguments import is_number
@@ -17,6 +18,18 @@ from .edit import EditKind, EditRule
 from .evaluate import Shape
 from .expression import Schedule, Segment
 from .torch_classes import METHODS, TorchClass, class_of, torch_name
+
+_BRANCHES: list[Callable[[Any], Any]] = []
+
+
+def branches_found_by(function: Callable[[Any], Any]) -> None:
+    """The function says in which branch a scheduler is, or None: a class of torch has none."""
+    _BRANCHES[:] = [function]
+
+
+def branch_of(scheduler: Any) -> Any:
+    """The branch that a scheduler is in, or None."""
+    return _BRANCHES[0](scheduler) if _BRANCHES else None
 
 
 class AtStart:
@@ -84,7 +97,7 @@ def schedule_of(scheduler: Any, i: int, base: float | None = None) -> Schedule |
     >>> schedule_of(torch.optim.lr_scheduler.StepLR(opt, step_size=2, gamma=0.5), 0).curve(5)
     [1.0, 1.0, 0.5, 0.5, 0.25]
     """
-    branch, own = getattr(scheduler, "_branch", None), _own_schedule(scheduler, i, base)
+    branch, own = branch_of(scheduler), _own_schedule(scheduler, i, base)
     if branch is None or own is None:
         return own
     return branch.after(own, i) if base is None else None
@@ -127,7 +140,7 @@ def _part(member: Any, i: int, late: bool) -> Schedule | None:
 
 def _factor(member: Any, i: int) -> Schedule | None:
     """What a member of a chain multiplies the rate by; None if it does anything else."""
-    if getattr(member, "_branch", None) is not None:
+    if branch_of(member) is not None:
         return None
     if is_chain(member):
         return schedule_of(member, i, base=1.0)
@@ -142,7 +155,7 @@ def edit_rules_of(scheduler: Any, i: int) -> tuple[EditRule, ...] | None:
 
     A SequentialLR forgets edits at its milestones.
     """
-    branch = getattr(scheduler, "_branch", None)
+    branch = branch_of(scheduler)
     if branch is not None:
         return (branch.edit_rule(i),)
     if is_chain(scheduler):
@@ -181,7 +194,7 @@ def driving_schedule(scheduler: Any, i: int) -> Schedule | None:
     It is the one from the base, or where that is always at the pivot, one that is not: the present rate, an edit,
     scales it to what it should be.
     """
-    branch = getattr(scheduler, "_branch", None)
+    branch = branch_of(scheduler)
     if branch is not None:
         return branch.alone(i)
     rules = edit_rules_of(scheduler, i)

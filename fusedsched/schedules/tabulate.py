@@ -10,7 +10,7 @@ from typing import Any
 
 from fusedsched.schedules.arguments import count, one_of
 
-from .compositions import leaf_schedulers, schedule_of, takes_metric
+from .compositions import branch_of, leaf_schedulers, schedule_of, takes_metric
 from .evaluate import Shape
 from .expression import Schedule, Segment, finite
 
@@ -72,7 +72,7 @@ def from_torch(scheduler: Any, steps: int | None = None, group: int = 0, *, past
     closed = schedule_of(scheduler, group)
     if closed is not None:
         return closed
-    branch = getattr(scheduler, "_branch", None)
+    branch = branch_of(scheduler)
     if branch is not None:  # the table is needed up to there
         table = _table(_tabulate(scheduler, max(1, branch.first_begin()), group), "hold", "update")
         return branch.after(table, group)
