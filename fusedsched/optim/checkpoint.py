@@ -65,7 +65,7 @@ def load_state_dict(
 @contextmanager
 def _first(hooks: OrderedDict[Any, Callable[..., Any]], ours: Callable[..., Any]) -> Iterator[None]:
     """Ours runs before other people's hooks, which see finished work. What they add or remove stays so."""
-    outer = hooks.get(KEY)  # where a hook saves or loads in its turn
+    outer = hooks.get(KEY)  # of an outer call, where a hook saves or loads
     hooks[KEY] = ours
     hooks.move_to_end(KEY, last=False)
     try:
@@ -144,7 +144,7 @@ class _Load:
                     inputs.counts[group["params"][int(i)]] = count
             clocks, then = extra.get("clocks", clocks), extra.get("largest_step", then)
         clocks = clocks or [now]
-        if then is not None and now > then:  # torch's class has gone on with it, and carried our key along as it was
+        if then is not None and now > then:  # torch's class has trained with it, and kept our key as it was
             clocks = [now, *clocks[1:]]
         inputs.clocks.set(clocks + [0] * (4 - len(clocks)))
         self._runtime.reset()

@@ -44,7 +44,7 @@ class StepHandle(CompileHandle):
         self._inputs = inputs
 
     def refresh(self) -> None:
-        """After something was replaced: graphs that fit go on with the tensors that are there now."""
+        """After something was replaced: graphs that fit continue with the present tensors."""
         if self.param_lists:
             self.open()
 
@@ -131,7 +131,7 @@ def build_plan_now(handle: str) -> None:
 
 @while_tracing
 def _prepare(handle: str, pattern: str) -> None:
-    """Makes the state that the first step would make, and the list of buffers. `pattern`: who has a gradient."""
+    """Makes the state that the first step would make, and the list of buffers. `pattern`: as in `add_pattern`."""
     runtime = OBJECTS[handle]._runtime
     inputs = runtime.inputs
     left = {m for m, mark in zip(inputs.members(), pattern, strict=True) if mark == "1" and _incomplete(inputs, *m)}

@@ -82,7 +82,9 @@ class FusedOptimizer(Optimizer):
     def param_groups(self) -> list[dict[str, Any]]:
         """torch's list of groups, up to date with captured graphs (which, after a capture, waits for the device)."""
         runtime = self.__dict__.get("_runtime")
-        if runtime is not None and runtime.subscribers.data:  # of the WeakSet, whose truth value takes thrice as long
+        if (
+            runtime is not None and runtime.subscribers.data
+        ):  # of the WeakSet, whose truth value takes three times as long
             runtime.sync()
         try:
             return self.__dict__["param_groups"]
@@ -125,7 +127,7 @@ class FusedOptimizer(Optimizer):
 
     step.hooked = True  # torch's wrapper is in watched_step: entered only where a hook or a profiler is
     step._wrapped_by_lr_sched = True
-    step.__signature__ = inspect.signature(TorchSGD.step)  # hooks are told how the closure was passed
+    step.__signature__ = inspect.signature(TorchSGD.step)  # hooks see how the closure was passed
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Resets the gradients of all parameters, as torch's does."""
@@ -208,7 +210,7 @@ class FusedOptimizer(Optimizer):
     def enable_telemetry(self, length: int = 1024) -> None:
         """From the next `step()` on, keeps what each of the last `length` updates used. Starts with none.
 
-        Graphs captured before go on without it. Raises ValueError for a length that is not a positive integer.
+        Graphs captured before have none. Raises ValueError for a length that is not a positive integer.
         """
         ring = Ring(length)
         if self._runtime.capturing():
@@ -253,7 +255,7 @@ class FusedOptimizer(Optimizer):
 
         `override`: what wins where the saved schedule is not the present one: "checkpoint" (with a warning that says
         what differs), "present", or "error". Clocks are always the checkpoint's; with a state of torch's class, which
-        has none, or with which torch's class has gone on, updates are counted from the largest step of a parameter.
+        has none, or with which torch's class has trained since, updates are counted from the largest step of a parameter.
         Raises ValueError for a state of another model or, with "error", of another schedule; nothing is changed then.
         """
         for message in checkpoint.load_state_dict(self, super().load_state_dict, state_dict, override):

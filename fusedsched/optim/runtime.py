@@ -2,7 +2,7 @@
 """The plan of an optimizer: when it is built, dropped and built again. What schedulers see of an optimizer.
 
 A plan is dropped when anything is replaced and built again at the next step; nothing else is kept beside torch's own
-attributes, so that other code that edits groups, parameters and state goes on working.
+attributes, so that other code that edits groups, parameters and state keeps working.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Runtime:
         self.subscribers: WeakSet[Subscriber] = WeakSet()
         self.plan: Any = None  # None: the next step builds one
         self.complete = True  # False while the groups of a new optimizer are added
-        self._captured: list[Any] = []  # replaced plans that captured graphs go on using
+        self._captured: list[Any] = []  # replaced plans that captured graphs still use
 
     def saved(self) -> dict[str, Any]:
         """The arguments for the runtime of a copy."""

@@ -86,7 +86,7 @@ class NativeSchedules:
 
     def drop_edited(self, groups: list[dict[str, Any]], fresh: Collection[tuple[int, str]] = ()) -> None:
         """Drops the schedules that an edit has replaced, so that what is saved is what runs, and a new plan does not
-        take them up again. The present plan has seen the edit, or will; captured graphs go on with it.
+        install them again. The present plan has seen the edit, or will, and captured graphs use it.
 
         `fresh`: schedules that were put there and not shown yet, by index of the group and name.
         """

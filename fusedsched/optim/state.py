@@ -134,8 +134,8 @@ def _at_offset_of(p: Tensor) -> Tensor:
     if p.device.type != "cpu" or p.element_size() > 2:
         return torch.zeros_like(p, memory_format=torch.preserve_format, requires_grad=False)
     size = p.element_size()
-    room = torch.zeros(p.numel() + _PAGE // size, dtype=p.dtype, device="cpu")
-    return _view(room.untyped_storage(), (unwrap(p) - unwrap(room)) % _PAGE // size, p)
+    buffer = torch.zeros(p.numel() + _PAGE // size, dtype=p.dtype, device="cpu")
+    return _view(buffer.untyped_storage(), (unwrap(p) - unwrap(buffer)) % _PAGE // size, p)
 
 
 def _view(storage: torch.UntypedStorage, offset: int, p: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 
 The layout of the ring is csrc/core/telemetry.h: a header (rows written so far, the gradient norm for the next one),
 then rows of update, skipped, gradient norm and the hyperparameters of all groups. Rows are counted in the ring itself,
-so that replays of captured graphs go on filling it.
+so that replays of captured graphs keep filling it.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class GroupReader:
     def read_from(self, name: str, number: Tensor | None = None) -> None:
         """Lets a hyperparameter be what a float64 tensor holds, until another number is written to the group.
 
-        None: the tensor of last time; the number that stands in the group is no edit then.
+        None: the tensor of last time; the number in the group is no edit then.
         """
         k = self._index[name]
         if number is not None:

@@ -238,21 +238,21 @@ class Prepared:
 
 
 class DevicePrograms(Programs):
-    """The schedules of all groups in device memory. All of it stays at one address, with room for every one, so that
-    captured graphs go on with what is put there later."""
+    """The schedules of all groups in device memory. All of it stays at one address, with place for every one, so that
+    captured graphs read what is put there later."""
 
-    def __init__(self, memory: Memory, clocks: Tensor, room: int) -> None:
+    def __init__(self, memory: Memory, clocks: Tensor, most: int) -> None:
         super().__init__()
         self._memory, self.clocks, device = memory, clocks, memory.device
         self._tables: dict[int, Tensor] = {}
         self._versions: dict[int, int] = {}
         self._known: set[int] = set()  # edits that the host has seen
-        self._table = torch.zeros(1 + room, step.PROGRAM_WIDTH.value, dtype=torch.int64, device=device)
-        self._written = torch.zeros(room, dtype=torch.float64, device=device)
-        self._edited = torch.zeros(room, dtype=torch.int32, device=device)
-        # The host looks at these without waiting, so they are the host's memory; the device writes there.
+        self._table = torch.zeros(1 + most, step.PROGRAM_WIDTH.value, dtype=torch.int64, device=device)
+        self._written = torch.zeros(most, dtype=torch.float64, device=device)
+        self._edited = torch.zeros(most, dtype=torch.int32, device=device)
+        # The host reads these without waiting, so they are host memory; the device writes there.
         pinned = device.type != "cpu"
-        self.past_horizon = torch.zeros(room, dtype=torch.int32, device="cpu", pin_memory=pinned)
+        self.past_horizon = torch.zeros(most, dtype=torch.int32, device="cpu", pin_memory=pinned)
         self.negative = torch.zeros(len(clocks), dtype=torch.int32, device="cpu", pin_memory=pinned)
 
     def put(self, name: tuple[int, str], table: list[float], unit: int, shown: Tensor) -> int:

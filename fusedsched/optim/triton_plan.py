@@ -168,7 +168,7 @@ class TritonPlan(PythonPlan):
 
     def record_to(self, ring: Tensor | None) -> None:
         if self._ring is not None and self._memory.in_graph(self):
-            self._memory.keep_for_graph(self._ring)  # which goes on filling it
+            self._memory.keep_for_graph(self._ring)  # which keeps filling it
         super().record_to(ring)
 
     def read_from(self, group: int, name: str, number: Tensor | None = None) -> None:
@@ -209,7 +209,7 @@ class TritonPlan(PythonPlan):
     def check_counts(self) -> None:
         for unit, name in enumerate(CLOCKS):
             if int(self._programs.negative[unit]):
-                self._programs.negative[unit] = 0  # raised once: the clock has held, and goes on
+                self._programs.negative[unit] = 0  # raised once: the clock was held, and continues
                 raise ValueError(
                     f"advance() got a negative number of {name} in a tensor on {self.device}. That call advanced "
                     "nothing. Numbers of samples and tokens must be zero or more."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A copy on its way from a device to the host, which nobody waits for."""
+"""A copy from a device to the host that does not block."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Clocks:
                 tensor.copy_(torch.tensor(counts, dtype=torch.int64, device="cpu"))
 
     def keep(self, devices: list[torch.device]) -> None:
-        """Lets go of the others' tensors: nobody advances them any more."""
+        """Drops the tensors of other devices: nothing advances them any more."""
         gone = [device for device in self._tensors if device not in devices]
         if gone:
             self._start = self.read()
