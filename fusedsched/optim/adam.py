@@ -91,6 +91,7 @@ class Adam(FusedOptimizer, TorchAdam):
     sparse gradients and gradients that do not fit their parameter.
     Source: arXiv 1412.6980, 1904.09237 (amsgrad); torch.optim.Adam.
 
+    >>> import torch
     >>> p = torch.tensor([1.0], requires_grad=True)
     >>> opt = Adam([p], lr=0.25, eps=0.0)
     >>> p.grad = torch.tensor([3.0])
@@ -129,6 +130,7 @@ class AdamW(Adam, TorchAdamW):
 
     Source: arXiv 1711.05101; torch.optim.AdamW. Formula, arguments and errors: see `Adam`.
 
+    >>> import torch
     >>> from fusedsched import schedules
     >>> p = torch.tensor([1.0], requires_grad=True)
     >>> opt = AdamW([p], lr=schedules.linear(0.5, 0.0, steps=2), eps=0.0, weight_decay=0.5)

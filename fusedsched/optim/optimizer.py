@@ -82,9 +82,7 @@ class FusedOptimizer(Optimizer):
     def param_groups(self) -> list[dict[str, Any]]:
         """torch's list of groups, up to date with captured graphs (which, after a capture, waits for the device)."""
         runtime = self.__dict__.get("_runtime")
-        if (
-            runtime is not None and runtime.subscribers.data
-        ):  # of the WeakSet, whose truth value takes three times as long
+        if runtime is not None and runtime.subscribers.data:  # of the WeakSet: its truth value takes longer
             runtime.sync()
         try:
             return self.__dict__["param_groups"]
@@ -171,6 +169,7 @@ class FusedOptimizer(Optimizer):
         call (`step`, `telemetry`, `state_dict`, `skipped_steps`, `sync_hparams`) raises ValueError.
         Raises ValueError for a negative number and for several elements, TypeError for what is no integer.
 
+        >>> import torch
         >>> from fusedsched import SGD, schedules
         >>> rate = schedules.linear(0.5, 0.0, steps=1_000, unit="token")
         >>> opt = SGD([torch.zeros(1, requires_grad=True)], lr=rate)
@@ -255,7 +254,7 @@ class FusedOptimizer(Optimizer):
 
         `override`: what wins where the saved schedule is not the present one: "checkpoint" (with a warning that says
         what differs), "present", or "error". Clocks are always the checkpoint's; with a state of torch's class, which
-        has none, or with which torch's class has trained since, updates are counted from the largest step of a parameter.
+        has none, or with which torch's class has trained, updates are counted from the largest step of a parameter.
         Raises ValueError for a state of another model or, with "error", of another schedule; nothing is changed then.
         """
         for message in checkpoint.load_state_dict(self, super().load_state_dict, state_dict, override):

@@ -63,6 +63,7 @@ class SGD(FusedOptimizer, TorchSGD):
     sparse gradients and gradients that do not fit their parameter.
     Source: Sutskever et al. 2013 (momentum); torch.optim.SGD.
 
+    >>> import torch
     >>> p = torch.tensor([1.0], requires_grad=True)
     >>> opt = SGD([p], lr=0.25, momentum=0.5)
     >>> p.grad = torch.tensor([1.0])
