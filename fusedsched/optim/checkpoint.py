@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from fusedsched.optim.runtime import Runtime
@@ -202,9 +203,12 @@ def _check_shapes(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
 
 
 def _restore_dtypes(optimizer: FusedOptimizer, packed: dict[str, Any]) -> None:
-    """torch casts state to the dtype of its parameter: float32 moments of a bfloat16 model would be lost."""
+    """torch casts state to the dtype of its parameter: float32 moments of a bfloat16 model would be lost. A narrower
+    state stays as torch has widened it: second moments of bfloat16 get stuck."""
     for group, saved in zip(optimizer.param_groups, packed["param_groups"], strict=True):
         for p, key in zip(group["params"], saved["params"], strict=True):
             for name, value in (packed["state"].get(key) or {}).items():
-                if isinstance(value, Tensor) and name in optimizer._spec.state_names and value.dtype != p.dtype:
+                if not isinstance(value, Tensor) or name not in optimizer._spec.state_names:
+                    continue
+                if torch.promote_types(value.dtype, p.dtype) != p.dtype:
                     optimizer.state[p][name] = value.to(device=p.device, copy=True)
