@@ -171,7 +171,7 @@ def test_the_order_of_loading_does_not_matter(name, first, product):
 @pytest.mark.parametrize("state_dtype", (torch.float32, torch.bfloat16, torch.float64), ids=str)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 def test_loading_never_narrows_state(dtype, state_dtype, product):
-    """torch casts it to the parameter's dtype: float32 moments of a bfloat16 model are lost. Narrower ones are widened."""
+    """torch casts it to the parameter's dtype: a bfloat16 model loses float32 moments. Narrower ones are widened."""
     params = parameters(6, dtype=dtype)
     optimizer = product("AdamW", params, **VISIBLE["AdamW"])
     train(optimizer, params, 1)
