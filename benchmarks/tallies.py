@@ -125,9 +125,7 @@ def pretended_gpu() -> Iterator[None]:
 @contextmanager
 def rates_on_a_gpu() -> Iterator[None]:
     """Schedulers that follow a metric take tensors on the CPU as rates on a GPU: for the emulation of CUDA."""
-    from fusedsched.lr_scheduler import boards, observing
-
-    with mock.patch.object(observing, "launcher_for", lambda device: boards.Extension):
+    with mock.patch.object(torch.optim.Optimizer, "_fusedsched_backend", "cuda", create=True):
         yield
 
 

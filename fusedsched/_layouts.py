@@ -42,14 +42,14 @@ TELEMETRY_HEAD = ("update", "skipped", "grad_norm")
 
 METRIC_STATE = (
     "greedy", "comparison", "factor", "threshold", "patience", "cooldown", "warmup", "eps", "window", "reset_start",
-    "n_rates", "clock", "begin", "end",
+    "n_targets", "clock", "begin", "end",
     "best", "bad", "good", "cooldown_counter", "warmup_counter", "lower_before_reset", "epoch", "sum", "held", "next",
     "verdict", "above",
 )  # fmt: skip
-"""The state of a scheduler that follows a metric: fs::Watch in csrc/core/metric.h."""
+"""The state of a scheduler that follows a metric: fs::MetricState in csrc/core/metric.h."""
 
 METRIC_TARGET = ("at", "dtype", "least", "most", "initial", "last")
-"""The learning rate of one group that it writes: fs::Rate in csrc/core/metric.h."""
+"""The learning rate of one group that it writes: fs::MetricTarget in csrc/core/metric.h."""
 
 SCHEDULED_TARGET = ("program", "tensor", "rules", "dtype", "written", "gain", "shift", "until")
 """A number that a drop-in scheduler writes: fs_cuda::ScheduledTarget in csrc/cuda/launch.h."""

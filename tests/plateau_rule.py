@@ -11,47 +11,51 @@ from cases import maker
 from emulation import ROOT, build, compiler
 from emulation.driver import Emulation
 
-from fusedsched.lr_scheduler import boards
+from fusedsched.lr_scheduler import metric_state
 
 PROGRAM = """
 #include "metric.h"
 extern "C" void decide(double* board, double metric) {
-  fs::Watch& watch = *reinterpret_cast<fs::Watch*>(board);
-  fs::Rate* rates = reinterpret_cast<fs::Rate*>(board + fs::kWatchWidth);
-  const int n = static_cast<int>(watch.n_rates);
+  fs::MetricState& state = *reinterpret_cast<fs::MetricState*>(board);
+  fs::MetricTarget* rates = reinterpret_cast<fs::MetricTarget*>(board + fs::kMetricStateWidth);
+  const int n = static_cast<int>(state.n_targets);
   const auto rewrite = [&](fs::Verdict verdict) {
     int above = 0;
     for (int i = 0; i < n; ++i) {
       double& rate = *static_cast<double*>(rates[i].at);
-      rate = rates[i].last = fs::rate_after(watch, rates[i], verdict, rate);
+      rate = rates[i].last = fs::rate_after(state, rates[i], verdict, rate);
       above += rate > rates[i].least;
     }
     return above;
   };
-  double* window = board + fs::kWatchWidth + n * fs::kRateWidth;
-  const fs::Verdict verdict = fs::is_due(watch) ? fs::observe(watch, window, metric) : fs::kStay;
-  if (rewrite(verdict) == 0 && verdict == fs::kLower && fs::starts_over(watch)) rewrite(fs::kStartOver);
+  double* window = board + fs::kMetricStateWidth + n * fs::kMetricTargetWidth;
+  const fs::Verdict verdict = fs::is_due(state) ? fs::observe(state, window, metric) : fs::kStay;
+  if (rewrite(verdict) == 0 && verdict == fs::kLower && fs::starts_over(state)) rewrite(fs::kStartOver);
 }
 """
 FLAGS = ["-x", "c++", "-std=c++20", "-O1", "-shared", "-fPIC", "-ffp-contract=off"]
 # name -> (whose law notices, the right text, the wrong one); all places of it
 MUTANTS = {
-    "patience off by one": ("both", "w.bad > w.patience", "w.bad >= w.patience"),
-    "cooldown ignored": ("both", "w.cooldown_counter = w.cooldown;", ""),
-    "bad steps count in a cooldown": ("plateau", "_counter -= 1.0;\n    w.bad = 0.0;", "_counter -= 1.0;"),
-    "min, relative: not strict": ("both", "value < w.best * (", "value <= w.best * ("),
-    "min, absolute: not strict": ("both", "value < w.best - w", "value <= w.best - w"),
-    "max, relative: not strict": ("both", "value > w.best * (", "value >= w.best * ("),
-    "max, absolute: not strict": ("both", "value > w.best + w", "value >= w.best + w"),
-    "eps ignored": ("both", "old - fresh > w.eps", "old > fresh"),
-    "min_lr ignored": ("both", "rate.least > lower ? rate.least : lower", "lower"),
-    "the best is forgotten": ("both", "w.best = value;", ""),
-    "good steps off by one": ("greedy", "w.good > w.patience", "w.good >= w.patience"),
-    "max_lr ignored": ("greedy", "rate.most < higher ? rate.most : higher", "higher"),
-    "warmup ignored": ("greedy", "w.warmup_counter = w.warmup;", ""),
-    "never starts over": ("greedy", "if (w.lower_before_reset > 0.0) return false;", "return false;"),
-    "a raise does not reset": ("greedy", "w.lower_before_reset = w.reset_start;\n    return kRaise", "return kRaise"),
-    "the window is one too long": ("greedy", "w.sum -= window[at];", ""),
+    "patience off by one": ("both", "state.bad > state.patience", "state.bad >= state.patience"),
+    "cooldown ignored": ("both", "state.cooldown_counter = state.cooldown;", ""),
+    "bad steps count in a cooldown": ("plateau", "_counter -= 1.0;\n    state.bad = 0.0;", "_counter -= 1.0;"),
+    "min, relative: not strict": ("both", "value < state.best * (", "value <= state.best * ("),
+    "min, absolute: not strict": ("both", "value < state.best - state", "value <= state.best - state"),
+    "max, relative: not strict": ("both", "value > state.best * (", "value >= state.best * ("),
+    "max, absolute: not strict": ("both", "value > state.best + state", "value >= state.best + state"),
+    "eps ignored": ("both", "old - fresh > state.eps", "old > fresh"),
+    "min_lr ignored": ("both", "target.least > lower ? target.least : lower", "lower"),
+    "the best is forgotten": ("both", "state.best = value;", ""),
+    "good steps off by one": ("greedy", "state.good > state.patience", "state.good >= state.patience"),
+    "max_lr ignored": ("greedy", "target.most < higher ? target.most : higher", "higher"),
+    "warmup ignored": ("greedy", "state.warmup_counter = state.warmup;", ""),
+    "never starts over": ("greedy", "if (state.lower_before_reset > 0.0) return false;", "return false;"),
+    "a raise does not reset": (
+        "greedy",
+        "state.lower_before_reset = state.reset_start;\n    return kRaise",
+        "return kRaise",
+    ),
+    "the window is one too long": ("greedy", "state.sum -= window[at];", ""),
 }
 
 
@@ -83,20 +87,11 @@ def rule(mutant):
     return decide
 
 
-class OnHost(boards.Extension):
-    """A launcher whose boards are decided on by `decide`."""
-
-    decide = None
-
-    @classmethod
-    def observe(cls, board, metric):
-        cls.decide(board.tensor.data_ptr(), float(metric))
-
-
 def boarded(monkeypatch, mutant):
-    """The maker of optimizers whose boards the compiled rule decides on; `mutant`: None for the rule as it is."""
-    launcher = type("Ruled", (OnHost,), {"decide": staticmethod(rule(mutant))})
-    monkeypatch.setitem(boards.LAUNCHERS, "cuda", launcher)
+    """The maker of optimizers for whose schedulers the compiled rule decides; `mutant`: None for the rule as it is."""
+    decide = rule(mutant)
+    launch = lambda state, metric: decide(state.tensor.data_ptr(), float(metric))  # noqa: E731
+    monkeypatch.setitem(metric_state.LAUNCHES, "cuda", launch)
     return maker("cuda")
 
 

@@ -23,7 +23,6 @@ from reading import (
 PENDING = {
     "rooms": set(),
     "circles": {
-        ("fusedsched.lr_scheduler.metric", "fusedsched.lr_scheduler.observing"),
         *(
             (f"fusedsched.optim.{name}", "fusedsched.optim.optimizer")
             for name in "checkpoint compiled plan recording reference_plan scheduled state".split()
@@ -38,8 +37,6 @@ PENDING = {
         ("verify", "_ready_plan"),
     },
     "classes": {
-        "fusedsched.lr_scheduler.metric.MetricScheduler",
-        "fusedsched.lr_scheduler.observing.Observer",
         "fusedsched.optim.optimizer.FusedOptimizer",
         "fusedsched.optim.triton_plan.TritonPlan",
     },

@@ -120,7 +120,7 @@ def test_a_plan_is_not_changed_within_a_capture(call):
 
 def test_the_law_can_fail(monkeypatch):
     """Programs that stay on the device as they were."""
-    monkeypatch.setattr("fusedsched.lr_scheduler.counted_driver.CountedDriver.restart", lambda self: None)
+    monkeypatch.setattr("fusedsched.lr_scheduler.device_driver.DeviceDriver.restart", lambda self: None)
     with pytest.raises(AssertionError):
         law_of_replays("CosineAnnealingLR", "extend")
 

@@ -102,7 +102,7 @@ def test_a_view_of_copied_attributes_is_found(name, monkeypatch):
         view.step()
         return True
 
-    monkeypatch.setattr(torch_driver.FunctionDriver, "step", stale)
+    monkeypatch.setattr(torch_driver.FunctionDriver, "advance", stale)
     row = next(r for r in SCHEDULERS if r.name == name)
     with pytest.raises(AssertionError):
         for draw in range(4):

@@ -9,7 +9,8 @@ from cases import maker
 from cases_plateau import MODES
 from interpreted import interpreter, metric  # noqa: F401
 
-from fusedsched.lr_scheduler import boards, observing
+from fusedsched._layouts import METRIC_STATE, METRIC_TARGET
+from fusedsched.lr_scheduler.metric_state import MetricConfig, MetricProgress, MetricState
 
 SERIES = 6  # of each mode: the interpreter is slow
 
@@ -21,9 +22,8 @@ def test_decisions(law, mode, kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_tensor_rates(monkeypatch, dtype):
-    monkeypatch.setattr(observing, "launcher_for", lambda device: boards.Triton)
-    test_plateau.law_of_tensor_rates("torch", dtype)
+def test_tensor_rates(dtype):
+    test_plateau.law_of_tensor_rates("torch", dtype, "triton")
 
 
 @pytest.mark.parametrize("law", ["updates_use_the_rates", "edits_are_what_it_reduces_from", "states_go_both_ways"])
@@ -31,21 +31,21 @@ def test_laws_of_the_other_backends(law):
     getattr(test_plateau, f"test_{law}")(maker("triton"))
 
 
-def test_columns_are_those_of_the_board():
-    names = [*boards.Asked._fields, *boards.Known._fields]
-    for name, column in zip(names, [*range(10), *range(boards.ASKED, boards.ASKED + boards.KNOWN)], strict=True):
-        assert getattr(metric, name.upper()).value == column, name
-    assert (metric.WATCH_WIDTH.value, metric.RATE_WIDTH.value) == (boards.WATCH_WIDTH, boards.RATE_WIDTH)
+def test_columns_are_those_of_the_state():
+    for name in (*MetricConfig._fields, *MetricProgress._fields, "clock"):
+        assert getattr(metric, name.upper()).value == METRIC_STATE.index(name), name
+    assert (metric.STATE_WIDTH.value, metric.TARGET_WIDTH.value) == (len(METRIC_STATE), len(METRIC_TARGET))
 
 
 def test_the_law_can_fail(monkeypatch):
     """Mutant: a patience that is one too long."""
-    write = boards.Board.write
+    write = MetricState.write
 
-    def wrong(self, asked, *rest):
-        write(self, asked._replace(patience=asked.patience + 1), *rest)
+    def wrong(self, options, *rest):
+        config = options.config._replace(patience=options.config.patience + 1)
+        write(self, options._replace(config=config), *rest)
 
-    monkeypatch.setattr(boards.Board, "write", wrong)
+    monkeypatch.setattr(MetricState, "write", wrong)
     for law in (test_plateau.law_of_decisions, test_greedy.law_of_decisions):
         with pytest.raises(AssertionError):
             law(maker("triton"), "min", "rel", range(6))

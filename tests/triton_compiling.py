@@ -111,7 +111,7 @@ def everything(arch, every_rule):
     for family in sorted({getattr(optim, name)._spec.family for name in optim.OPTIMIZERS}):
         found[f"prepare/{family}"] = facts(prepare(arch, family, amp=True))
     watch = {"board": "*fp64", "metric": "*fp64", "n": "i32"}
-    found["observe"] = facts(compiled(metric.observe_kernel, dict(BLOCK=tuning.WATCH_BLOCK), arch, 1, watch))
+    found["observe"] = facts(compiled(metric.observe_kernel, dict(BLOCK=tuning.METRIC_BLOCK), arch, 1, watch))
     found["advance"] = facts(compiled(step.advance_kernel, {}, arch, 1))
     found["advance by"] = facts(compiled(step.advance_by_kernel, {}, arch, 1))
     constants = {"CHECKED": True, "BLOCK": tuning.PREPARE_BLOCK}

@@ -11,7 +11,7 @@ import test_rules
 import torch
 
 from fusedsched import lr_scheduler
-from fusedsched.lr_scheduler.counted_driver import CountedDriver
+from fusedsched.lr_scheduler.device_driver import DeviceDriver
 from fusedsched.optim import (
     adam,
     checkpoint as _checkpoint,
@@ -236,6 +236,6 @@ MUTANTS: dict[str, Mutant] = {
         wrapped(_graphs.CompileHandle, "__init__", _no_step_in_the_graph),
     ),
     "lr frozen in the graph": Mutant(
-        "replay/AdamW-OneCycleLR/cuda", "after replays", wrapped(CountedDriver, "_advance", lambda f, *a: None)
+        "replay/AdamW-OneCycleLR/cuda", "after replays", wrapped(DeviceDriver, "launch", lambda f, *a: None)
     ),
 }

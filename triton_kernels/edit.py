@@ -20,6 +20,7 @@ GAIN_PER_UNIT: tl.constexpr = tl.constexpr(5)
 DISCARD: tl.constexpr = tl.constexpr(0)
 SCALE_OR_KEEP: tl.constexpr = tl.constexpr(1)
 WAVE: tl.constexpr = tl.constexpr(3)
+HOLD: tl.constexpr = tl.constexpr(4)
 
 
 @triton.jit
@@ -43,9 +44,12 @@ def edited(rule, clock, value, found, gain, shift, until):
         end = tl.minimum(clock - passed + period, end)
         scaled = tl.where(passed == 0.0, 1.0 + above * tl.load(rule + GAIN_PER_UNIT), scaled)
         flat = flat & (passed != 0.0)
+    if kind == HOLD:
+        scaled, flat = above * 0.0, height != height
     if kind != DISCARD:
         over = tl.where(until <= clock, kind, DISCARD) == SCALE_OR_KEEP  # an edit that is over scales nothing
         gain = tl.where(flat, tl.where(over, 1.0, gain), scaled)
-        shift = tl.where(flat, tl.where(kind == SCALE_OR_KEEP, above, shift), 0.0)
+        held = tl.where(kind == HOLD, above, 0.0)
+        shift = tl.where(flat, tl.where(kind == SCALE_OR_KEEP, above, shift), held)
         until = tl.where(tl.where(flat, kind, SCALE_OR_KEEP) == SCALE_OR_KEEP, end, until)
     return gain, shift, until

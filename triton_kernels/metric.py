@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decision of a scheduler that follows a metric: `csrc/core/metric.h` in Triton, same names, same arithmetic. It
-has no turns: a SequentialLR runs on such a board with the CUDA kernels only.
+"""The decision of a metric scheduler: `csrc/core/metric.h` in Triton, same names, same arithmetic.
 
-One program takes note of the metric and rewrites the rates, side by side. A board is one float64 table; addresses of
-rates and their types lie in it as integers.
+It has no active intervals: a SequentialLR with such a member runs with the CUDA kernels only. One program updates the
+progress and writes the learning rates, side by side. The state is one float64 table; the addresses of the learning
+rates and their dtypes are integers in it.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 
+from . import tuning
 from .step import rounded
 
-WATCH_WIDTH: tl.constexpr = tl.constexpr(26)
-RATE_WIDTH: tl.constexpr = tl.constexpr(6)
-# Columns of fs::Watch.
+STATE_WIDTH: tl.constexpr = tl.constexpr(26)
+TARGET_WIDTH: tl.constexpr = tl.constexpr(6)
+# Columns of fs::MetricState.
 GREEDY: tl.constexpr = tl.constexpr(0)
 COMPARISON: tl.constexpr = tl.constexpr(1)
 FACTOR: tl.constexpr = tl.constexpr(2)
@@ -45,43 +48,44 @@ INF: tl.constexpr = tl.constexpr(float("inf"))
 
 
 @triton.jit
-def running_mean(board, window, value):
+def running_mean(state, window, value):
     """The mean of the last metrics; the metric itself where none is asked for."""
-    size = tl.load(board + WINDOW)
+    size = tl.load(state + WINDOW)
     if size > 0.0:
-        held, following = tl.load(board + HELD), tl.load(board + NEXT)
+        held, following = tl.load(state + HELD), tl.load(state + NEXT)
         place = window + following.to(tl.int64)
-        total = tl.load(board + SUM) + value
+        total = tl.load(state + SUM) + value
         total = tl.where(held < size, total, total - tl.load(place))
         held = tl.where(held < size, held + 1.0, held)
         tl.debug_barrier()  # every thread has read what is overwritten now
         tl.store(place, value)
-        tl.store(board + SUM, total)
-        tl.store(board + HELD, held)
-        tl.store(board + NEXT, tl.where(following + 1.0 < size, following + 1.0, 0.0))
+        tl.store(state + SUM, total)
+        tl.store(state + HELD, held)
+        tl.store(state + NEXT, tl.where(following + 1.0 < size, following + 1.0, 0.0))
         value = total / held
     return value
 
 
 @triton.jit
-def is_better(board, value):
-    best, threshold, comparison = tl.load(board + BEST), tl.load(board + THRESHOLD), tl.load(board + COMPARISON)
+def is_better(state, value):
+    best, threshold, comparison = tl.load(state + BEST), tl.load(state + THRESHOLD), tl.load(state + COMPARISON)
     lower = tl.where(comparison == 0.0, best * (1.0 - threshold), best - threshold)
     higher = tl.where(comparison == 2.0, best * (threshold + 1.0), best + threshold)
     return tl.where(comparison < 2.0, value < lower, value > higher)
 
 
 @triton.jit
-def observe(board, window, value):
-    """Takes note of a metric; the verdict."""
-    value = running_mean(board, window, value)
-    better = is_better(board, value)
-    greedy = tl.load(board + GREEDY) != 0.0
-    patience = tl.load(board + PATIENCE)
-    best, bad, good = tl.load(board + BEST), tl.load(board + BAD), tl.load(board + GOOD)
-    cooling, warming = tl.load(board + COOLDOWN_COUNTER), tl.load(board + WARMUP_COUNTER)
-    left, epoch = tl.load(board + LOWER_BEFORE_RESET), tl.load(board + EPOCH)
-    waits = greedy & ((cooling > 0.0) | (warming > 0.0))  # GreedyLR looks away; ReduceLROnPlateau still notes the best
+def observe(state, window, value):
+    """Updates the progress by a metric. Returns the verdict."""
+    value = running_mean(state, window, value)
+    better = is_better(state, value)
+    greedy = tl.load(state + GREEDY) != 0.0
+    patience = tl.load(state + PATIENCE)
+    best, bad, good = tl.load(state + BEST), tl.load(state + BAD), tl.load(state + GOOD)
+    cooling, warming = tl.load(state + COOLDOWN_COUNTER), tl.load(state + WARMUP_COUNTER)
+    left, epoch = tl.load(state + LOWER_BEFORE_RESET), tl.load(state + EPOCH)
+    # GreedyLR ignores the metric then; ReduceLROnPlateau still updates the best.
+    waits = greedy & ((cooling > 0.0) | (warming > 0.0))
     best = tl.where(better & (waits == 0), value, best)
     quiet = (cooling > 0.0) | waits
     bad = tl.where(better | quiet, 0.0, bad + 1.0)
@@ -90,17 +94,17 @@ def observe(board, window, value):
     cooling = tl.where(cooling > 0.0, cooling - 1.0, cooling)
     raises = greedy & (waits == 0) & (good > patience)
     lowers = (waits == 0) & (raises == 0) & (bad > patience)
-    warming = tl.where(raises, tl.load(board + WARMUP), warming)
-    left = tl.where(raises, tl.load(board + RESET_START), left)
-    cooling = tl.where(lowers, tl.load(board + COOLDOWN), cooling)
+    warming = tl.where(raises, tl.load(state + WARMUP), warming)
+    left = tl.where(raises, tl.load(state + RESET_START), left)
+    cooling = tl.where(lowers, tl.load(state + COOLDOWN), cooling)
     tl.debug_barrier()
-    tl.store(board + BEST, best)
-    tl.store(board + BAD, tl.where(lowers, 0.0, bad))
-    tl.store(board + GOOD, tl.where(raises, 0.0, good))
-    tl.store(board + COOLDOWN_COUNTER, cooling)
-    tl.store(board + WARMUP_COUNTER, warming)
-    tl.store(board + LOWER_BEFORE_RESET, left)
-    tl.store(board + EPOCH, epoch + 1.0)
+    tl.store(state + BEST, best)
+    tl.store(state + BAD, tl.where(lowers, 0.0, bad))
+    tl.store(state + GOOD, tl.where(raises, 0.0, good))
+    tl.store(state + COOLDOWN_COUNTER, cooling)
+    tl.store(state + WARMUP_COUNTER, warming)
+    tl.store(state + LOWER_BEFORE_RESET, left)
+    tl.store(state + EPOCH, epoch + 1.0)
     return tl.where(raises, RAISE, tl.where(lowers, LOWER, STAY))
 
 
@@ -125,14 +129,14 @@ def store_number(address, dtype, value, mask):
 
 
 @triton.jit
-def rewrite(board, rates, n, verdict, BLOCK: tl.constexpr):
+def rewrite(state, rates, n, verdict, BLOCK: tl.constexpr):
     """All rates after a verdict. Returns how many are left above their minimum."""
-    factor, eps = tl.load(board + FACTOR), tl.load(board + EPS)
+    factor, eps = tl.load(state + FACTOR), tl.load(state + EPS)
     above = tl.full((BLOCK,), 0, tl.int32)
     for begin in range(0, n, BLOCK):
         at = begin + tl.arange(0, BLOCK)
         mask = at < n
-        row = rates + at * RATE_WIDTH
+        row = rates + at * TARGET_WIDTH
         integers = row.to(tl.pointer_type(tl.int64))
         address, dtype = tl.load(integers, mask=mask, other=0), tl.load(integers + 1, mask=mask, other=0)
         least, most = tl.load(row + 2, mask=mask, other=0.0), tl.load(row + 3, mask=mask, other=0.0)
@@ -159,26 +163,31 @@ def plus(a, b):
 
 
 @triton.jit(do_not_specialize=["n"])
-def observe_kernel(board, metric, n, BLOCK: tl.constexpr):
-    """One program: lets a board of n rates take note of a metric."""
-    rates = board + WATCH_WIDTH
-    clock = board.to(tl.pointer_type(tl.int64)) + CLOCK
+def observe_kernel(state, metric, n, BLOCK: tl.constexpr):
+    """One program: decides by a metric about n learning rates."""
+    rates = state + STATE_WIDTH
+    clock = state.to(tl.pointer_type(tl.int64)) + CLOCK
     steps = tl.load(clock) + 1
     tl.debug_barrier()
     tl.store(clock, steps)
-    verdict = observe(board, rates + n * RATE_WIDTH, tl.load(metric).to(tl.float64))
-    above = rewrite(board, rates, n, verdict, BLOCK)
-    left = tl.load(board + LOWER_BEFORE_RESET) - 1.0
-    if (verdict == LOWER) & (above == 0) & (tl.load(board + GREEDY) != 0.0):
+    verdict = observe(state, rates + n * TARGET_WIDTH, tl.load(metric).to(tl.float64))
+    above = rewrite(state, rates, n, verdict, BLOCK)
+    left = tl.load(state + LOWER_BEFORE_RESET) - 1.0
+    if (verdict == LOWER) & (above == 0) & (tl.load(state + GREEDY) != 0.0):
         tl.debug_barrier()
-        tl.store(board + LOWER_BEFORE_RESET, left)
+        tl.store(state + LOWER_BEFORE_RESET, left)
         if left <= 0.0:
-            tl.store(board + BEST, tl.where(tl.load(board + COMPARISON) < 2.0, INF, -INF))
-            tl.store(board + BAD, 0.0)
-            tl.store(board + GOOD, 0.0)
-            tl.store(board + WARMUP_COUNTER, 0.0)
-            tl.store(board + SUM, 0.0)
-            tl.store(board + HELD, 0.0)
-            tl.store(board + NEXT, 0.0)
-            tl.store(board + LOWER_BEFORE_RESET, tl.load(board + RESET_START))
-            rewrite(board, rates, n, tl.full((), START_OVER, tl.int32), BLOCK)
+            tl.store(state + BEST, tl.where(tl.load(state + COMPARISON) < 2.0, INF, -INF))
+            tl.store(state + BAD, 0.0)
+            tl.store(state + GOOD, 0.0)
+            tl.store(state + WARMUP_COUNTER, 0.0)
+            tl.store(state + SUM, 0.0)
+            tl.store(state + HELD, 0.0)
+            tl.store(state + NEXT, 0.0)
+            tl.store(state + LOWER_BEFORE_RESET, tl.load(state + RESET_START))
+            rewrite(state, rates, n, tl.full((), START_OVER, tl.int32), BLOCK)
+
+
+def launch(state: Any, metric: Any, n: int) -> None:
+    """Launches it for a table of float64."""
+    observe_kernel[(1,)](state, metric, n, BLOCK=tuning.METRIC_BLOCK, num_warps=1, enable_fp_fusion=False)

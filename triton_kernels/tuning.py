@@ -23,7 +23,7 @@ PREPARE_BLOCK = 256
 PREPARE_WARPS = 8
 """Warps of the one program that prepares a step: as many threads as PREPARE_BLOCK, each owns a parameter."""
 
-WATCH_BLOCK = 64
+METRIC_BLOCK = 64
 """Rates that one warp rewrites side by side when a metric has decided: two to a thread."""
 
 INTERPRETED_PROGRAMS = 2

@@ -116,5 +116,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   bind_layouts(m);
   bind_device_schedule(m);
   bind_host_driver(m);
-  bind_plateau(m);
+  bind_metric(m);
 }

@@ -108,7 +108,7 @@ class HostDriver {
     return true;
   }
 
-  bool step(const py::dict& state) {
+  bool advance(const py::dict& state) {
     if (!is_unmodified(state) || (horizon_ >= 0 && clock >= horizon_)) return false;
     if (!launched() && !update_edits(state)) return false;
     seek(clock + 1);
@@ -292,7 +292,7 @@ void bind_host_driver(py::module_& m) {
       .def_property_readonly_static("on_device", [](const py::object&) { return false; })
       .def("launch", &HostDriver::launch)
       .def("is_unmodified", &HostDriver::is_unmodified)
-      .def("step", &HostDriver::step)
+      .def("advance", &HostDriver::advance)
       .def("seek", &HostDriver::seek)
       .def("edits", &HostDriver::edits)
       .def("write", &HostDriver::write);

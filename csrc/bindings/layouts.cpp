@@ -40,22 +40,22 @@ Columns program_header() {
 }
 
 Columns metric_state() {
-  using fs::Watch;
+  using fs::MetricState;
   return columns(
-      sizeof(Watch),
-      {FS_FIELD(Watch, greedy), FS_FIELD(Watch, comparison), FS_FIELD(Watch, factor), FS_FIELD(Watch, threshold),
-       FS_FIELD(Watch, patience), FS_FIELD(Watch, cooldown), FS_FIELD(Watch, warmup), FS_FIELD(Watch, eps),
-       FS_FIELD(Watch, window), FS_FIELD(Watch, reset_start), FS_FIELD(Watch, n_rates), FS_FIELD(Watch, clock),
-       FS_FIELD(Watch, begin), FS_FIELD(Watch, end), FS_FIELD(Watch, best), FS_FIELD(Watch, bad), FS_FIELD(Watch, good),
-       FS_FIELD(Watch, cooldown_counter), FS_FIELD(Watch, warmup_counter), FS_FIELD(Watch, lower_before_reset),
-       FS_FIELD(Watch, epoch), FS_FIELD(Watch, sum), FS_FIELD(Watch, held), FS_FIELD(Watch, next),
-       FS_FIELD(Watch, verdict), FS_FIELD(Watch, above)});
+      sizeof(MetricState),
+      {FS_FIELD(MetricState, greedy), FS_FIELD(MetricState, comparison), FS_FIELD(MetricState, factor), FS_FIELD(MetricState, threshold),
+       FS_FIELD(MetricState, patience), FS_FIELD(MetricState, cooldown), FS_FIELD(MetricState, warmup), FS_FIELD(MetricState, eps),
+       FS_FIELD(MetricState, window), FS_FIELD(MetricState, reset_start), FS_FIELD(MetricState, n_targets), FS_FIELD(MetricState, clock),
+       FS_FIELD(MetricState, begin), FS_FIELD(MetricState, end), FS_FIELD(MetricState, best), FS_FIELD(MetricState, bad), FS_FIELD(MetricState, good),
+       FS_FIELD(MetricState, cooldown_counter), FS_FIELD(MetricState, warmup_counter), FS_FIELD(MetricState, lower_before_reset),
+       FS_FIELD(MetricState, epoch), FS_FIELD(MetricState, sum), FS_FIELD(MetricState, held), FS_FIELD(MetricState, next),
+       FS_FIELD(MetricState, verdict), FS_FIELD(MetricState, above)});
 }
 
 Columns metric_target() {
-  using fs::Rate;
-  return columns(sizeof(Rate), {FS_FIELD(Rate, at), FS_FIELD(Rate, dtype), FS_FIELD(Rate, least), FS_FIELD(Rate, most),
-                                FS_FIELD(Rate, initial), FS_FIELD(Rate, last)});
+  using fs::MetricTarget;
+  return columns(sizeof(MetricTarget), {FS_FIELD(MetricTarget, at), FS_FIELD(MetricTarget, dtype), FS_FIELD(MetricTarget, least), FS_FIELD(MetricTarget, most),
+                                FS_FIELD(MetricTarget, initial), FS_FIELD(MetricTarget, last)});
 }
 
 Columns scheduled_target() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a scheduler that follows a metric wants of a GPU: see fusedsched/lr_scheduler/boards.py.
+// Launches of metric schedulers: see fusedsched/lr_scheduler/metric_state.py.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
-void bind_plateau(pybind11::module_& m);
+void bind_metric(pybind11::module_& m);

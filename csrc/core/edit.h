@@ -12,6 +12,7 @@ enum EditKind : int32_t {
   kScaleOrKeep = 1,  // it scales the distance from the pivot; where the schedule is at the pivot, it is added
   kScaleOrDrop = 2,  // as kScaleOrKeep, but where the schedule is at the pivot, it is dropped
   kWave = 3,         // it scales the wave until the next low point; at one it is added to the height of the new wave
+  kHold = 4,         // it stays, to the bit
 };
 
 // How edits are continued at clocks below `end`.
@@ -46,6 +47,7 @@ FS_HD Edit edited(const Edit& edit, const EditRule& rule, double clock, double v
   const int32_t kind = static_cast<int32_t>(rule.kind);
   if (kind == kDiscard) return edit;
   double until = rule.end;
+  if (kind == kHold) return {0.0, above, until};
   if (kind == kWave) {
     const double since = clock - rule.low, passed = since - floor(since / rule.period) * rule.period;
     const double next = clock - passed + rule.period;

@@ -25,6 +25,6 @@ __global__ void record_kernel(const __grid_constant__ Header header, double* rin
 __global__ void schedule_kernel(DeviceSchedule args);
 
 // metric.cu
-__global__ void observe_kernel(double* board, const void* metric, DType dtype);
+__global__ void observe_kernel(double* table, const void* metric, DType dtype);
 
 }  // namespace fs_cuda

@@ -141,8 +141,8 @@ struct Runtime {
   const char* (*write)(int device, void* to, const void* from, uint64_t bytes);
   // One step of a drop-in scheduler.
   const char* (*schedule)(int device, uint64_t stream, const DeviceSchedule& schedule);
-  // Lets a board (core/metric.h) take note of a metric, one number in memory, and rewrite its rates.
-  const char* (*observe)(int device, uint64_t stream, double* board, const void* metric, DType dtype);
+  // Decides by a metric, one number in memory, and writes the learning rates. `table`: see core/metric.h.
+  const char* (*observe)(int device, uint64_t stream, double* table, const void* metric, DType dtype);
   // Memory that is never freed, also while a stream is being captured.
   const char* (*allocate)(int device, uint64_t bytes, void** result);
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One block takes note of a metric and rewrites the rates, where the next update reads them.
+// One block decides by a metric and writes the learning rates, where the next update reads them.
 #include <cuda_runtime.h>
 
 #include "../core/convert.h"
@@ -21,39 +21,39 @@ __device__ __forceinline__ void store_number(void* at, DType dtype, double value
   }
 }
 
-// Counts those that are left above their minimum.
-__device__ __forceinline__ void rewrite(fs::Watch& watch, fs::Rate* rates, fs::Verdict verdict) {
-  const int32_t n = static_cast<int32_t>(watch.n_rates);
+// Counts the learning rates that are above their minimum.
+__device__ __forceinline__ void rewrite(fs::MetricState& state, fs::MetricTarget* targets, fs::Verdict verdict) {
+  const int32_t n = static_cast<int32_t>(state.n_targets);
 #pragma unroll 1
   for (int32_t i = threadIdx.x; i < n; i += kSmallThreads) {
-    fs::Rate& rate = rates[i];
-    const DType dtype = static_cast<DType>(rate.dtype);
-    const double old = number_at(rate.at, dtype), fresh = fs::rate_after(watch, rate, verdict, old);
-    if (fresh != old) store_number(rate.at, dtype, fresh);
-    rate.last = number_at(rate.at, dtype);  // as it was rounded
-    if (rate.last > rate.least) atomicAdd(&watch.above, 1u);
+    fs::MetricTarget& target = targets[i];
+    const DType dtype = static_cast<DType>(target.dtype);
+    const double old = number_at(target.at, dtype), fresh = fs::rate_after(state, target, verdict, old);
+    if (fresh != old) store_number(target.at, dtype, fresh);
+    target.last = number_at(target.at, dtype);  // as it was rounded
+    if (target.last > target.least) atomicAdd(&state.above, 1u);
   }
 }
 
 }  // namespace
 
-__global__ void __launch_bounds__(kSmallThreads) observe_kernel(double* board, const void* metric, DType dtype) {
-  fs::Watch& watch = *reinterpret_cast<fs::Watch*>(board);
-  fs::Rate* rates = reinterpret_cast<fs::Rate*>(board + fs::kWatchWidth);
+__global__ void __launch_bounds__(kSmallThreads) observe_kernel(double* table, const void* metric, DType dtype) {
+  fs::MetricState& state = *reinterpret_cast<fs::MetricState*>(table);
+  fs::MetricTarget* targets = reinterpret_cast<fs::MetricTarget*>(table + fs::kMetricStateWidth);
   if (threadIdx.x == 0) {
-    double* window = board + fs::kWatchWidth + static_cast<int64_t>(watch.n_rates) * fs::kRateWidth;
-    watch.verdict = fs::is_due(watch) ? fs::observe(watch, window, number_at(metric, dtype)) : fs::kStay;
-    watch.above = 0;
+    double* window = table + fs::kMetricStateWidth + static_cast<int64_t>(state.n_targets) * fs::kMetricTargetWidth;
+    state.verdict = fs::is_due(state) ? fs::observe(state, window, number_at(metric, dtype)) : fs::kStay;
+    state.above = 0;
   }
   __syncthreads();
-  const fs::Verdict verdict = static_cast<fs::Verdict>(static_cast<int32_t>(watch.verdict));
-  rewrite(watch, rates, verdict);
+  const fs::Verdict verdict = static_cast<fs::Verdict>(static_cast<int32_t>(state.verdict));
+  rewrite(state, targets, verdict);
   __syncthreads();
-  if (threadIdx.x == 0 && verdict == fs::kLower && watch.above == 0 && fs::starts_over(watch)) {
-    watch.verdict = fs::kStartOver;
+  if (threadIdx.x == 0 && verdict == fs::kLower && state.above == 0 && fs::starts_over(state)) {
+    state.verdict = fs::kStartOver;
   }
   __syncthreads();
-  if (static_cast<int32_t>(watch.verdict) == fs::kStartOver) rewrite(watch, rates, fs::kStartOver);
+  if (static_cast<int32_t>(state.verdict) == fs::kStartOver) rewrite(state, targets, fs::kStartOver);
 }
 
 }  // namespace fs_cuda

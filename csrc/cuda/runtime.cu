@@ -178,8 +178,8 @@ const char* allocate(int device, uint64_t bytes, void** result) {
   return words(relaxed.error != cudaSuccess ? relaxed.error : cudaMalloc(result, bytes));
 }
 
-const char* observe(int device, uint64_t stream, double* board, const void* metric, DType dtype) {
-  void* arguments[] = {&board, &metric, &dtype};
+const char* observe(int device, uint64_t stream, double* table, const void* metric, DType dtype) {
+  void* arguments[] = {&table, &metric, &dtype};
   return launch_on(device, stream, observe_kernel, 1, kSmallThreads, arguments, 0);
 }
 

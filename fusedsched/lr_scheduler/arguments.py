@@ -126,7 +126,7 @@ def milestones(cls: Any, numbers: Any) -> None:
 
 
 def metric(scheduler: Any, value: Any) -> Any:
-    """A real number, or a tensor with one; it comes back without its graph."""
+    """Whatever float() takes, or a tensor with one real number, which comes back without its graph."""
     name = f"{type(scheduler).__name__}.step()"
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
@@ -138,11 +138,9 @@ def metric(scheduler: Any, value: Any) -> Any:
             raise TypeError(f"{name} got a metric of dtype {value.dtype}. It must be real.")
         return value.detach()
     try:
-        found = not isinstance(value, (str, bytes)) and float(value) is not None
+        float(value)
     except (TypeError, ValueError, OverflowError):
-        found = False
-    if not found:
-        raise TypeError(f"{name} takes the metric as a number or a tensor with one element, got {value!r}.")
+        raise TypeError(f"{name} takes the metric as a number or a tensor with one element, got {value!r}.") from None
     return value
 
 

@@ -1,173 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which driver a scheduler gets, and what it is made from."""
+"""Which driver a scheduler gets, and where a scheduler starts that is built in the middle of a run."""
 
 from __future__ import annotations
 
-from array import array
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from fusedsched.torch_originals import schedulers as torch_schedulers
+import torch
 
-from ..schedules.compositions import (
-    active_member,
-    driving_schedule,
-    edit_rules_of,
-    is_chain,
-    is_composite,
-    leaf_schedulers,
-)
-from ..schedules.edit import NO_EDIT, Edit, rule_at
-from ..schedules.evaluate import Shape, evaluate
-from ..schedules.expression import Segment
-from ..schedules.torch_classes import METHODS, class_of
-from . import device_driver
-from .counted_driver import CountedDriver
-from .device_driver import LaunchedDriver, capture_probe
-from .driver import Inputs, edits_of, groups_of, host_driver, underflows
-from .member_counters import MemberMirror, members_of
+from ..schedules.compositions import edit_rules_of, is_chain, is_composite, leaf_schedulers, schedule_of
+from ..schedules.edit import NO_EDIT, Edit, EditKind, rule_at
+from ..schedules.evaluate import evaluate
+from ..schedules.torch_classes import class_of
+from .capture import capture_probe, refuse_without_schedule, refuse_yet
+from .device_driver import DeviceDriver
+from .driver import Inputs, edits_of, groups_of, host_driver, underflows, write_lr
+from .inputs import clock_of, inputs_of
+from .member_counters import MemberMirror
+from .tensor_driver import LaunchedDriver
 from .tensors import placement_of
 from .torch_driver import torch_driver
 from .watched_values import scalar
 
-
-def clock_of(scheduler: Any) -> Any:
-    """The present step, as the host has it; a chain has none of its own."""
-    while is_chain(scheduler):
-        branch, driver = getattr(scheduler, "_branch", None), getattr(scheduler, "_driver", None)
-        if driver is not None or branch is not None:
-            return branch.clock if driver is None else driver.clock
-        scheduler = max(scheduler._schedulers, key=clock_of)
-    known = scheduler.__dict__.get("last_epoch")
-    return scheduler.last_epoch if known is None else known  # a property of a subclass
-
-
-def inputs_of(scheduler: Any, on_device: bool = False) -> Inputs | None:
-    """What a driver of this scheduler is made from; None where it has no schedule.
-
-    `on_device`: a momentum that a branch keeps is written, since captured graphs continue to.
-    """
-    groups = groups_of(scheduler.optimizer)
-    leaves, composites = [], []
-    if scheduler._branch is None:
-        leaves = leaf_schedulers(scheduler)
-        composites = [one for one in (scheduler, *members_of(scheduler)) if is_composite(one)]
-    if composites and not (all(map(_is_free, leaves)) and all("step" not in one.__dict__ for one in composites[1:])):
-        return None
-    entries = [(leaf.__dict__, class_of(type(leaf))) for leaf in leaves]
-    if not all(entry is not None for _, entry in entries) or not _in_step(scheduler, on_device):
-        return None
-    if is_composite(scheduler) and any(getattr(leaf, "cycle_momentum", False) for leaf in leaves):
-        return None
-    programs = _Programs()
-    rates, momenta, rules, key = [], [], [], _momentum_key(scheduler, entries, on_device)
-    for i, group in enumerate(groups):
-        found = edit_rules_of(scheduler, i)
-        same = None if len(entries) != 1 else tuple(_numbers(*entries[0], i, group))
-        rate = programs.add(same, lambda i=i: driving_schedule(scheduler, i))
-        if found is None or rate is None:
-            return None
-        rules.append(found)
-        rates.append(rate)
-        momentum = programs.add(None, lambda i=i: _momentum(scheduler, i, key)) if key else -1
-        if momentum is None:
-            return None
-        momenta.append(momentum)
-    return Inputs(
-        programs.tables,
-        rates,
-        momenta,
-        key,
-        rules,
-        [(a, name) for a, entry in entries for name in (*entry.attributes, "step", *METHODS)]
-        + [(one.__dict__, name) for one in composites for name in ("_schedulers", "_milestones", "step")],
-        [(a, name) for a, entry in entries for name in entry.lists]
-        + [(one.__dict__, name) for one in composites for name in ("_schedulers", "_milestones")],
-        [name for _, entry in entries for name in entry.keys],
-        _horizon(scheduler),
-        scheduler._counts_steps,
-    )
-
-
-class _Programs:
-    """Flat tables, each once."""
-
-    def __init__(self) -> None:
-        self.tables: list[array] = []
-        self._by_bytes: dict[bytes, int] = {}
-        self._by_numbers: dict[Any, int] = {}
-
-    def add(self, numbers: Any, make: Any) -> int | None:
-        """The index of a program. `numbers`: what it is made from, where that is known."""
-        if numbers is not None and numbers in self._by_numbers:
-            return self._by_numbers[numbers]
-        schedule = make()
-        if schedule is None:
-            return None
-        table = schedule.lower().table
-        index = self._by_bytes.setdefault(table.tobytes(), len(self.tables))
-        if index == len(self.tables):
-            self.tables.append(table)
-        if numbers is not None:
-            self._by_numbers[numbers] = index
-        return index
-
-
-def _numbers(attributes: dict[str, Any], entry: Any, i: int, group: dict[str, Any]) -> list[float]:
-    lists = [attributes[name] for name in entry.lists if isinstance(attributes.get(name), list)]
-    return [*(scalar(found[i]) for found in lists), *(scalar(group[key]) for key in entry.keys if key in group)]
-
-
-def _is_free(leaf: Any) -> bool:
-    """Whether a composite may step for a member."""
-    ours = hasattr(leaf, "_skip_guard") and not leaf._follows_metric
-    return ours and leaf._branch is None and "step" not in leaf.__dict__
-
-
-def _in_step(scheduler: Any, on_device: bool) -> bool:
-    """Whether members have made the steps that their composites have made."""
-    if not is_composite(scheduler) or scheduler._branch is not None:
-        return True
-    if is_chain(scheduler):
-        return len(set(map(clock_of, scheduler._schedulers))) == 1 and all(
-            _in_step(member, on_device) for member in scheduler._schedulers
-        )
-    member, local = active_member(scheduler, clock := scheduler.__dict__["last_epoch"])
-    derived = on_device or getattr(member, "_mirror", None) is not None
-    return clock < 0 or derived or (clock_of(member) == local and _in_step(member, on_device))
-
-
-def _momentum_key(scheduler: Any, entries: list[Any], on_device: bool) -> str:
-    entry = class_of(type(scheduler))
-    if entry is None or entry.momentum is None or not scheduler.cycle_momentum or not (entries or on_device):
-        return ""
-    return "betas" if scheduler.use_beta1 else "momentum"
-
-
-def _momentum(scheduler: Any, i: int, key: str) -> Any:
-    if scheduler._branch is None:
-        return class_of(type(scheduler)).momentum(scheduler, i)
-    now = groups_of(scheduler.optimizer)[i][key]
-    return Segment(Shape.CONSTANT, start=scalar(now[0] if key == "betas" else now))
-
-
-def _horizon(scheduler: Any) -> int:
-    one_cycle = isinstance(scheduler, torch_schedulers.OneCycleLR) and scheduler._branch is None
-    return scheduler.total_steps if one_cycle else -1
-
-
-def has_schedule(scheduler: Any) -> bool:
-    """Whether a driver can be made for it."""
-    return inputs_of(scheduler) is not None
+# Optimizer -> the rates that schedulers built with last_epoch= wrote last, and their classes. One of another class
+# multiplies, as it would have done in the run that is resumed; one of the same class is a second try.
+_RESUMED: WeakKeyDictionary[torch.optim.Optimizer, tuple[list[float], list[type]]] = WeakKeyDictionary()
 
 
 def attach(scheduler: Any) -> Any:
     """Gives a scheduler its driver, at its present step and from the rates that the groups have; None: there is none
     but torch's code."""
     mirror = scheduler._mirror
-    if isinstance(mirror, CountedDriver):  # whose counter stands in graphs
+    if isinstance(mirror, DeviceDriver):  # whose counter stands in graphs
         mirror.restart()
-        scheduler._driver = mirror
-        return mirror
+        scheduler._driver = None if mirror.decides() else mirror
+        return scheduler._driver
     optimizer, clock, guard = scheduler.optimizer, clock_of(scheduler), scheduler._skip_guard
     placement, probe = placement_of(optimizer), capture_probe(optimizer)
     counted = placement is not None or probe is not None or (guard is not None and guard.on_device)
@@ -175,11 +42,11 @@ def attach(scheduler: Any) -> Any:
     inputs = inputs_of(scheduler, counted) if counts and type(clock) is int and clock >= 0 else None
     if inputs is None:
         if probe is not None and probe():
-            device_driver.refuse_without_schedule(scheduler, placement is not None)
+            refuse_without_schedule(scheduler, placement is not None)
         scheduler._driver = None if counted or guard is not None or not counts else torch_driver(scheduler)
         return scheduler._driver
     if placement is not None and probe is not None and probe():
-        device_driver.refuse_yet(scheduler)
+        refuse_yet(scheduler)
     groups = groups_of(optimizer)
     rates, scales = [group["lr"] for group in groups], [scalar(group.get("initial_lr", 0.0)) for group in groups]
     edits = edits_of(inputs, clock, rates, scales, scheduler._edits)
@@ -189,7 +56,7 @@ def attach(scheduler: Any) -> Any:
         driver = LaunchedDriver.make(scheduler, inputs, clock, placement, edits)
     else:
         driver = host_driver(scheduler, inputs, clock, edits)
-        driver = CountedDriver(scheduler, driver) if counted else driver
+        driver = DeviceDriver(scheduler, driver) if counted else driver
     scheduler._driver = driver
     if driver is not None and is_composite(scheduler) and scheduler._branch is None:
         MemberMirror(scheduler, clock).install()
@@ -208,15 +75,44 @@ def _is_lost(scheduler: Any, inputs: Inputs, clock: int, edits: list[Edit]) -> b
 
 def reattach(scheduler: Any) -> None:
     """After a change that captured graphs have to follow."""
-    if isinstance(scheduler._mirror, CountedDriver) or scheduler._device_schedule is not None:
+    if isinstance(scheduler._mirror, DeviceDriver) or scheduler._device_schedule is not None:
         attach(scheduler)
 
 
-def refuse_capture(scheduler: Any, what: str) -> None:
-    """Raises RuntimeError while a graph is captured: `what` would be the same in every replay."""
-    probe = capture_probe(scheduler.optimizer)
-    if probe is not None and probe():
-        raise RuntimeError(
-            f"{type(scheduler).__name__}.{what} cannot be captured: a graph would repeat the decision of now for ever. "
-            "Call it outside of the graph."
-        )
+def resume(scheduler: Any, before: list[Any]) -> None:
+    """Brings the rates of a scheduler built with `last_epoch=`, which were `before`, to where a run that never stopped
+    would have them. Rates that were restored with an edit in them stay."""
+    if class_of(type(scheduler)) is None:
+        return
+    optimizer, now = scheduler.optimizer, scheduler.last_epoch
+    written, classes = _RESUMED.pop(optimizer, ([], []))
+    ours = written == list(map(scalar, before))
+    onto = ours and type(scheduler) not in classes
+    rates, from_base = [], False
+    for i, lr in enumerate(before):
+        base, rules = scalar(scheduler.base_lrs[i]), edit_rules_of(scheduler, i)
+        schedule = schedule_of(scheduler, i, scalar(lr) if onto else base)
+        if schedule is None or rules is None:
+            return
+        starts = ours or _close(lr, base)
+        from_base = from_base or starts
+        # torch has restored the rate of now; where the last step was not made, the one before.
+        kept = not starts and rules[0].kind != EditKind.DISCARD
+        kept = kept and not any(_close(lr, schedule(max(clock, 0))) for clock in (now, now - 1))
+        rates.append(lr if kept else schedule(now))
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        write_lr(group, rate)
+    driver = attach(scheduler)
+    if driver is not None:
+        driver.write(scheduler.__dict__)
+        scheduler._detach()  # the first step warns about the order of calls, which a driver does not
+    if from_base:
+        last = [scalar(lr) for lr in scheduler._last_lr]
+        _RESUMED[optimizer] = last, [*classes, type(scheduler)] if onto else [type(scheduler)]
+
+
+def _close(lr: Any, value: float) -> bool:
+    """Whether a restored rate, which torch's recursion may have made, is this number."""
+    coarse = isinstance(lr, torch.Tensor) and lr.is_floating_point()
+    bound = max(1e-9, 2.0 * torch.finfo(lr.dtype).eps if coarse else 0.0)
+    return abs(scalar(lr) - value) <= bound * abs(value)

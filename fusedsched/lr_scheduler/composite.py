@@ -25,16 +25,16 @@ from fusedsched.torch_originals import schedulers as torch_schedulers
 
 from ..schedules.compositions import active_member, is_composite, leaf_schedulers, takes_metric
 from .building import attach
-from .device_driver import capture_probe
+from .capture import is_capturing
+from .device_driver import host_section
 from .member_counters import release_members, seek
 from .members import advance, check_resumable, metric_for, placeholder_members, present_rates, restart, seek_to
-from .metric import SyncedAttribute, host_section
+from .metric import decider_of, step_on_device
 from .param_groups import add_groups
 from .replan import step_in_branch
 from .scheduler import SchedulerMixin
 from .skip_guard import should_skip
 from .traced import as_metric, traced_step
-from .turns import step_on_device
 
 
 class Composite(SchedulerMixin):
@@ -63,14 +63,16 @@ class Composite(SchedulerMixin):
             with torch.no_grad():  # Dynamo skips frames without a torch global and traces what they call
                 return traced_step(self, None, as_metric(metrics))
         driver = self._driver
-        if driver is None or self._skip_guard is not None or not driver.step(self.__dict__):
+        if driver is None or self._skip_guard is not None or not driver.advance(self.__dict__):
             self._step_anew(metrics)
 
     def _step_anew(self, metrics: Any) -> None:
         if self._metric_depth() and self._branch is None and self._step_by_metric(metrics):
             return
         guard = self._skip_guard
-        if guard is not None and (should_skip(self) or (self._driver is not None and self._driver.step(self.__dict__))):
+        if guard is not None and (
+            should_skip(self) or (self._driver is not None and self._driver.advance(self.__dict__))
+        ):
             return
         self._detach()
         add_groups(self)
@@ -79,7 +81,7 @@ class Composite(SchedulerMixin):
                 if hasattr(leaf, "_skip_guard") and leaf._counts_steps and leaf._step_count == 1:
                     warn_about_order(leaf)
             driver = attach(self)
-            if driver is not None and driver.step(self.__dict__):
+            if driver is not None and driver.advance(self.__dict__):
                 return
         if guard is not None and guard.should_skip_after_waiting(self._device_schedule):
             return
@@ -128,7 +130,6 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
     """
 
     __slots__ = ()
-    last_epoch, _last_lr = SyncedAttribute(), SyncedAttribute()
 
     def __init__(
         self, optimizer: Optimizer, schedulers: list[Any], milestones: list[int], last_epoch: int = -1
@@ -156,13 +157,14 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
         """The step where a member follows a metric; False: the members make it as ever."""
         if self._metric_depth() != 1:
             return False
-        probe = capture_probe(self.optimizer)
-        capturing = probe is not None and probe()
+        capturing = is_capturing(self.optimizer)
         if self._skip_guard is not None and not capturing and not self._skip_guard.has_moved():
             return True
-        if step_on_device(self, metrics):
+        metrics = metrics if metrics is None else checks.metric(self, metrics)
+        if step_on_device(self, decider_of(self), metrics):
             return True
         with host_section(self):
+            self._detach()
             self._step_members(metric_for(self, metrics))
         return True
 
@@ -179,11 +181,6 @@ class SequentialLR(Composite, torch_schedulers.SequentialLR):
         else:
             member.step()
         attributes["_last_lr"] = member.get_last_lr()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` of this class or of torch's wrote, the rates included."""
-        with host_section(self):
-            super().load_state_dict(state_dict)
 
 
 class ChainedScheduler(Composite, torch_schedulers.ChainedScheduler):

@@ -1,242 +1,284 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver of rates that are tensors on a device: a step is one launch that writes them all, which a graph may hold.
+"""The driver of numbers on devices, for an optimizer with parameters on a GPU.
 
-Any optimizer will do, since the kernel writes the tensors that it reads. Until a graph advances the device's counter
-the host counts along; from then on its counters are derived from that one when they are read.
+Steps are made on the host, until a graph captures one, or a device has to decide: by a metric, or because no update was
+applied. Then launches write the numbers, and what the host shows is derived from the device's clock.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import finalize, ref
 
 from torch import Tensor
-from torch.optim import Optimizer
 
-from fusedsched.runtime import hyperparameters
-from fusedsched.runtime.device_schedule import DeviceSchedule, Target, merged
-from fusedsched.runtime.hyperparameters import Placement, runtime_of
+from fusedsched.runtime.addresses import is_native
+from fusedsched.runtime.compile_ops import ReentrancyGuard
+from fusedsched.runtime.device_schedule import ScheduledNumber
+from fusedsched.runtime.hyperparameters import Placement
 
 from ..schedules.edit import DISCARD, Edit
-from .driver import Inputs, groups_of, host_driver
-from .tensors import momentum_tensor
-
-HORIZON = 2  # where a program's header says up to which clock it is defined
-
-# Schedulers whose steps a graph holds, by optimizer.
-_IN_GRAPHS: WeakKeyDictionary[Optimizer, WeakSet[Any]] = WeakKeyDictionary()
-
-
-def capture_probe(optimizer: Any) -> Callable[[], bool] | None:
-    """A function that says whether a graph is being captured on the optimizer's device; None: there never is one."""
-    runtime, groups = runtime_of(optimizer), groups_of(optimizer)
-    plan = None if runtime is None else runtime.plan
-    foreign = runtime is None or (plan is not None and "triton" in plan.name)
-    if foreign or (groups and isinstance(groups[0]["lr"], Tensor)):
-        return hyperparameters.capture_probe(optimizer, groups)
-    there_is_one = "cuda" in (runtime.backends() if plan is None else plan.name)
-    return runtime.capturing if there_is_one else None
+from .capture import capture_probe, has_subscribers, refuse_edited, refuse_mixed, refuse_second, refuse_without_schedule
+from .decisions import Decisions
+from .driver import Inputs, edits_of, ending, groups_of, host_driver
+from .inputs import inputs_of
+from .param_groups import add_groups
+from .places import ScheduledPlaces
+from .watched_values import scalar
 
 
-def has_subscribers(optimizer: Any) -> bool:
-    """Whether numbers of the groups are written on devices already."""
-    runtime = runtime_of(optimizer)
-    return runtime is not None and bool(runtime.subscribers)
+class DeviceDriver(ReentrancyGuard):
+    """Steps a scheduler on the host, or by launches on the devices of its optimizer.
 
-
-def refuse_without_schedule(scheduler: Any, tensors: bool) -> None:
-    """Raises RuntimeError for a scheduler that only torch's code can step, while a graph is captured."""
-    kind = type(scheduler).__name__
-    if not tensors:
-        refuse_mixed(scheduler)
-    known = " that a kernel knows, and a graph would repeat the one of now" if tensors else ", and a graph would repeat"
-    known += "" if tensors else " the one of now"
-    outside = "or step it outside of the graph."
-    raise RuntimeError(
-        f"{kind}.step() cannot be captured: its rates have no closed form{known} for ever. Give the optimizer a native "
-        f"schedule (fusedsched.schedules.from_function, from_torch), {outside}"
-    )
-
-
-def refuse_mixed(scheduler: Any) -> None:
-    """Raises RuntimeError for rates of which some are tensors that no kernel here writes."""
-    optimizer, kind = scheduler.optimizer, type(scheduler).__name__
-    tensors = [isinstance(group["lr"], Tensor) for group in groups_of(optimizer)]
-    if any(tensors):
-        what = "is a tensor, of another a number" if not all(tensors) else "is a tensor that no kernel here can write"
-        raise RuntimeError(
-            f"{kind}.step() cannot be captured: the lr of a param group {what}. Give every group a tensor of its own "
-            "with one floating point element, all on one GPU with a CUDA or Triton backend."
-        )
-    if runtime_of(optimizer) is None:
-        raise RuntimeError(
-            f"{kind}.step() cannot be captured: the lr of {type(optimizer).__name__} is a number, which a graph keeps. "
-            "Give it a tensor on the device; or take the optimizer of fusedsched, whose numbers move in a graph too."
-        )
-    if not optimizer._runtime.backends() <= {"cuda"}:
-        raise RuntimeError(
-            f"{kind}.step() cannot be captured: not every parameter is updated by the CUDA backend, and others read "
-            "numbers from the host. Give every group a tensor on the device as lr."
-        )
-
-
-def ending(program: array, last: int) -> array:
-    """The program, defined up to the clock `last` (-1: for ever)."""
-    program = array("d", program)
-    program[HORIZON] = float(last)
-    return program
-
-
-class LaunchedDriver:
-    """Steps a scheduler whose rates are tensors on a device. Does not hold the scheduler, which holds it."""
+    `host`: its host driver; None for a metric scheduler, which has no schedule. `decisions`: those of a metric
+    scheduler, or of a member that is one. `placement`: of tensors of another package's optimizer.
+    """
 
     on_device = True
 
-    @classmethod
-    def make(
-        cls, scheduler: Any, inputs: Inputs, clock: int, placement: Placement, edits: list[Edit]
-    ) -> LaunchedDriver | None:
-        """None where no kernel can write the rates: tensors that groups share and do not agree on."""
-        self = cls()
-        self._scheduler, self._inputs, self._probe = ref(scheduler), inputs, capture_probe(scheduler.optimizer)
-        groups = groups_of(scheduler.optimizer)
-        targets, numbers, momenta = [], [], []
-        slot = "beta1" if inputs.momentum_key == "betas" else inputs.momentum_key
-        for i, group in enumerate(groups):
-            program = ending(inputs.programs[inputs.rates[i]], inputs.horizon)
-            targets.append(Target(group["lr"], program, inputs.rules[i], edits[i]))
-            index = inputs.momenta[i]
-            tensor = momentum_tensor(group, slot, placement) if index >= 0 else None
-            if tensor is not None:
-                targets.append(Target(tensor, ending(inputs.programs[index], inputs.horizon), DISCARD))
-                index = 0
-            elif index >= 0:
-                numbers.append(inputs.programs[index])
-                index = len(numbers) - 1
-            momenta.append(index)
-        schedule = tables(scheduler, targets, placement, clock)
-        if schedule is None:
-            return None
-        self._schedule, self._in_graph = schedule, scheduler in _IN_GRAPHS.get(scheduler.optimizer, ())
-        host = inputs._replace(programs=numbers, rates=[0] * len(groups), momenta=momenta)
-        self._host = host_driver(scheduler, host, clock, edits, schedule.advance)
-        self._is_counted, self._start = self._in_graph or scheduler._skip_guard is not None, clock
-        scheduler._mirror = self
-        return self
+    def __init__(
+        self, scheduler: Any, host: Any, decisions: Decisions | None = None, placement: Placement | None = None
+    ) -> None:
+        self._scheduler, self._optimizer, self._host = ref(scheduler), ref(scheduler.optimizer), host
+        self._decisions, self._probe = decisions, capture_probe(scheduler.optimizer)
+        guard = scheduler._skip_guard
+        self._guarded = guard is not None and guard.on_device
+        self._places = ScheduledPlaces(scheduler.optimizer, placement)
+        self._known = 0 if host is None else host.clock  # the clock that the host last read
 
     @property
     def clock(self) -> int:
         """The step, as the host has it."""
-        return self._host.clock
-
-    def step(self, state: dict[str, Any]) -> bool:
-        """One launch, or False and nothing changed. Raises RuntimeError in a capture that cannot be."""
-        if self._probe is not None and self._probe():
-            return self._capture(state)
-        if self._in_graph and int(self._schedule.past_horizon[0]):
-            raise RuntimeError("A scheduler inside a captured graph was stepped past its last step.")
-        return self._host.step(state)
-
-    def write(self, state: dict[str, Any]) -> None:
-        """Writes what belongs to the present clock."""
-        self._schedule.seek(self._host.clock - 1)  # a launch advances it
-        self._host.write(state)
-
-    def _capture(self, state: dict[str, Any]) -> bool:
-        scheduler = self._scheduler()
-        if not self._host.is_unmodified(state):
-            refuse_yet(scheduler)
-        others = _IN_GRAPHS.setdefault(scheduler.optimizer, WeakSet())
-        if has_subscribers(scheduler.optimizer) or any(other is not scheduler for other in others):
-            raise RuntimeError(
-                f"{type(scheduler).__name__}.step() cannot be captured: another scheduler of the same optimizer "
-                "already steps inside a graph, and the rates can follow one. Put them into a SequentialLR or "
-                "ChainedScheduler."
-            )
-        others.add(scheduler)
-        self._check_momenta(scheduler)
-        self._host.launch()
-        self._schedule.keep_for_graph()
-        self._in_graph = self._is_counted = True
-        return True
-
-    def _check_momenta(self, scheduler: Any) -> None:
-        key, placement = self._inputs.momentum_key, self._schedule.placement
-        slot = "beta1" if key == "betas" else key
-        if key and any(momentum_tensor(group, slot, placement) is None for group in groups_of(scheduler.optimizer)):
-            raise RuntimeError(
-                f"{type(scheduler).__name__}.step() cannot be captured: it cycles {slot}, which is a number that a "
-                f"graph would keep. Give the optimizer a tensor on {placement.device} for it, as for lr, or "
-                "cycle_momentum=False."
-            )
+        return self._known if self._host is None else self._host.clock
 
     def _capturing(self) -> bool:
         return self._probe is not None and self._probe()
 
-    def sync(self, name: str) -> None:
-        """Brings the host's counters, or `_last_lr`, up to date. The former waits; nothing does in a capture."""
-        scheduler = self._scheduler()
-        if scheduler is None or scheduler._driver is not self:
+    def advance(self, state: dict[str, Any]) -> bool:
+        """One step on the host, or of the device's counter. Raises RuntimeError in a capture that cannot be."""
+        if not self._places.targets:  # steps are made on the host
+            if not self._guarded and not self._capturing():
+                return self._host.advance(state)
+            if not self._host.is_unmodified(state):
+                return False
+            scheduler = self._scheduler()
+            refuse_mixed(scheduler)
+            if has_subscribers(scheduler.optimizer):
+                refuse_second(
+                    scheduler,
+                    "counted on the device (in a captured graph, or with advance_on_skip=False): another scheduler of "
+                    "the same optimizer already is",
+                )
+            self.begin()
+        self.launch()
+        return True
+
+    def decides(self) -> bool:
+        """Whether steps take a metric."""
+        return self._decisions is not None
+
+    def serves(self, metric: Any) -> bool:
+        """Whether a device decides by this metric."""
+        return (
+            isinstance(metric, Tensor)
+            and is_native(metric)
+            and any(metric.device == placement.device for placement in self._places.targets)
+        )
+
+    def begin(self) -> None:
+        """From here on steps are made on the devices."""
+        scheduler, runtime = self._scheduler(), self._places.runtime()
+        scheduler._mirror = self
+        self.restart()
+        if runtime is not None:
+            runtime.subscribe(self)
+        if runtime is not None and self._decisions is not None:
+            # The rates outlive their scheduler. Until then the registry of finalizers keeps this object.
+            self._finalizer = finalize(scheduler, _leave, self)
+            self._finalizer.atexit = False
+
+    def launch(self, metric: Tensor | None = None) -> None:
+        """One step on the devices, in stream order. `metric`: where decisions are made."""
+        runtime, capturing = self._places.runtime(), self._capturing()
+        if runtime is not None:
+            runtime.plans()  # a new one calls `restart`
+        if self.edited():
+            if capturing:
+                refuse_edited(self._scheduler())
+            self.settle()
+        if runtime is not None and self not in runtime.subscribers:  # the optimizer was loaded: it has another table
+            runtime.subscribe(self)
+            self.restart()
+        if self._decisions is not None:
+            if self._decisions.misfit is not None:
+                raise RuntimeError(self._decisions.misfit)
+            self._decisions.observe(metric, capturing)
+        self._places.advance(capturing)
+
+    # What the optimizer asks.
+
+    def names(self) -> set[str]:
+        """The hyperparameters that it writes."""
+        return {n.name for n in self._places.numbers}
+
+    def edited(self) -> bool:
+        """Whether user code wrote to a number, or an option, since the last step. Does not wait."""
+        changed = self._decisions is not None and self._decisions.is_changed()
+        return changed or any(self._places.edited())
+
+    def settle(self) -> None:
+        """Brings the host up to date, and the devices up to an edit. Waits; does nothing while a graph is captured."""
+        if self._busy or self._scheduler() is None or not self._places.targets or self._capturing():
             return
-        if name == "_last_lr":
-            if self._host.clock != self._start or (self._in_graph and self._schedule.read_clock() != self._start):
-                scheduler.__dict__["_last_lr"] = self._schedule.last_rates()
-        elif self._is_counted and not self._capturing():
-            clock = self._schedule.read_clock()
-            if clock != self._host.clock:
-                self._host.seek(clock)
-                if "_schedulers" not in scheduler.__dict__:
-                    scheduler._seek(clock)
-                elif "last_epoch" in scheduler.__dict__:
-                    scheduler.__dict__["last_epoch"] = clock
+        edited = self.edited()
+        if not edited and self._read_clock() == self._known:
+            return
+        with self.paused():
+            self._read()
+            runtime = self._places.runtime()
+            if runtime is not None and runtime.plan is None:
+                return  # `restart` comes with the next one
+            if not edited:
+                return self._places.accept()
+        self.restart()
 
-    def changed(self, name: str) -> None:
-        """An attribute of the scheduler was set: tables for where it is now, which captured graphs follow."""
-        scheduler = self._scheduler()
-        if name == "last_epoch" and self._in_graph and scheduler._driver is self:
-            scheduler._reattach()
+    def _read_clock(self) -> int:
+        return self._places.read_clock() if self._decisions is None else self._decisions.read().clock
 
-    def release(self) -> None:
-        """Brings the host up to date, for another driver or torch's code to continue."""
-        self.sync("last_epoch")
-        self.sync("_last_lr")
+    def _read(self) -> None:
+        """Reads counters, edits and numbers; what user code wrote stays."""
+        scheduler, places, clock = self._scheduler(), self._places, self._known
+        present, edited = places.present(), places.edited()
+        if any(edited) and places.send(edited):  # the device may have used them, and moved on
+            edited = [False] * len(edited)
+        values = places.values()
+        decided = None if self._decisions is None else self._decisions.read()
+        found = None if self._host is None else places.read()
+        if decided is not None or found is not None:
+            clock = decided.clock if found is None else found.clock
+        if clock != self._known and scheduler is not None:
+            places.put(places.shown)  # so that it moves from where it was
+            self._move(clock)
+            if decided is not None:
+                self._decisions.load(decided)
+        places.show(present, values, edited)
+        if found is not None and scheduler is not None:
+            rates = len([n for n in places.numbers if n.name == "lr"])
+            if [edit[:2] for edit in found.edits[:rates]] != [edit[:2] for edit in self._host.edits()]:
+                self._rebuild(found.edits)
+            scheduler.__dict__["_last_lr"] = found.written[:rates]
+        self._known = clock
+
+    def restart(self) -> None:
+        """Writes the tables for where the scheduler is and what the groups have. Also while a graph is captured.
+
+        After the optimizer has a new plan, and after the scheduler was loaded or set to another step.
+        """
+        if self._busy:
+            return
+        with self.paused():
+            numbers, self._known = self._numbers(), self.clock
+            self._places.write(numbers, self._known, self._scheduler()._skip_guard)
+            if self._decisions is not None:
+                self._decisions.write(self._places.targets, self._known, self._capturing())
+
+    def _numbers(self) -> list[ScheduledNumber]:
+        """The numbers from where the scheduler is and what the groups have now. RuntimeError without a schedule."""
+        if self._host is None:
+            return [ScheduledNumber(i, "lr", None, ()) for i in range(len(groups_of(self._optimizer())))]
+        inputs, edits = self._rebuild(self._host.edits())
+        numbers = [
+            ScheduledNumber(i, "lr", ending(inputs.programs[index], inputs.horizon), inputs.rules[i], edits[i])
+            for i, index in enumerate(inputs.rates)
+        ]
+        name = "beta1" if inputs.momentum_key == "betas" else inputs.momentum_key
+        momenta = [(i, index) for i, index in enumerate(inputs.momenta) if index >= 0]
+        return numbers + [
+            ScheduledNumber(i, name, ending(inputs.programs[index], inputs.horizon), DISCARD) for i, index in momenta
+        ]
+
+    def _rebuild(self, known: list[Edit]) -> tuple[Inputs, list[Edit]]:
+        """A new host driver. `known`: edits that explain the present rates."""
         scheduler = self._scheduler()
-        if scheduler is not None:
-            scheduler._mirror = None
+        refuse_mixed(scheduler)
+        add_groups(scheduler)
+        inputs, clock = inputs_of(scheduler, on_device=True), self._host.clock
+        if inputs is None:
+            refuse_without_schedule(scheduler, tensors=False)
+        clock = scheduler.__dict__.get("last_epoch", clock)
+        groups = groups_of(scheduler.optimizer)
+        scales = [scalar(group.get("initial_lr", 0.0)) for group in groups]
+        edits = edits_of(inputs, clock, [group["lr"] for group in groups], scales, known)
+        self._host = host_driver(scheduler, inputs, clock, edits)
+        return inputs, edits
+
+    def _move(self, clock: int) -> None:
+        """Sets the host to a clock that was reached on the device, without an edit on the way."""
+        scheduler = self._scheduler()
+        if self._host is not None:
+            self._host.seek(clock)
+            if "_schedulers" not in scheduler.__dict__:
+                scheduler._seek(clock)
+            self._host.write(scheduler.__dict__)
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Writes what belongs to the present clock, on the host."""
+        self._host.write(state)
 
     def see(self, updates: int) -> None:
         """Sets the count of applied updates at the last step."""
-        self._schedule.see(updates)
+        for schedule in self._places.schedules.values():
+            schedule.see(updates)
+
+    # What attributes of the scheduler ask.
+
+    def sync(self, name: str) -> None:
+        """Brings the host up to date. Waits; does nothing while a graph is captured."""
+        self.settle()
+
+    def changed(self, name: str) -> None:
+        """An attribute of the scheduler was set."""
+        if self._decisions is not None or (name == "last_epoch" and self._places.targets):
+            self.restart()
+
+    def release(self) -> None:
+        """Brings the host up to date. Decisions are made there from now on."""
+        self.settle()
+        if self._decisions is not None and not self._busy and not self._capturing():
+            self._dissolve()
+            self._scheduler()._mirror = None
+
+    def _dissolve(self) -> None:
+        """Updates read the groups again."""
+        runtime = self._places.runtime()
+        if runtime is not None:
+            self._finalizer.detach()
+            runtime.unsubscribe(self)
+            runtime.rebuild()
 
     def edits(self) -> list[Edit]:
-        """The edits that the device has continued so far. Waits, but in a capture."""
-        if self._capturing():
-            return self._host.edits()
-        return self._schedule.edits_of_rates()
+        """The edit of each group."""
+        return [] if self._host is None else self._host.edits()
 
 
-def refuse_yet(scheduler: Any) -> None:
-    """Raises RuntimeError for a step that cannot be captured as its tables are not written."""
-    raise RuntimeError(
-        f"{type(scheduler).__name__}.step() cannot be captured yet: the tables that its kernel reads have to be "
-        "written before. Call step() once outside of the graph, after the last change of the scheduler or of "
-        "param_groups, and capture then."
-    )
+def _leave(driver: DeviceDriver) -> None:
+    """The scheduler is gone: the groups get the learning rates, and updates read those again."""
+    if not sys.is_finalizing() and driver._optimizer() is not None and not driver._capturing():
+        driver._read()
+        driver._dissolve()
 
 
-def tables(scheduler: Any, targets: list[Target], placement: Placement, clock: int) -> DeviceSchedule | None:
-    """The scheduler's tables with these targets, written anew in place; None where no kernel can."""
-    found = merged(targets)
-    if found is None:
-        return None
-    schedule, guard = scheduler._device_schedule, scheduler._skip_guard
-    fits = schedule is not None and len(schedule) == len(found) and schedule.placement == placement
-    if not fits or schedule.conditional != (guard is not None):
-        updates, before = None if guard is None else guard.clocks(placement.device), schedule
-        schedule = scheduler._device_schedule = DeviceSchedule(placement, len(found), updates)
-        if guard is not None:  # launches have counted on in the old tables, without telling the host
-            schedule.see(before.seen() if before is not None and before.conditional else guard.seen)
-    schedule.write(found, clock, [group["lr"] for group in groups_of(scheduler.optimizer)])
-    return schedule
+@contextmanager
+def host_section(scheduler: Any) -> Iterator[None]:
+    """A section in which the host decides; the devices get what comes of it."""
+    mirror = scheduler._mirror
+    if not isinstance(mirror, DeviceDriver):
+        yield
+        return
+    mirror.settle()
+    with mirror.paused():
+        yield
+    mirror.restart()

@@ -21,6 +21,7 @@ from ..schedules.edit import NO_EDIT, Edit, EditKind, EditRule, apply, edited, e
 from ..schedules.evaluate import evaluate
 from .watched_values import Seen, copied, is_equal, matches, scalar, snapshot
 
+HORIZON = 2  # where a program's header says up to which clock it is defined
 UNDERFLOW = 1e-280  # nearer to its pivot, a schedule has no digits left that an edit could scale
 
 
@@ -30,7 +31,7 @@ class Driver(Protocol):
     clock: int
     on_device: bool
 
-    def step(self, state: dict[str, Any]) -> bool: ...
+    def advance(self, state: dict[str, Any]) -> bool: ...
 
     def edits(self) -> list[Edit]: ...
 
@@ -54,6 +55,13 @@ class Inputs(NamedTuple):
     keys: list[str]
     horizon: int = -1
     counts: bool = True
+
+
+def ending(program: array, last: int) -> array:
+    """The program, defined up to the clock `last` (-1: for ever)."""
+    program = array("d", program)
+    program[HORIZON] = float(last)
+    return program
 
 
 def groups_of(optimizer: Any) -> list[dict[str, Any]]:
@@ -137,7 +145,7 @@ class PythonHostDriver:
                 return False
         return self.momentum_key != "betas" or all(type(group["betas"]) is tuple for group in groups)
 
-    def step(self, state: dict[str, Any]) -> bool:
+    def advance(self, state: dict[str, Any]) -> bool:
         """One step, or False and nothing changed."""
         if not self.is_unmodified(state) or 0 <= self.horizon <= self.clock:
             return False

@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 from fusedsched.lr_scheduler import arguments as checks
 from fusedsched.torch_originals import schedulers as torch_schedulers
 
-from .boards import Asked, Bounds, Known
+from .decisions import MetricRule
 from .driver import write_lr
-from .metric import MetricScheduler, SyncedAttribute, overrides
+from .metric import MetricScheduler, note, overrides
+from .metric_state import LrBounds, MetricConfig, MetricProgress
 from .plateau import COMPARISONS
+from .scheduler import DerivedAttribute
 from .watched_values import copied, scalar
 
 # What the state dict of transformers' class has beside the window.
@@ -27,7 +29,7 @@ _STATE = (
 
 
 class RunningMean:
-    """The mean of the last `size` numbers. The sum is carried along, roundings included.
+    """The mean of the last `size` numbers. The sum is updated, not computed anew: roundings stay in it.
 
     >>> mean = RunningMean(2)
     >>> [mean.add(x) for x in (1.0, 3.0, 5.0)]
@@ -45,7 +47,73 @@ class RunningMean:
         return self.sum / len(self.values)
 
 
-class GreedyLR(MetricScheduler, torch_schedulers.LRScheduler):
+class GreedyRule(MetricRule):
+    """The attributes of GreedyLR."""
+
+    def config(self, s: Any) -> MetricConfig:
+        comparison = COMPARISONS.get((s.mode, s.threshold_mode), 3)
+        return MetricConfig(
+            1, comparison, s.factor, s.threshold, s.patience, s.cooldown, s.warmup, s.eps, self.window(s),
+            s.reset_start_original,
+        )  # fmt: skip
+
+    def window(self, s: Any) -> int:
+        """How many metrics the running mean holds; 0: there is none."""
+        mean = s.__dict__["_streaming_avg"]
+        return mean.size if s.smooth and mean is not None else 0
+
+    def bounds(self, s: Any, count: int) -> list[LrBounds]:
+        columns = zip(s.min_lrs, s.max_lrs, s._init_lrs, strict=True)
+        return [LrBounds(*map(float, three)) for three in columns]
+
+    def misfit(self, s: Any, count: int) -> str | None:
+        for name in ("min_lrs", "max_lrs", "_init_lrs"):
+            if len(getattr(s, name)) != count:
+                return (
+                    f"GreedyLR: {name} has {len(getattr(s, name))} values, the optimizer has {count} param groups. "
+                    f"A group was added: append one value for each new group to scheduler.{name}."
+                )
+        return None
+
+    def progress(self, s: Any) -> tuple[MetricProgress, list[float]]:
+        progress = MetricProgress(*(s.__dict__[name] for name in ("best", *_COUNTERS)))
+        if not self.window(s):
+            return progress, []
+        mean = s.__dict__["_streaming_avg"]
+        held = len(mean.values)
+        return progress._replace(sum=mean.sum, held=held, next=held % mean.size), list(mean.values)
+
+    def load(self, s: Any, progress: MetricProgress, window: list[float]) -> None:
+        note(s, "best", progress.best, integer=False)
+        for name, value in zip(_COUNTERS, progress[1:], strict=False):
+            note(s, name, value)
+        if self.window(s):
+            held, oldest = int(progress.held), int(progress.next) if progress.held == len(window) else 0
+            values = window[oldest:held] + window[:oldest]
+            s.__dict__["_streaming_avg"] = RunningMean(len(window), values, progress.sum)
+
+    def restart(self, s: Any, rates: list[Any]) -> None:
+        self.forget(s)
+        s.cooldown_counter = s.last_epoch = 0
+        s._last_lr, s._init_lrs = list(map(copied, rates)), list(map(scalar, rates))
+
+    def forget(self, s: Any) -> None:
+        """All metrics, but not the cooldown."""
+        s.best = math.inf if s.mode == "min" else -math.inf
+        s.num_bad_epochs = s.num_good_epochs = s.warmup_counter = 0
+        s.reset_start = s.reset_start_original
+        s._streaming_avg = RunningMean(s.window_size) if s.smooth else None
+
+    def is_usual(self, s: Any) -> bool:
+        return not s.verbose and not overrides(s, GreedyLR, "is_better", "_reduce_lr", "_increase_lr", "_reset")
+
+
+GREEDY = GreedyRule()
+# The attributes of MetricProgress after `best`.
+_COUNTERS = ("num_bad_epochs", "num_good_epochs", "cooldown_counter", "warmup_counter", "reset_start", "last_epoch")
+
+
+class GreedyLR(MetricScheduler, torch_schedulers.ReduceLROnPlateau):
     """Raises the rate while a metric keeps improving, and lowers it when it does not.
 
     lr = min(lr / factor, max_lr) after more than `patience` improvements in a row,
@@ -70,12 +138,9 @@ class GreedyLR(MetricScheduler, torch_schedulers.LRScheduler):
     """
 
     __slots__ = ()
-    warmup_counter, num_good_epochs, reset_start, _streaming_avg = (
-        SyncedAttribute(),
-        SyncedAttribute(),
-        SyncedAttribute(),
-        SyncedAttribute(),
-    )
+    _rule = GREEDY
+    warmup_counter, num_good_epochs = DerivedAttribute(), DerivedAttribute()
+    reset_start, _streaming_avg = DerivedAttribute(), DerivedAttribute()
 
     def __init__(
         self,
@@ -111,19 +176,7 @@ class GreedyLR(MetricScheduler, torch_schedulers.LRScheduler):
         self.min_lrs = list(min_lr) if isinstance(min_lr, (list, tuple)) else [min_lr] * count
         self.max_lrs = list(max_lr) if isinstance(max_lr, (list, tuple)) else [max_lr] * count
         self.cooldown_counter = 0
-        self._start_over()
-
-    def _start_over(self) -> None:
-        self._forget()
-        self.cooldown_counter = self.last_epoch = 0
-        self._last_lr = [copied(group["lr"]) for group in self.optimizer.param_groups]
-        self._init_lrs = [scalar(lr) for lr in self._last_lr]
-
-    def _forget(self) -> None:
-        self.best = math.inf if self.mode == "min" else -math.inf
-        self.num_bad_epochs = self.num_good_epochs = self.warmup_counter = 0
-        self.reset_start = self.reset_start_original
-        self._streaming_avg = RunningMean(self.window_size) if self.smooth else None
+        GREEDY.restart(self, [group["lr"] for group in optimizer.param_groups])
 
     def is_better(self, current: float, best: float) -> bool:
         """Whether a metric is an improvement on the best so far."""
@@ -134,7 +187,7 @@ class GreedyLR(MetricScheduler, torch_schedulers.LRScheduler):
 
     def _decide(self, metrics: Any, epoch: int | None) -> None:
         current = float(metrics)
-        if self._window():
+        if GREEDY.window(self):
             current = self._streaming_avg.add(current)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         if self.cooldown_counter > 0:
@@ -143,12 +196,7 @@ class GreedyLR(MetricScheduler, torch_schedulers.LRScheduler):
         elif self.warmup_counter > 0:
             self.warmup_counter -= 1
             self.num_bad_epochs = self.num_good_epochs = 0
-        else:
-            self._judge(current)
-        self._last_lr = [copied(group["lr"]) for group in self.optimizer.param_groups]
-
-    def _judge(self, current: float) -> None:
-        if self.is_better(current, self.best):
+        elif self.is_better(current, self.best):
             self.best = current
             self.num_bad_epochs, self.num_good_epochs = 0, self.num_good_epochs + 1
         else:
@@ -159,22 +207,23 @@ class GreedyLR(MetricScheduler, torch_schedulers.LRScheduler):
         elif self.num_bad_epochs > self.patience:
             self._reduce_lr(self.last_epoch)
             self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+        self._last_lr = [copied(group["lr"]) for group in self.optimizer.param_groups]
 
     def _increase_lr(self, epoch: int) -> None:
-        for i, bounds, group in self._bounded():
+        for i, bounds, group in _bounded(self):
             old = scalar(group["lr"])
             new = min(old / self.factor, bounds.most)
             if new - old > self.eps:
-                self._change(group, new, f"Epoch {epoch}: increasing learning rate of group {i} to {new:.4e}.")
+                _write(self, group, new, f"Epoch {epoch}: increasing learning rate of group {i} to {new:.4e}.")
         self.reset_start = self.reset_start_original
 
     def _reduce_lr(self, epoch: int) -> None:
         above = False
-        for i, bounds, group in self._bounded():
+        for i, bounds, group in _bounded(self):
             old = scalar(group["lr"])
             new = max(old * self.factor, bounds.least)
             if old - new > self.eps:
-                self._change(group, new, f"Epoch {epoch}: reducing learning rate of group {i} to {new:.4e}.")
+                _write(self, group, new, f"Epoch {epoch}: reducing learning rate of group {i} to {new:.4e}.")
             above = above or scalar(group["lr"]) > bounds.least
         if not above:
             self.reset_start -= 1
@@ -182,70 +231,11 @@ class GreedyLR(MetricScheduler, torch_schedulers.LRScheduler):
                 self._reset()
 
     def _reset(self) -> None:
-        for _, bounds, group in self._bounded():
+        for _, bounds, group in _bounded(self):
             write_lr(group, bounds.initial)
-        self._forget()  # the cooldown is that of the reduction
+        GREEDY.forget(self)  # the cooldown is that of the reduction
         if self.verbose:
             print("Scheduler reset to initial state.")
-
-    def _change(self, group: dict[str, Any], rate: float, message: str) -> None:
-        write_lr(group, rate)
-        if self.verbose:
-            print(message)
-
-    def _bounded(self) -> list[tuple[int, Bounds, dict[str, Any]]]:
-        groups = self.optimizer.param_groups
-        misfit = self._misfit(len(groups))
-        if misfit is not None:
-            raise RuntimeError(misfit)
-        return [(i, *pair) for i, pair in enumerate(zip(self._bounds(len(groups)), groups, strict=True))]
-
-    def _misfit(self, count: int) -> str | None:
-        for name in ("min_lrs", "max_lrs", "_init_lrs"):
-            if len(getattr(self, name)) != count:
-                return (
-                    f"GreedyLR: {name} has {len(getattr(self, name))} values, the optimizer has {count} param groups. "
-                    f"A group was added: append one value for each new group to scheduler.{name}."
-                )
-        return None
-
-    def _bounds(self, count: int) -> list[Bounds]:
-        columns = zip(self.min_lrs, self.max_lrs, self._init_lrs, strict=True)
-        return [Bounds(*map(float, three)) for three in columns]
-
-    def _usual(self) -> bool:
-        return not self.verbose and not overrides(self, GreedyLR, "is_better", "_reduce_lr", "_increase_lr", "_reset")
-
-    def _asked(self) -> Asked:
-        comparison = COMPARISONS.get((self.mode, self.threshold_mode), 3)
-        return Asked(
-            1, comparison, self.factor, self.threshold, self.patience, self.cooldown, self.warmup, self.eps,
-            self._window(), self.reset_start_original,
-        )  # fmt: skip
-
-    def _window(self) -> int:
-        """How many metrics the running mean holds; 0: there is none."""
-        mean = self.__dict__["_streaming_avg"]
-        return mean.size if self.smooth and mean is not None else 0
-
-    def _known(self) -> tuple[Known, list[float]]:
-        names = ("best", "num_bad_epochs", "num_good_epochs", "cooldown_counter", "warmup_counter", "reset_start")
-        known = Known(*(self.__dict__[name] for name in (*names, "last_epoch")))
-        if not self._window():
-            return known, []
-        mean = self.__dict__["_streaming_avg"]
-        held = len(mean.values)
-        return known._replace(sum=mean.sum, held=held, next=held % mean.size), list(mean.values)
-
-    def _learn(self, known: Known, window: list[float]) -> None:
-        names = ("num_bad_epochs", "num_good_epochs", "cooldown_counter", "warmup_counter", "reset_start", "last_epoch")
-        self._note("best", known.best, integer=False)
-        for name, value in zip(names, known[1:7], strict=True):
-            self._note(name, value)
-        if self._window():
-            held, oldest = int(known.held), int(known.next) if known.held == len(window) else 0
-            values = window[oldest:held] + window[:oldest]
-            self.__dict__["_streaming_avg"] = RunningMean(len(window), values, known.sum)
 
     def state_dict(self) -> dict[str, Any]:
         """The keys of transformers' class, and "fusedsched" where `state_dict` of the other schedulers has it."""
@@ -263,3 +253,18 @@ class GreedyLR(MetricScheduler, torch_schedulers.LRScheduler):
         if saved is not None:
             state["_streaming_avg"] = RunningMean(saved["window_size"], saved["values"], saved["sum"])
         super().load_state_dict(state)
+
+
+def _bounded(s: GreedyLR) -> list[tuple[int, LrBounds, dict[str, Any]]]:
+    """Index, bounds and dictionary of each group. Raises RuntimeError where they do not fit."""
+    groups = s.optimizer.param_groups
+    misfit = GREEDY.misfit(s, len(groups))
+    if misfit is not None:
+        raise RuntimeError(misfit)
+    return [(i, *pair) for i, pair in enumerate(zip(GREEDY.bounds(s, len(groups)), groups, strict=True))]
+
+
+def _write(s: GreedyLR, group: dict[str, Any], rate: float, message: str) -> None:
+    write_lr(group, rate)
+    if s.verbose:
+        print(message)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 from weakref import ref
 
-from ..schedules.compositions import is_chain, is_composite, is_sequence, leaf_schedulers
+from ..schedules.compositions import is_chain, is_composite, is_sequence, leaf_schedulers, takes_metric
 
 
 class MemberMirror:
@@ -25,21 +25,26 @@ class MemberMirror:
     def sync(self, name: str) -> None:
         """Brings the members up to date."""
         composite = self.composite()
-        if composite is None or self._busy or composite._driver is None:
+        driver = None if composite is None else composite._driver or composite._mirror
+        if self._busy or driver is None:
             return
         if composite._mirror is not None:
             composite._mirror.sync("last_epoch")
-        clock = composite._driver.clock
+        clock = driver.clock
         if clock != self._clock:
             self._busy, own = True, composite.__dict__.get("last_epoch")
             seek(composite, clock)
             self._clock, self._busy = clock, False
-            if own is not None and not composite._driver.on_device:
+            if own is not None and not driver.on_device:
                 composite.__dict__["last_epoch"] = own  # which the driver has written, or somebody since
 
     def changed(self, name: str) -> None:
         """A member was written to."""
-        self.release()
+        composite = self.composite()
+        if composite is not None and composite._driver is None and composite._mirror is not None:
+            composite._mirror.changed(name)  # whose decisions are made on devices
+        else:
+            self.release()
 
     def release(self) -> None:
         """The members step for themselves again."""
@@ -75,7 +80,8 @@ def seek(scheduler: Any, clock: int) -> None:
             end = begins[i + 1] if i + 1 < len(begins) else clock + 1
             if clock < begins[i]:
                 for leaf in leaf_schedulers(member):
-                    leaf.__dict__["last_epoch"] = -1
+                    if not takes_metric(leaf):
+                        leaf.__dict__["last_epoch"] = -1
             elif end > max(begins[i], 0):
                 seek(member, min(clock, end - 1) - begins[i])
                 if clock < end:
@@ -86,5 +92,5 @@ def seek(scheduler: Any, clock: int) -> None:
         for member in members:
             seek(member, clock)
         members[-1].__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
-    elif scheduler.__dict__["last_epoch"] != clock:
+    elif not takes_metric(scheduler) and scheduler.__dict__["last_epoch"] != clock:
         scheduler._seek(clock)

@@ -10,11 +10,13 @@ from typing import Any
 from fusedsched.lr_scheduler import arguments as checks
 
 from ..schedules.compositions import active_member, is_chain, is_composite, is_sequence, leaf_schedulers, takes_metric
-from .building import attach, clock_of, inputs_of
-from .device_driver import capture_probe
+from .building import attach
+from .capture import is_capturing
+from .device_driver import host_section
 from .driver import write_lr
+from .inputs import clock_of, inputs_of
 from .param_groups import add_groups
-from .plateau import ReduceLROnPlateau
+from .plateau import PLATEAU
 from .watched_values import copied
 
 
@@ -60,8 +62,12 @@ def restart(scheduler: Any, onto_present: bool = False) -> None:
     elif takes_metric(scheduler):
         for group in () if onto_present else scheduler.optimizer.param_groups:
             write_lr(group, group["initial_lr"])
-        begin = getattr(scheduler, "_begin_again", None)
-        ReduceLROnPlateau._start_over(scheduler) if begin is None else begin()
+        rates = [group["lr"] for group in scheduler.optimizer.param_groups]
+        if hasattr(scheduler, "_skip_guard"):
+            with host_section(scheduler):
+                scheduler._rule.restart(scheduler, rates)
+        else:
+            PLATEAU.restart(scheduler, rates)
     else:
         scheduler.last_epoch = -1
         add_groups_of(scheduler)
@@ -108,8 +114,8 @@ def metric_for(scheduler: Any, given: Any) -> float | None:
             f"{type(scheduler).__name__}.step() needs a metric now: {type(wanting[0]).__name__} follows one. "
             "Call step(metric)."
         )
-    given, probe = checks.metric(scheduler, given), capture_probe(scheduler.optimizer)
-    if probe is not None and probe():
+    given = checks.metric(scheduler, given)
+    if is_capturing(scheduler.optimizer):
         raise RuntimeError(
             f"{type(scheduler).__name__}.step(metrics) cannot be captured: it reads the metric for its members. Call "
             "it outside of the graph, or put the metric-driven scheduler into the graph alone."

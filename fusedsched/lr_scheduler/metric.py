@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schedulers that follow a metric, on the host and on a device.
+"""Metric schedulers: `step(metrics)` decides on the host, or by a launch on the device that has the metric.
 
-A number, or a tensor on the CPU, is read and decided on in Python. A tensor on the parameters' device is not read at
-all: one launch there compares it and rewrites the rates (`observing.py`).
+A number, or a tensor on the CPU, is read, and Python decides. A tensor on the parameters' device is not read: one
+launch there compares it and writes the learning rates (`decisions.py`). Where a SequentialLR has such a member, a
+second launch continues the rates by its schedule: a decision is an edit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,196 +15,214 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from fusedsched.lr_scheduler import arguments as checks
-from fusedsched.runtime.hyperparameters import runtime_of
+from fusedsched.runtime.addresses import is_native
+from fusedsched.runtime.hyperparameters import DTYPES, Placement, placement_of, runtime_of
 
-from .boards import Asked, Bounds, Known
-from .building import attach, refuse_capture
-from .device_driver import capture_probe, has_subscribers
-from .driver import groups_of
-from .observing import Observer, sites_for
+from ..schedules.compositions import is_composite, takes_metric
+from .building import attach
+from .capture import capture_probe, has_subscribers, is_capturing, refuse_capture
+from .decisions import Decisions, MetricRule
+from .device_driver import DeviceDriver, host_section
+from .driver import edits_of, groups_of, host_driver
+from .inputs import inputs_of
+from .member_counters import MemberMirror
 from .param_groups import add_groups
 from .replan import step_in_branch
 from .scheduler import DerivedAttribute, SchedulerMixin
 from .traced import as_metric, traced_step
+from .watched_values import scalar
 
 
-class SyncedAttribute(DerivedAttribute):
-    """An attribute that a device may know better than the host; what is assigned goes to the device."""
+class HostMetricDriver:
+    """Steps by metrics that are floats, where no device has a part in them."""
 
+    on_device = False
 
-@contextmanager
-def host_section(scheduler: Any) -> Iterator[None]:
-    """A section in which the host decides; the device gets what comes of it."""
-    mirror = scheduler._mirror
-    if not isinstance(mirror, Observer):
-        yield
-        return
-    mirror.settle()
-    with mirror.paused():
-        yield
-    mirror.take_over()
+    def __init__(self, scheduler: Any) -> None:
+        self.optimizer, self.attributes = scheduler.optimizer, len(scheduler.__dict__)  # a new one may be a method
 
+    def observe(self, scheduler: Any, metric: Any) -> bool:
+        """One step. False, and nothing is changed, where more is to be done than to decide."""
+        state = scheduler.__dict__
+        if type(metric) is not float or len(state) != self.attributes or state["optimizer"] is not self.optimizer:
+            return False
+        for group in groups_of(self.optimizer):
+            if isinstance(group["lr"], Tensor) or (group["params"] and group["params"][0].is_cuda):
+                return False
+        scheduler._decide(metric, None)
+        return True
 
-def is_on_host(scheduler: Any) -> bool:
-    """Whether no device has a part in its steps, as was found out for the optimizer's present plan."""
-    known, optimizer = scheduler._on_host, scheduler.optimizer
-    if known is None or scheduler._mirror is not None:
-        return False
-    if known is not optimizer:
-        runtime = runtime_of(optimizer)
-        return runtime is not None and known is runtime.plan
-    groups = groups_of(optimizer)  # of another package: its rates may be tensors by now
-    return bool(groups) and type(groups[0]["lr"]) is float
+    def edits(self) -> list[Any]:
+        """None: the present rate is all."""
+        return []
 
 
 class MetricScheduler(SchedulerMixin):
-    """Mixin: `step(metrics)` on the host or on a device. A class says its settings and its state."""
+    """Mixin: `step(metrics)` on the host or on a device. A class has a rule and the decision on the host."""
 
-    __slots__ = ("_on_host",)
+    __slots__ = ()
+    _rule: MetricRule
     _follows_metric = True
     _counts_steps = False
-    last_epoch, best, num_bad_epochs = SyncedAttribute(), SyncedAttribute(), SyncedAttribute()
-    cooldown_counter, _last_lr = SyncedAttribute(), SyncedAttribute()
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        self = super().__new__(cls)
-        self._on_host = None
-        return self
+    last_epoch, best, num_bad_epochs = DerivedAttribute(), DerivedAttribute(), DerivedAttribute()
+    cooldown_counter, _last_lr = DerivedAttribute(), DerivedAttribute()
 
     def step(self, metrics: Any, epoch: int | None = None) -> None:
-        """Takes note of a metric, a number or a tensor of one element, and changes the rates if it is time.
+        """Decides by a metric, a number or a tensor of one element, and changes the rates if it is time.
 
-        With a tensor on the parameters' device this waits for nothing. Raises TypeError for what is no number.
+        With a tensor on the parameters' device this does not wait. Raises TypeError for what is no number.
         """
         if is_dynamo_compiling():
             with torch.no_grad():  # Dynamo skips frames without a torch global and traces what they call
                 return traced_step(self, epoch, as_metric(metrics))
-        if epoch is None and type(metrics) is float and self._skip_guard is None and self._branch is None:
-            if is_on_host(self):
-                return self._decide(metrics, None)
-        metrics, probe = checks.metric(self, metrics), capture_probe(self.optimizer)
-        capturing = probe is not None and probe()
+        driver = self._driver
+        if (
+            driver is None
+            or epoch is not None
+            or self._branch is not None
+            or self._skip_guard is not None
+            or not driver.observe(self, metrics)
+        ):
+            self._step_anew(metrics, epoch)
+
+    def _step_anew(self, metrics: Any, epoch: int | None = None) -> None:
+        metrics, capturing = checks.metric(self, metrics), is_capturing(self.optimizer)
         if self._skip_guard is not None and not capturing and not self._skip_guard.has_moved():
             return
-        if self._branch is not None and self._step_in_branch(epoch):
+        if self._branch is not None and _advance_branch(self, epoch):
             return
-        if epoch is None and isinstance(metrics, Tensor) and self._observes(metrics):
-            self._mirror.observe(metrics)
-            return
-        if capturing:
-            reason = self._reason(metrics, epoch)
-            raise RuntimeError(f"{type(self).__name__}.step(metrics) cannot be captured: {reason}")
-        if probe is None:
-            runtime = runtime_of(self.optimizer)
-            self._on_host = self.optimizer if runtime is None else runtime.plan
-        with host_section(self):
-            self._decide(metrics, epoch)
-
-    def _step_in_branch(self, epoch: int | None) -> bool:
-        """The step, if it belongs to a branch; one to an epoch before that ends it."""
-        refuse_capture(self, "step(metrics)")
-        if epoch is not None and epoch < self._branch.begin:
-            self._detach()
-            self._branch = None
-            return False
-        driver = self._driver
-        if epoch is None and driver is not None and driver.step(self.__dict__):
-            return True
-        self._detach()
-        add_groups(self)
-        driver = attach(self) if epoch is None else None
-        if driver is None or not driver.step(self.__dict__):
-            self._detach()
-            step_in_branch(self, epoch)
-        return True
-
-    def _observes(self, metric: Tensor) -> bool:
-        """Whether the device decides; an observer of its own stands ready then. Behind a gate the host does."""
-        follower = self._mirror if isinstance(self._mirror, Observer) else None
-        if self._skip_guard is not None:
-            return False
-        if follower is not None:
-            if not follower.serves(self, metric):
-                return False
-            if follower.edited():
-                follower.bring_along()
-            return True
-        if not self._usual() or has_subscribers(self.optimizer):
-            return False
-        sites = sites_for(self.optimizer, metric)
-        if isinstance(sites, str):
-            return False
-        self._mirror = Observer(self, sites)
-        return True
-
-    def _reason(self, metric: Any, epoch: int | None) -> str:
-        """Why the device cannot decide."""
-        if epoch is not None:
-            return "with an epoch it sets an absolute time. Leave it out."
-        if not isinstance(metric, Tensor):
-            return "a graph would repeat the decision on this number for ever. Give it a tensor on the device."
-        if self._skip_guard is not None:
-            return "with advance_on_skip=False the host looks whether an update was applied."
-        if not self._usual():
-            return "it decides, or prints, in a way of its own, which takes the host."
-        if self._mirror is None and has_subscribers(self.optimizer):
-            return (
-                "another scheduler of the same optimizer already steps on the device, and the rates can follow one. "
-                "Put them into a SequentialLR or ChainedScheduler."
-            )
-        sites = sites_for(self.optimizer, metric)
-        return sites if isinstance(sites, str) else f"the metric is on {metric.device}, the rates are elsewhere."
-
-    def _begin_again(self) -> None:
-        """As if it had just been built."""
-        with host_section(self):
-            self._start_over()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` of this class or of the one that it stands for wrote, the rates included."""
-        with host_section(self):
-            super().load_state_dict(state_dict)
-
-    # What a class has to say.
+        if not step_on_device(self, self, metrics, epoch):
+            with host_section(self):
+                self._decide(metrics, epoch)
+            plain = self._skip_guard is None and self._mirror is None and "param_groups" in self.optimizer.__dict__
+            if plain and capture_probe(self.optimizer) is None:
+                self._driver = self._on_host()
 
     def _decide(self, metrics: Any, epoch: int | None) -> None:
         """The step on the host."""
         raise NotImplementedError
 
-    def _start_over(self) -> None:
-        """Forgets all metrics. The groups' present rates are those it starts from."""
-        raise NotImplementedError
+    def _on_host(self) -> HostMetricDriver:
+        """A driver for further steps where no device has a part in them."""
+        return HostMetricDriver(self)
 
-    def _usual(self) -> bool:
-        """Whether nobody has overridden how it decides."""
-        raise NotImplementedError
 
-    def _asked(self) -> Asked:
-        raise NotImplementedError
+def _advance_branch(scheduler: MetricScheduler, epoch: int | None) -> bool:
+    """The step, if it belongs to a branch; one to an epoch before that ends it."""
+    refuse_capture(scheduler, "step(metrics)")
+    if epoch is not None and epoch < scheduler._branch.begin:
+        scheduler._detach()
+        scheduler._branch = None
+        return False
+    driver = scheduler._driver
+    if epoch is None and driver is not None and driver.advance(scheduler.__dict__):
+        return True
+    scheduler._detach()
+    add_groups(scheduler)
+    driver = attach(scheduler) if epoch is None else None
+    if driver is None or not driver.advance(scheduler.__dict__):
+        scheduler._detach()
+        step_in_branch(scheduler, epoch)
+    return True
 
-    def _known(self) -> tuple[Known, list[float]]:
-        """What it knows, and the window of its running mean."""
-        raise NotImplementedError
 
-    def _misfit(self, count: int) -> str | None:
-        """What is wrong where its lists have no value for each of so many groups."""
-        raise NotImplementedError
+def step_on_device(scheduler: Any, decider: Any, metric: Any, epoch: int | None = None) -> bool:
+    """The step of `scheduler`, in which `decider` may decide, if a device can make it.
 
-    def _bounds(self, count: int) -> list[Bounds]:
-        """Of so many groups, which fit."""
-        raise NotImplementedError
+    Raises RuntimeError while a graph is captured that could not.
+    """
+    driver = scheduler._mirror
+    ready = isinstance(driver, DeviceDriver) and epoch is None and scheduler._skip_guard is None
+    if not (ready and driver.serves(metric)):
+        driver = _new_driver(scheduler, decider, metric, epoch)
+        if isinstance(driver, str):
+            if is_capturing(scheduler.optimizer):
+                raise RuntimeError(f"{type(scheduler).__name__}.step(metrics) cannot be captured: {driver}")
+            return False
+        scheduler._driver = None
+        driver.begin()
+    if is_composite(scheduler) and scheduler._arranged is None:
+        MemberMirror(scheduler, driver.clock).install()
+    driver.launch(metric)
+    return True
 
-    def _learn(self, known: Known, window: list[float]) -> None:
-        """Takes over what the board knows."""
-        raise NotImplementedError
 
-    def _note(self, name: str, value: float, integer: bool = True) -> None:
-        """Sets an attribute that has changed, in Python's type for it."""
-        if not self.__dict__[name] == value:
-            self.__dict__[name] = int(value) if integer and value.is_integer() else value
+def _new_driver(scheduler: Any, decider: Any, metric: Any, epoch: int | None) -> DeviceDriver | str:
+    """A driver for steps by such a metric; or why no device can make them."""
+    optimizer = scheduler.optimizer
+    if epoch is not None:
+        return "with an epoch it sets an absolute time. Leave it out."
+    if not isinstance(metric, Tensor):
+        return "a graph would repeat the decision on this number for ever. Give it a tensor on the device."
+    if scheduler._skip_guard is not None:
+        return "with advance_on_skip=False the host looks whether an update was applied."
+    if decider is None:
+        return "a graph takes one member that follows a metric, and one of this package."
+    if not decider._rule.is_usual(decider):
+        return "it decides, or prints, in a way of its own, which takes the host."
+    if isinstance(scheduler._mirror, DeviceDriver):
+        return f"the metric is on {metric.device}, the rates are elsewhere."
+    if has_subscribers(optimizer):
+        return (
+            "another scheduler of the same optimizer already steps on the device, and the rates can follow one. "
+            "Put them into a SequentialLR or ChainedScheduler."
+        )
+    placement = _placement_for(optimizer, metric)
+    if isinstance(placement, str):
+        return placement
+    if not is_composite(scheduler):
+        return DeviceDriver(scheduler, None, Decisions(decider), placement)
+    if any(isinstance(group["lr"], Tensor) for group in groups_of(optimizer)):
+        return "the lr of a param group is a tensor. Give it a float; inside a graph it moves all the same."
+    if placement.backend != "cuda":
+        return "its rates follow a program, which takes the CUDA kernels."
+    add_groups(scheduler)
+    inputs, clock = inputs_of(scheduler, on_device=True), scheduler.__dict__["last_epoch"]
+    if inputs is None:
+        return "a member has no closed form, or cycles the momentum."
+    groups = groups_of(optimizer)
+    scales = [scalar(group["initial_lr"]) for group in groups]
+    edits = edits_of(inputs, clock, [group["lr"] for group in groups], scales, None)
+    host = host_driver(scheduler, inputs, clock, edits)
+    return DeviceDriver(scheduler, host, Decisions(decider, scheduler), placement)
+
+
+def _placement_for(optimizer: Any, metric: Tensor) -> Placement | str:
+    """Where a scheduler of this optimizer decides by such a metric; or why on no device."""
+    device, runtime, rates = metric.device, runtime_of(optimizer), [group["lr"] for group in groups_of(optimizer)]
+    plans = {} if runtime is None else {p.device: p for p in runtime.plans() if p.name in ("cuda", "triton")}
+    tensors = [lr for lr in rates if isinstance(lr, Tensor)]
+    if plans and device not in plans:
+        where = ", ".join(map(str, plans))
+        if device.type != "cpu":
+            raise ValueError(f"The metric is on {device}, the parameters are on {where}. Move the metric there.")
+        return f"the metric is on the CPU, where a graph cannot look. Give it a tensor on {where}."
+    if not is_native(metric):
+        return f"the metric is a {type(metric).__name__}, which a kernel cannot read. Give it a plain tensor."
+    if not plans and len(tensors) < len(rates):
+        kind = type(optimizer).__name__
+        return f"the lr of a param group is a float, which {kind} reads on the host. Make it a tensor."
+    if any(lr.device != device or lr.dtype not in DTYPES or lr.numel() != 1 or not is_native(lr) for lr in tensors):
+        return f"the lr of a param group is a tensor, but no floating point tensor of one element on {device}."
+    if plans and (not tensors or len(plans) == 1):
+        return Placement(plans[device].name, device)
+    placement = None if plans else placement_of(optimizer, groups_of(optimizer))
+    return f"there is no kernel for rates on {device}." if placement is None else placement
+
+
+def decider_of(sequence: Any) -> Any:
+    """The one member that follows a metric, if it is a class of this package; else None."""
+    found = [member for member in sequence._schedulers if takes_metric(member)]
+    return found[0] if len(found) == 1 and isinstance(found[0], MetricScheduler) else None
+
+
+def note(s: Any, name: str, value: float, integer: bool = True) -> None:
+    """Sets an attribute to a number that a device has, in Python's type for it, if it has changed."""
+    if not s.__dict__[name] == value:
+        s.__dict__[name] = int(value) if integer and value.is_integer() else value
 
 
 def overrides(scheduler: Any, base: type, *names: str) -> bool:
-    """Whether a user's subclass, or somebody in this object, has replaced one of these methods."""
+    """Whether a subclass, or the object itself, has replaced one of these methods."""
     kind = type(scheduler)
     return any(getattr(kind, name) is not getattr(base, name) or name in scheduler.__dict__ for name in names)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameter groups that join late, and schedulers that are built in the middle of a run.
+"""Parameter groups that join late.
 
 A group joins at the scheduler's next step. Its base rate is `initial_lr` if it brings one, else `lr`. Classes that
 compute a rate from the one before continue from the group's present rate; those that compute it from the base rate
@@ -9,20 +9,10 @@ overwrite it.
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import torch
-
-from ..schedules.compositions import edit_rules_of, leaf_schedulers, schedule_of
-from ..schedules.edit import EditKind
-from ..schedules.torch_classes import class_of, torch_name
-from .building import attach
-from .driver import write_lr
-from .watched_values import copied, scalar
-
-# Optimizer -> the rates that schedulers built with last_epoch= wrote last, and their classes. One of another class
-# multiplies, as it would have done in the run that is resumed; one of the same class is a second try.
-_RESUMED: WeakKeyDictionary[torch.optim.Optimizer, tuple[list[float], list[type]]] = WeakKeyDictionary()
+from ..schedules.compositions import leaf_schedulers
+from ..schedules.torch_classes import torch_name
+from .watched_values import copied
 
 
 def shared(what: str, values: list[Any], count: int, where: str) -> Any:
@@ -97,42 +87,3 @@ def _inherit(s: Any, i: int, group: dict[str, Any], keys: tuple[str, ...]) -> No
     group.update(
         {key: shared(key, [g[key] for g in earlier], count, f'set group["{key}"] in the new group') for key in missing}
     )
-
-
-def resume(scheduler: Any, before: list[Any]) -> None:
-    """Brings the rates of a scheduler built with `last_epoch=`, which were `before`, to where a run that never stopped
-    would have them. Rates that were restored with an edit in them stay."""
-    if class_of(type(scheduler)) is None:
-        return
-    optimizer, now = scheduler.optimizer, scheduler.last_epoch
-    written, classes = _RESUMED.pop(optimizer, ([], []))
-    ours = written == list(map(scalar, before))
-    onto = ours and type(scheduler) not in classes
-    rates, from_base = [], False
-    for i, lr in enumerate(before):
-        base, rules = scalar(scheduler.base_lrs[i]), edit_rules_of(scheduler, i)
-        schedule = schedule_of(scheduler, i, scalar(lr) if onto else base)
-        if schedule is None or rules is None:
-            return
-        starts = ours or _close(lr, base)
-        from_base = from_base or starts
-        # torch has restored the rate of now; where the last step was not made, the one before.
-        kept = not starts and rules[0].kind != EditKind.DISCARD
-        kept = kept and not any(_close(lr, schedule(max(clock, 0))) for clock in (now, now - 1))
-        rates.append(lr if kept else schedule(now))
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        write_lr(group, rate)
-    driver = attach(scheduler)
-    if driver is not None:
-        driver.write(scheduler.__dict__)
-        scheduler._detach()  # the first step warns about the order of calls, which a driver does not
-    if from_base:
-        last = [scalar(lr) for lr in scheduler._last_lr]
-        _RESUMED[optimizer] = last, [*classes, type(scheduler)] if onto else [type(scheduler)]
-
-
-def _close(lr: Any, value: float) -> bool:
-    """Whether a restored rate, which torch's recursion may have made, is this number."""
-    coarse = isinstance(lr, torch.Tensor) and lr.is_floating_point()
-    bound = max(1e-9, 2.0 * torch.finfo(lr.dtype).eps if coarse else 0.0)
-    return abs(scalar(lr) - value) <= bound * abs(value)

@@ -10,12 +10,67 @@ from torch.optim import Optimizer
 from fusedsched.lr_scheduler import arguments as checks
 from fusedsched.torch_originals import schedulers as torch_schedulers
 
-from .boards import Asked, Bounds, Known
-from .metric import MetricScheduler, overrides
-from .torch_driver import torch_view
+from .. import _native
+from .decisions import MetricRule
+from .metric import HostMetricDriver, MetricScheduler, note, overrides
+from .metric_state import LrBounds, MetricConfig, MetricProgress
 from .watched_values import copied
 
 COMPARISONS = {("min", "rel"): 0, ("min", "abs"): 1, ("max", "rel"): 2}  # fs::Comparison; torch takes all others for 3
+
+
+class PlateauRule(MetricRule):
+    """The attributes of ReduceLROnPlateau, torch's included."""
+
+    def config(self, s: Any) -> MetricConfig:
+        comparison = COMPARISONS.get((s.mode, s.threshold_mode), 3)
+        return MetricConfig(0, comparison, s.factor, s.threshold, s.patience, s.cooldown, 0.0, s.eps, 0, 0.0)
+
+    def bounds(self, s: Any, count: int) -> list[LrBounds]:
+        least = s.min_lrs if len(s.min_lrs) == count else [s.default_min_lr] * count
+        return [LrBounds(float(low)) for low in least]
+
+    def misfit(self, s: Any, count: int) -> str | None:
+        if len(s.min_lrs) == count or s.default_min_lr is not None:
+            return None
+        return (
+            f"The number of param groups in the `optimizer` ({count}) differs from when `ReduceLROnPlateau` was "
+            f"initialized ({len(s.min_lrs)}), usually due to a new param group being added to the optimizer. Please "
+            "modify the `min_lrs` field to match the length of the `optimizer` param groups."
+        )
+
+    def progress(self, s: Any) -> tuple[MetricProgress, list[float]]:
+        state = s.__dict__
+        counts = state["num_bad_epochs"], 0.0, state["cooldown_counter"], 0.0, 0.0, state["last_epoch"]
+        return MetricProgress(state["best"], *counts), []
+
+    def load(self, s: Any, progress: MetricProgress, window: list[float]) -> None:
+        note(s, "best", progress.best, integer=False)
+        note(s, "num_bad_epochs", progress.bad)
+        note(s, "cooldown_counter", progress.cooldown_counter)
+        note(s, "last_epoch", progress.epoch)
+
+    def restart(self, s: Any, rates: list[Any]) -> None:
+        s._reset()
+        s.last_epoch = 0
+        s._last_lr = list(map(copied, rates))
+
+    def is_usual(self, s: Any) -> bool:
+        return not overrides(s, torch_schedulers.ReduceLROnPlateau, "_is_better", "_reduce_lr", "in_cooldown")
+
+
+PLATEAU = PlateauRule()
+
+
+class QuietDriver(HostMetricDriver):
+    """Makes the steps that change no rate in compiled code; torch's code decides in all others."""
+
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__(scheduler)
+        self._advance = _native.module().QuietSteps(self.attributes).advance
+
+    def observe(self, scheduler: Any, metric: Any) -> bool:
+        return self._advance(scheduler.__dict__, metric) or super().observe(scheduler, metric)
 
 
 class ReduceLROnPlateau(MetricScheduler, torch_schedulers.ReduceLROnPlateau):
@@ -37,7 +92,8 @@ class ReduceLROnPlateau(MetricScheduler, torch_schedulers.ReduceLROnPlateau):
     [0.4]
     """
 
-    __slots__ = ("_view",)  # torch's class over the attributes of this one
+    __slots__ = ()
+    _rule = PLATEAU
 
     def __init__(
         self,
@@ -59,43 +115,8 @@ class ReduceLROnPlateau(MetricScheduler, torch_schedulers.ReduceLROnPlateau):
         super().__init__(optimizer, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
 
     def _decide(self, metrics: Any, epoch: int | None) -> None:
-        view = getattr(self, "_view", None) if self._mirror is None else self
-        if view is None or view.__dict__ is not self.__dict__:
-            view = self._view = torch_view(self)
-        torch_schedulers.ReduceLROnPlateau.step(self if view is None else view, metrics, epoch)
+        torch_schedulers.ReduceLROnPlateau.step(self, metrics, epoch)
 
-    def _start_over(self) -> None:
-        self._reset()
-        self.last_epoch = 0
-        self._last_lr = [copied(group["lr"]) for group in self.optimizer.param_groups]
-
-    def _usual(self) -> bool:
-        return not overrides(self, torch_schedulers.ReduceLROnPlateau, "_is_better", "_reduce_lr", "in_cooldown")
-
-    def _asked(self) -> Asked:
-        comparison = COMPARISONS.get((self.mode, self.threshold_mode), 3)
-        return Asked(0, comparison, self.factor, self.threshold, self.patience, self.cooldown, 0.0, self.eps, 0, 0.0)
-
-    def _known(self) -> tuple[Known, list[float]]:
-        state = self.__dict__
-        counts = state["num_bad_epochs"], 0.0, state["cooldown_counter"], 0.0, 0.0, state["last_epoch"]
-        return Known(state["best"], *counts), []
-
-    def _learn(self, known: Known, window: list[float]) -> None:
-        self._note("best", known.best, integer=False)
-        self._note("num_bad_epochs", known.bad)
-        self._note("cooldown_counter", known.cooldown_counter)
-        self._note("last_epoch", known.epoch)
-
-    def _misfit(self, count: int) -> str | None:
-        if len(self.min_lrs) == count or self.default_min_lr is not None:
-            return None
-        return (
-            f"The number of param groups in the `optimizer` ({count}) differs from when `ReduceLROnPlateau` was "
-            f"initialized ({len(self.min_lrs)}), usually due to a new param group being added to the optimizer. Please "
-            "modify the `min_lrs` field to match the length of the `optimizer` param groups."
-        )
-
-    def _bounds(self, count: int) -> list[Bounds]:
-        least = self.min_lrs if len(self.min_lrs) == count else [self.default_min_lr] * count
-        return [Bounds(float(low), 0.0, 0.0) for low in least]
+    def _on_host(self) -> HostMetricDriver:
+        quiet = _native.module() is not None and PLATEAU.is_usual(self)
+        return QuietDriver(self) if quiet else HostMetricDriver(self)

@@ -20,8 +20,10 @@ from ..schedules.edit import NO_EDIT, EditKind, EditRule, apply, edited
 from ..schedules.expression import Schedule, Segment
 from ..schedules.torch_classes import CLASSES, swa_begin, torch_name
 from ..schedules.warmups import DECAYS
-from .building import clock_of, reattach, refuse_capture
+from .building import reattach
+from .capture import refuse_capture
 from .driver import near, write_lr
+from .inputs import clock_of
 from .param_groups import add_groups, shared
 from .watched_values import copied, scalar
 

@@ -20,10 +20,12 @@ from fusedsched.runtime.order import warn_about_epoch, warn_about_order
 from ..schedules.expression import Schedule
 from ..schedules.tabulate import from_torch
 from . import replan, state
-from .building import attach, clock_of, inputs_of, reattach, refuse_capture
-from .driver import Inputs
-from .param_groups import add_groups, resume
-from .skip_guard import SkipGuard, extended, should_skip
+from .building import attach, reattach, resume
+from .capture import refuse_capture
+from .device_driver import host_section
+from .inputs import clock_of
+from .param_groups import add_groups
+from .skip_guard import extended, set_skip_guard, should_skip
 from .tensors import tensors_kept
 from .traced import traced_step
 from .watched_values import copied
@@ -93,7 +95,7 @@ class SchedulerMixin:
             with torch.no_grad():  # Dynamo skips frames without a torch global and traces what they call
                 return traced_step(self, epoch)
         driver = self._driver
-        if driver is None or epoch is not None or self._skip_guard is not None or not driver.step(self.__dict__):
+        if driver is None or epoch is not None or self._skip_guard is not None or not driver.advance(self.__dict__):
             self._step_anew(epoch)
 
     def _step_anew(self, epoch: Any) -> None:
@@ -103,7 +105,7 @@ class SchedulerMixin:
         if epoch is not None:
             refuse_capture(self, "step(epoch)")
         elif self._skip_guard is not None:
-            if should_skip(self) or (self._driver is not None and self._driver.step(self.__dict__)):
+            if should_skip(self) or (self._driver is not None and self._driver.advance(self.__dict__)):
                 return
         self._detach()
         add_groups(self)
@@ -111,7 +113,7 @@ class SchedulerMixin:
             warn_about_order(self)
         if epoch is None:
             driver = attach(self)
-            if driver is not None and driver.step(self.__dict__):
+            if driver is not None and driver.advance(self.__dict__):
                 return
             if self._skip_guard is not None and self._skip_guard.should_skip_after_waiting(self._device_schedule):
                 return
@@ -155,11 +157,6 @@ class SchedulerMixin:
         if self._counts_steps:
             attributes["_step_count"] += clock - max(attributes["last_epoch"], 0)
         attributes["last_epoch"] = clock
-
-    def _inputs(self, on_device: bool) -> Inputs | None:
-        """What a driver is made from, late groups included."""
-        add_groups(self)
-        return inputs_of(self, on_device)
 
     def _reattach(self) -> None:
         """A new driver now, where captured graphs follow this scheduler."""
@@ -248,7 +245,8 @@ class SchedulerMixin:
 
         Unlike in torch, the optimizer may be loaded before, after or not at all.
         """
-        state.load(self, state_dict, super().load_state_dict)
+        with host_section(self):
+            state.load(self, state_dict, super().load_state_dict)
 
     def __getstate__(self) -> Any:
         state.sync(self)
@@ -261,10 +259,5 @@ class SchedulerMixin:
         attributes, ours = pickled if isinstance(pickled, tuple) else (pickled, {})
         self.__dict__.update(attributes)
         self._built_on = attributes["optimizer"].__dict__.get("param_groups") if "optimizer" in attributes else None
-        self._set_skip_guard(ours.get("advance_on_skip", True))
+        set_skip_guard(self, ours.get("advance_on_skip", True))
         self._edits, self._branch = ours.get("edits"), ours.get("branch")
-
-    def _set_skip_guard(self, advance_on_skip: bool) -> None:
-        self._skip_guard = None if advance_on_skip else SkipGuard(self.optimizer, type(self))
-        if self._skip_guard is not None and self._mirror is not None:
-            self._mirror.see(self._skip_guard.seen)

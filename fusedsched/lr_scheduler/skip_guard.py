@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 
 from fusedsched.runtime.hyperparameters import runtime_of
 
-from .building import has_schedule
 from .driver import groups_of
+from .inputs import inputs_of
 from .tensors import placement_of, tensors_kept
 
 
@@ -67,7 +67,7 @@ def check_guarded(scheduler: Any) -> None:
     name, optimizer = type(scheduler).__name__, scheduler.optimizer
     if not scheduler._skip_guard.on_device or scheduler._follows_metric:
         return  # the host decides by its metric anyway
-    if not has_schedule(scheduler):
+    if inputs_of(scheduler) is None:
         raise ValueError(
             f"{name}: advance_on_skip=False needs rates in closed form where parameters are on a GPU. Give the "
             "optimizer a native schedule (fusedsched.schedules.from_function), which holds by itself."
@@ -77,6 +77,13 @@ def check_guarded(scheduler: Any) -> None:
             f"{name}: advance_on_skip=False needs an lr that is a tensor on the device: the Triton backend reads "
             "numbers from the host, which would have to wait."
         )
+
+
+def set_skip_guard(scheduler: Any, advance_on_skip: bool) -> None:
+    """Gives a scheduler its guard, or none."""
+    scheduler._skip_guard = None if advance_on_skip else SkipGuard(scheduler.optimizer, type(scheduler))
+    if scheduler._skip_guard is not None and scheduler._mirror is not None:
+        scheduler._mirror.see(scheduler._skip_guard.seen)
 
 
 def should_skip(scheduler: Any) -> bool:
@@ -102,7 +109,7 @@ def extended(init: Callable[..., None]) -> Callable[..., None]:
             init(self, *args, **kwargs)
         self._built_on = groups_of(self.optimizer)
         if not advance_on_skip:
-            self._set_skip_guard(False)
+            set_skip_guard(self, False)
             check_guarded(self)
 
     keyword = inspect.Parameter("advance_on_skip", inspect.Parameter.KEYWORD_ONLY, default=True, annotation="bool")

@@ -18,6 +18,7 @@ from ..schedules.torch_classes import class_of
 from .building import reattach
 from .driver import groups_of, write_lr
 from .replan import Branch
+from .skip_guard import set_skip_guard
 from .tensors import tensors_kept
 from .watched_values import copied, same, scalar
 
@@ -108,7 +109,7 @@ def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, 
         )
     ours = ours or {}
     if ours or scheduler._skip_guard is not None:
-        scheduler._set_skip_guard(ours.get("advance_on_skip", scheduler._skip_guard is None))
+        set_skip_guard(scheduler, ours.get("advance_on_skip", scheduler._skip_guard is None))
     scheduler._edits = [Edit(*edit) for edit in ours["edits"]] if "edits" in ours else None
     scheduler._branch = Branch.loaded(ours["branch"]) if "branch" in ours else None
     scheduler._built_on = groups

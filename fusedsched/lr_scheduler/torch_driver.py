@@ -1,60 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of torch's own code where a class has no schedule: LambdaLR, MultiplicativeLR.
+"""Drivers for what has no schedule: LambdaLR, MultiplicativeLR, and composites that have such members.
 
-Ours watch some attributes for what a device may have done to them. Where no device has a part in the steps, torch's
-code need not pay for that.
+They make the steps that torch's code makes, on plain attributes: nothing here is derived from a device.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cache
 from typing import Any
 
 from torch import Tensor
 
-from ..schedules.compositions import is_composite, takes_metric
+from ..schedules.compositions import is_chain, is_composite, takes_metric
 from ..schedules.edit import Edit
 from ..schedules.torch_classes import class_of, torch_name
 from .driver import groups_of
 from .watched_values import copied, scalar
 
 
-def torch_view(scheduler: Any) -> Any:
-    """An object of torch's class with the attributes of one of ours; None where a class has more to say."""
-    kind = _torch_class(type(scheduler))
-    if kind is None:
-        return None
-    view = object.__new__(kind)
-    view.__dict__ = scheduler.__dict__
-    return view
-
-
-class TorchDriver:
-    """Calls the step of torch's class over the attributes of one of ours."""
+class MembersDriver:
+    """Steps of a SequentialLR or ChainedScheduler whose members make their own."""
 
     on_device = False
 
-    def __init__(self, scheduler: Any) -> None:
-        self._view = torch_view(scheduler)
-        self._step, self._count = type(self._view).step, len(groups_of(scheduler.optimizer))
+    def __init__(self, composite: Any) -> None:
+        self._chain, self._count = is_chain(composite), len(groups_of(composite.optimizer))
+        self.clock = max(getattr(member, "last_epoch", 0) for member in composite._schedulers)
 
-    @property
-    def clock(self) -> Any:
-        """The step that it has made last."""
-        view = self._view
-        while "last_epoch" not in view.__dict__:
-            view = max(view._schedulers, key=lambda member: getattr(member, "last_epoch", 0))
-        return view.__dict__["last_epoch"]
-
-    def step(self, state: dict[str, Any]) -> bool:
-        """One step; False where groups were added, or the attributes are others."""
-        if self._view.__dict__ is not state or len(state["optimizer"].param_groups) != self._count:
+    def advance(self, state: dict[str, Any]) -> bool:
+        """One step; False where groups were added."""
+        groups, members = groups_of(state["optimizer"]), state["_schedulers"]
+        if len(groups) != self._count:
             return False
-        self._step(self._view)
+        if self._chain:
+            self.clock += 1
+            for member in members:
+                member.step()
+            state["_last_lr"] = [copied(group["lr"]) for group in groups]
+            return True
+        self.clock = clock = state["last_epoch"] + 1
+        milestones = state["_milestones"]
+        i = bisect_right(milestones, clock)
+        state["last_epoch"], member = clock, members[i]
+        if i and milestones[i - 1] == clock:
+            member._update_lr(0)
+        else:
+            member.step()
+        state["_last_lr"] = member.get_last_lr()
         return True
 
     def edits(self) -> list[Edit]:
-        """None: torch computes from the present rate."""
+        """None: the members continue from the present rate."""
         return []
 
 
@@ -67,23 +64,24 @@ class FunctionDriver:
         self._from_base, self._count = from_base, len(groups_of(scheduler.optimizer))
         self.clock = scheduler.__dict__["last_epoch"]
 
-    def step(self, state: dict[str, Any]) -> bool:
+    def advance(self, state: dict[str, Any]) -> bool:
         """One step; False where groups were added, a user's method is in the place of torch's, or torch may warn."""
-        groups, functions, made = state["optimizer"].param_groups, state["lr_lambdas"], state["_step_count"]
+        groups, functions, made = groups_of(state["optimizer"]), state["lr_lambdas"], state["_step_count"]
         if len(groups) != self._count or "get_lr" in state or "_update_lr" in state or made == 1:
             return False
         state["_step_count"] = made + 1
         self.clock = state["last_epoch"] = clock = state["last_epoch"] + 1
-        if self._from_base:
-            rates = [base * function(clock) for function, base in zip(functions, state["base_lrs"], strict=True)]
-        else:
-            rates = [group["lr"] * function(clock) for function, group in zip(functions, groups, strict=True)]
+        bases, rates, last = state["base_lrs"] if self._from_base else [group["lr"] for group in groups], [], []
+        for function, base in zip(functions, bases, strict=True):
+            rates.append(base * function(clock))
         for group, rate in zip(groups, rates, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(scalar(rate))
+                rate = group["lr"]
             else:
                 group["lr"] = rate
-        state["_last_lr"] = [copied(group["lr"]) for group in groups]
+            last.append(copied(rate) if isinstance(rate, Tensor) else rate)
+        state["_last_lr"] = last
         return True
 
     def edits(self) -> list[Edit]:
@@ -91,7 +89,7 @@ class FunctionDriver:
         return []
 
 
-def torch_driver(scheduler: Any) -> TorchDriver | FunctionDriver | None:
+def torch_driver(scheduler: Any) -> MembersDriver | FunctionDriver | None:
     """A driver that runs torch's code; None where a class has more to say."""
     kind = _torch_class(type(scheduler))
     if kind is None or scheduler._branch is not None or scheduler._mirror is not None:
@@ -103,7 +101,7 @@ def torch_driver(scheduler: Any) -> TorchDriver | FunctionDriver | None:
     name = torch_name(kind)
     if name in ("LambdaLR", "MultiplicativeLR"):
         return FunctionDriver(scheduler, name == "LambdaLR") if scheduler.last_epoch >= 0 else None
-    return TorchDriver(scheduler)
+    return MembersDriver(scheduler)
 
 
 @cache

@@ -34,7 +34,7 @@ def as_metric(metrics: Any) -> Tensor | None:
     """A metric as the op takes it."""
     if metrics is None or isinstance(metrics, Tensor):
         return metrics
-    return torch.as_tensor(metrics, dtype=torch.float64)
+    return torch.as_tensor(float(metrics), dtype=torch.float64)
 
 
 @while_tracing

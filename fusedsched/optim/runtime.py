@@ -85,7 +85,7 @@ class Runtime:
     def before_build(self) -> None:
         """A new plan hands the numbers of the groups to the devices."""
         for subscriber in list(self.subscribers):
-            subscriber.before_build()
+            subscriber.settle()
 
     def after_build(self) -> None:
         """There is a new plan."""

@@ -42,36 +42,40 @@ class Target(NamedTuple):
 
 
 class ScheduledNumber(NamedTuple):
-    """A number of a group that a scheduler writes. `rules`: how its edits are continued. `edit`: the one in force."""
+    """A number of a group that a scheduler writes. `program`: None where decisions alone write it.
+
+    `rules`: how its edits are continued. `edit`: the one in force.
+    """
 
     group: int
     name: str
-    program: array
+    program: array | None
     rules: tuple[EditRule, ...]
     edit: Edit = Edit()
 
 
-def _stream_of(device: torch.device) -> Callable[[int], int]:
+def stream_of(device: torch.device) -> Callable[[int], int]:
+    """The present stream of a device, as a number, by the device's index."""
     return torch._C._cuda_getCurrentRawStream if device.type == "cuda" else lambda index: 0
 
 
-def _capturing(placement: Placement) -> bool:
+def is_capturing(placement: Placement) -> bool:
     """Whether a graph is captured into which a copy would go. Triton's tables are written before a capture."""
     if placement.backend != "cuda":
         return False
-    return _native.module().cuda_capturing(_stream_of(placement.device)(placement.device.index or 0))
+    return _native.module().cuda_capturing(stream_of(placement.device)(placement.device.index or 0))
 
 
-def _allocate(placement: Placement, words: int) -> Tensor:
+def allocate(placement: Placement, words: int) -> Tensor:
     """Float64 numbers; in a capture, memory that is not the graph's."""
-    if _capturing(placement):
+    if is_capturing(placement):
         return _native.module().cuda_allocate(placement.device, words)
     return torch.zeros(words, dtype=torch.float64, device=placement.device)
 
 
-def _store(placement: Placement, target: Tensor, host: Tensor) -> None:
+def store(placement: Placement, target: Tensor, host: Tensor) -> None:
     """Copies from the host in stream order; in a capture, of which the copy becomes no part, at once."""
-    if _capturing(placement):
+    if is_capturing(placement):
         _native.module().cuda_write_now(target, host)
     else:
         target.copy_(host)
@@ -116,8 +120,8 @@ class DeviceSchedule:
     ) -> None:
         self.placement, self._updates, self.conditional = placement, updates, updates is not None
         device = placement.device
-        self.table = _allocate(placement, n * WIDTH).view(torch.int64).view(n, WIDTH)
-        self.clock = _allocate(placement, 2).view(torch.int64) if clock is None else clock
+        self.table = allocate(placement, n * WIDTH).view(torch.int64).view(n, WIDTH)
+        self.clock = allocate(placement, 2).view(torch.int64) if clock is None else clock
         # The host looks at it without waiting, so it is the host's memory; the device writes there.
         if past_horizon is None:
             past_horizon = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type != "cpu")
@@ -130,8 +134,8 @@ class DeviceSchedule:
     def _launcher(self) -> Callable[[], None]:
         table, clock, updates, past = self.table, self.clock, self._updates, self.past_horizon
         if self.placement.backend == "cuda":
-            stream_of = _stream_of(self.placement.device)
-            return _native.module().DeviceSchedule(table, clock, updates, past, stream_of).launch
+            stream = stream_of(self.placement.device)
+            return _native.module().DeviceSchedule(table, clock, updates, past, stream).launch
         from fusedsched.triton_kernels.scheduled_targets import launch
 
         def launch_there() -> None:
@@ -155,7 +159,7 @@ class DeviceSchedule:
             row[:_WRITTEN] = torch.tensor(addresses)
             numbers = [0.0 if target.value is None else target.value, *target.edit]
             row.view(torch.float64)[_WRITTEN:] = torch.tensor(numbers, dtype=torch.float64)
-        _store(self.placement, self.table, rows)
+        store(self.placement, self.table, rows)
         if any(target.value is None for target in targets):
             with torch.no_grad():
                 now = [target.tensor.detach().reshape(()).to(torch.float64) for target in targets]
@@ -172,8 +176,8 @@ class DeviceSchedule:
                 at[block.tobytes()] = len(numbers)
                 numbers.extend(block)
         host = torch.frombuffer(numbers, dtype=torch.float64)
-        self._numbers = _allocate(self.placement, len(numbers))
-        _store(self.placement, self._numbers, host)
+        self._numbers = allocate(self.placement, len(numbers))
+        store(self.placement, self._numbers, host)
         first = unwrap(self._numbers)
 
         def address(block: array | Tensor) -> int:
@@ -183,14 +187,14 @@ class DeviceSchedule:
 
     def seek(self, clock: int) -> None:
         """Sets the counter."""
-        _store(self.placement, self.clock[:1], torch.tensor([clock], dtype=torch.int64, device="cpu"))
+        store(self.placement, self.clock[:1], torch.tensor([clock], dtype=torch.int64, device="cpu"))
 
     def see(self, updates: int | Tensor) -> None:
         """Sets the count of updates at the last step."""
         if isinstance(updates, Tensor):
             self.clock[1] = updates
         else:
-            _store(self.placement, self.clock[1:], torch.tensor([updates], dtype=torch.int64, device="cpu"))
+            store(self.placement, self.clock[1:], torch.tensor([updates], dtype=torch.int64, device="cpu"))
 
     def seen(self) -> Tensor:
         """The count of updates at the last step. Does not wait."""

@@ -98,9 +98,6 @@ class Subscriber(Protocol):
     def settle(self) -> None:
         """Brings the host up to date, and the device up to an edit. Waits; does nothing while a graph is captured."""
 
-    def before_build(self) -> None:
-        """The optimizer is about to build a plan from what the groups hold."""
-
     def restart(self) -> None:
         """The optimizer has a new plan."""
 

@@ -118,6 +118,8 @@ def leaf_schedule(scheduler: Any, entry: TorchClass | None, i: int, base: float 
 def _part(member: Any, i: int, late: bool) -> Schedule | None:
     """A member of a SequentialLR; `late`: it begins at a milestone, where torch takes the closed form of step 0."""
     name = torch_name(type(member))
+    if takes_metric(member):
+        return Segment(Shape.CONSTANT, start=float(member.optimizer.param_groups[i]["initial_lr"]))
     if late and name == "SWALR":
         return None  # it begins at the rate that the member before it leaves
     if late and name == "ConstantLR" and is_number(member.total_iters) and member.total_iters <= 0:
@@ -149,6 +151,8 @@ def edit_rules_of(scheduler: Any, i: int) -> tuple[EditRule, ...] | None:
         found = [edit_rules_of(member, i) for member in scheduler._schedulers]
         scaling = all(r is not None and len(r) == 1 and r[0].kind == EditKind.SCALE_OR_KEEP for r in found)
         return found[0] if scaling else None
+    if takes_metric(scheduler):
+        return (EditRule(EditKind.HOLD),)
     if not is_sequence(scheduler):
         entry = class_of(type(scheduler))
         rule = None if entry is None else entry.edit_rule(scheduler, i, base_of(scheduler, i))

@@ -22,6 +22,7 @@ class EditKind(IntEnum):
     SCALE_OR_KEEP = 1  # it scales the distance from the pivot; where the schedule is at the pivot, it is added
     SCALE_OR_DROP = 2  # as SCALE_OR_KEEP, but where the schedule is at the pivot, it is dropped
     WAVE = 3  # it scales the wave until the next low point; at a low point it is added to the height of the new wave
+    HOLD = 4  # it stays, to the bit
 
 
 class EditRule(NamedTuple):
@@ -84,6 +85,8 @@ def edited(edit: Edit, rule: EditRule, clock: float, value: float, found: float)
     if rule.kind == EditKind.DISCARD:
         return edit
     until = end_of_edit(rule, clock)
+    if rule.kind == EditKind.HOLD:
+        return Edit(0.0, above, until)
     if rule.kind == EditKind.WAVE and _passed(rule, clock) == 0.0:
         return Edit(1.0 + above * rule.gain_per_unit, 0.0, until)
     if height != 0.0:

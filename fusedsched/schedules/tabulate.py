@@ -69,7 +69,7 @@ def from_torch(scheduler: Any, steps: int | None = None, group: int = 0, *, past
     n_groups = len(scheduler.optimizer.param_groups)
     if not 0 <= group < n_groups:
         raise ValueError(f"Invalid group: {group}. The scheduler's optimizer has {n_groups} parameter groups, from 0.")
-    closed = schedule_of(scheduler, group)
+    closed = None if _follows_metric(scheduler) else schedule_of(scheduler, group)
     if closed is not None:
         return closed
     branch = getattr(scheduler, "_branch", None)
