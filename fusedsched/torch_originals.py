@@ -24,10 +24,10 @@ def _originals(module: str, root: type) -> SimpleNamespace:
 
 _SCHEDULERS = "torch.optim.lr_scheduler"
 _ancestors = import_module(_SCHEDULERS).LRScheduler.__mro__
-_base = next(cls for cls in reversed(_ancestors) if cls.__module__ == _SCHEDULERS)
+_root = next(cls for cls in reversed(_ancestors) if cls.__module__ == _SCHEDULERS)
 
-schedulers = _originals(_SCHEDULERS, _base)
-SWALR = _originals("torch.optim.swa_utils", _base).SWALR
+schedulers = _originals(_SCHEDULERS, _root)
+SWALR = _originals("torch.optim.swa_utils", _root).SWALR
 Adam = _originals("torch.optim.adam", Optimizer).Adam
 AdamW = _originals("torch.optim.adamw", Optimizer).AdamW
 SGD = _originals("torch.optim.sgd", Optimizer).SGD

@@ -45,10 +45,11 @@ def edited(rule, clock, value, found, gain, shift, until):
         scaled = tl.where(passed == 0.0, 1.0 + above * tl.load(rule + GAIN_PER_UNIT), scaled)
         flat = flat & (passed != 0.0)
     if kind == HOLD:
-        scaled, flat = above * 0.0, flat & False
+        scaled, flat = above * 0.0, height != height
     if kind != DISCARD:
         over = tl.where(until <= clock, kind, DISCARD) == SCALE_OR_KEEP  # an edit that is over scales nothing
         gain = tl.where(flat, tl.where(over, 1.0, gain), scaled)
-        shift = tl.where(flat, tl.where(kind == SCALE_OR_KEEP, above, shift), tl.where(kind == HOLD, above, 0.0))
+        held = tl.where(kind == HOLD, above, 0.0)
+        shift = tl.where(flat, tl.where(kind == SCALE_OR_KEEP, above, shift), held)
         until = tl.where(tl.where(flat, kind, SCALE_OR_KEEP) == SCALE_OR_KEEP, end, until)
     return gain, shift, until

@@ -122,7 +122,7 @@ class DeviceSchedule:
         device = placement.device
         self.table = allocate(placement, n * WIDTH).view(torch.int64).view(n, WIDTH)
         self.clock = allocate(placement, 2).view(torch.int64) if clock is None else clock
-        # The host reads it without waiting, so it is host memory; the device writes there.
+        # The host looks at it without waiting, so it is the host's memory; the device writes there.
         if past_horizon is None:
             past_horizon = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type != "cpu")
         self.past_horizon = past_horizon
