@@ -11,7 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Private names of torch's own classes.
-TORCH = {"_buffers", "_initial_step", "_last_lr", "_opt_called", "_parameters", "_schedulers", "_step_count", "_values"}
+TORCH = {"_buffers", "_initial_step", "_last_lr", "_LRScheduler", "_opt_called", "_parameters", "_schedulers"}
+TORCH |= {"_step_count", "_values"}
 
 
 def package_tree():
