@@ -64,8 +64,8 @@ _argument("lr nan in Adam", ValueError, "Invalid learning rate: nan", ADAMS, tor
 _argument("lr nan in SGD", ValueError, "Invalid learning rate: nan", SGD, lr=_NAN)
 _argument("lr of two elements", ValueError, "Tensor lr must be 1-element", torch=True, lr=torch.ones(2))
 _argument("lr negative tensor", ValueError, "Invalid learning rate: -1", torch=True, lr=torch.tensor(-1.0))
-_argument("lr text", TypeError, "", torch=True, lr="fast")
-_argument("lr function", TypeError, "", torch=True, lr=lambda update: 0.1)
+_argument("lr text", TypeError, "lr is 'fast', which is not a number", torch=True, lr="fast")
+_argument("lr function", TypeError, "lr is <function", torch=True, lr=lambda update: 0.1)
 _argument("eps negative", ValueError, r"Invalid epsilon value: -1e-08", ADAMS, torch=True, eps=-1e-8)
 _argument("eps nan", ValueError, "Invalid epsilon value: nan", ADAMS, torch=True, eps=_NAN)
 _argument("beta1 one", ValueError, r"at index 0: 1\.0", ADAMS, torch=True, betas=(1.0, 0.9))
@@ -202,7 +202,7 @@ def state_of_another_shape(scene):
     scene.optimizer.step()
 
 
-@refused(TypeError, r"'lr'. is fast, which is not a number")
+@refused(TypeError, r"param_groups.1..'lr'. is 'fast', which is not a number")
 def lr_replaced_by_text(scene):
     scene.optimizer.param_groups[1]["lr"] = "fast"
     yield

@@ -17,22 +17,7 @@ bool is_constant(PyObject* object) {
   return PyFloat_Check(object) || PyLong_Check(object) || object == Py_None || is_tensor(object);
 }
 
-double number(const Hyperparameter& h, PyObject* object) {
-  if (h.key->flag) {
-    const int truth = PyObject_IsTrue(object);
-    if (truth < 0) throw_python_error();
-    return truth;
-  }
-  const double value = PyFloat_AsDouble(object);
-  if (value == -1.0 && PyErr_Occurred()) {
-    PyErr_Clear();
-    throw py::type_error("param_groups[...]['" + h.key->name + "'] is " + std::string(py::str(py::handle(object))) +
-                         ", which is not a number. Set it to a float, an int or a tensor with one element.");
-  }
-  return value;
-}
-
-double number(const at::Tensor& tensor) {
+double number_in(const at::Tensor& tensor) {
   if (is_native(tensor, at::kCPU)) {
     if (tensor.scalar_type() == at::kDouble) return *unwrap<const double>(tensor);
     if (tensor.scalar_type() == at::kFloat) return *unwrap<const float>(tensor);
@@ -52,7 +37,8 @@ bool holds_native_tensors(PyObject* state) {
   return true;
 }
 
-Group::Group(PyObject* dict, const Spec& spec, std::optional<at::Device> device) : spec_(&spec), device_(device) {
+Group::Group(PyObject* dict, int index, const Spec& spec, std::optional<at::Device> device)
+    : index_(index), spec_(&spec), device_(device) {
   dict_.watch(dict);
   for (const HyperparameterKey& key : spec.hyperparameters) hyperparameters_.emplace_back().key = &key;
   read_items();
@@ -62,19 +48,52 @@ Group::Group(PyObject* dict, const Spec& spec, std::optional<at::Device> device)
   }
 }
 
+// How errors name an item.
+std::string Group::place(PyObject* key) const {
+  return "param_groups[" + std::to_string(index_) + "][" + std::string(py::repr(py::handle(key))) + "]";
+}
+
+double Group::number(const Hyperparameter& h, PyObject* object) const {
+  if (h.key->flag) {
+    const int truth = PyObject_IsTrue(object);
+    if (truth < 0) throw_python_error();
+    return truth;
+  }
+  const double value = PyFloat_AsDouble(object);
+  if (value == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    throw py::type_error(place(h.key->key) + " is " + std::string(py::repr(py::handle(object))) +
+                         ", which is not a number. Set it to a float, an int or a tensor with one element.");
+  }
+  return value;
+}
+
+// Throws, with Python's sentences for `beta1, beta2 = group["betas"]`, if there are not two.
+void Group::check_pair(PyObject* key, PyObject* object) const {
+  const Py_ssize_t n = PyObject_Size(object);
+  if (n == 2) return;
+  PyErr_Clear();
+  const std::string found =
+      place(key) + " is " + std::string(py::repr(py::handle(object))) + ". Set it to two numbers.";
+  if (n < 0) throw py::type_error(found);
+  throw py::value_error((n > 2 ? "too many values to unpack (expected 2). "
+                               : "not enough values to unpack (expected 2, got " + std::to_string(n) + "). ") + found);
+}
+
 void Group::read_items() {
   static PyObject* const params_key = PyUnicode_InternFromString("params");
   volatile_ = has_tensors_ = false;
   params_ = PyDict_GetItemWithError(dict_.ptr(), params_key);
   if (params_ == nullptr || (!PyList_Check(params_) && !PyTuple_Check(params_))) {
-    throw py::type_error("param_groups[...]['params'] must be a list or a tuple.");
+    throw py::type_error(place(params_key) + " must be a list or a tuple.");
   }
   for (Hyperparameter& h : hyperparameters_) {
     PyObject* object = PyDict_GetItemWithError(dict_.ptr(), h.key->key);
     if (object == nullptr) {
-      throw py::key_error("param_groups[...] has no '" + std::string(py::str(py::handle(h.key->key))) +
-                          "': it was removed or never loaded.");
+      throw py::key_error("param_groups[" + std::to_string(index_) + "] has no " +
+                          std::string(py::repr(py::handle(h.key->key))) + ": it was removed or never loaded.");
     }
+    if (h.key->item == 0) check_pair(h.key->key, object);
     if (h.key->item < 0) {
       read_object(h, object, true);
     } else if (PyTuple_CheckExact(object) && h.key->item < PyTuple_GET_SIZE(object)) {
@@ -146,7 +165,7 @@ void Group::read_values() {
       changed_ |= std::exchange(h.address, now) != now;
     }
     if (h.impl == nullptr || h.on_device || (h.scheduled() && !h.program->here)) continue;
-    const double value = number(h.tensor());
+    const double value = number_in(h.tensor());
     changed_ |= value != value_of(h);
     value_of(h) = value;
   }

@@ -92,8 +92,9 @@ struct Hyperparameter {
 
 class Group {
  public:
-  // spec: outlives the group. device: tensors there are left to the kernels to read; none: all numbers are read here.
-  Group(PyObject* dict, const Spec& spec, std::optional<at::Device> device);
+  // index: which of the optimizer's groups it is, for errors. spec: outlives the group. device: tensors there are left
+  // to the kernels to read; none: all numbers are read here.
+  Group(PyObject* dict, int index, const Spec& spec, std::optional<at::Device> device);
 
   // Reads what changed; the group must be alive. False if the list of parameters was replaced or edited: the plan is
   // out of date.
@@ -125,12 +126,16 @@ class Group {
  private:
   double& value_of(const Hyperparameter& h) { return values_[&h - hyperparameters_.data()]; }
   void read_items();
+  std::string place(PyObject* key) const;
+  double number(const Hyperparameter& h, PyObject* object) const;
+  void check_pair(PyObject* key, PyObject* object) const;
   void read_object(Hyperparameter& h, PyObject* object, bool lasting);
   void read_values();
   void read_scheduled(Hyperparameter& h);
   void find_edit(Program& program);
 
   WatchedDict dict_;
+  int index_;
   const Spec* spec_;
   std::optional<at::Device> device_;
   PyObject* params_ = nullptr;

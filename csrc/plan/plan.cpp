@@ -22,7 +22,7 @@ Plan::Plan(const py::object& spec, py::object optimizer, const py::list& param_g
   state_.watch(state.ptr());
   for (py::handle handle : param_groups) {
     const int32_t g = static_cast<int32_t>(groups_.size());
-    groups_.emplace_back(handle.ptr(), spec_,
+    groups_.emplace_back(handle.ptr(), g, spec_,
                          on_host ? std::nullopt : std::optional<at::Device>(device));
     group_objects_.push_back(handle.ptr());
     PyObject* params = groups_.back().params();

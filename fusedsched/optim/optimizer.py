@@ -27,6 +27,7 @@ from fusedsched.optim.scheduling import advance_clocks, checked_count, chosen_sc
 from fusedsched.optim.spec import OptimizerSpec
 from fusedsched.optim.stepping import plain_step, skips_by_itself, watched_step
 from fusedsched.optim.telemetry import Ring, Telemetry, check_norm, enabled
+from fusedsched.reference.arguments import first_fault, naming_faults, read_texts
 from fusedsched.runtime import backends
 from fusedsched.runtime.order import StepCalled, levels_outside
 from fusedsched.schedules import Schedule
@@ -43,10 +44,12 @@ class FusedOptimizer(Optimizer):
         runtime = self._runtime = Runtime(self, self._spec, backends.check(backend))
         runtime.complete = False
         runtime.default_schedules = take_schedules(scalars, self._spec, largest=True)  # momentum may begin with 0
-        if self._spec.torch_class is None:
-            super().__init__(params, {**scalars, **options})
-        else:
-            super().__init__(params, **scalars, **options)
+        read_texts(scalars, self._spec.number_keys)
+        with naming_faults(scalars, self._spec.number_keys):
+            if self._spec.torch_class is None:
+                super().__init__(params, {**scalars, **options})
+            else:
+                super().__init__(params, **scalars, **options)
         runtime.complete = True
         runtime.show()
         self._step_supports_amp_scaling = skips_by_itself(self.defaults)
@@ -59,6 +62,7 @@ class FusedOptimizer(Optimizer):
         runtime, numbers = self._runtime, self._spec.numbers
         if isinstance(param_group, dict):
             schedules = take_schedules(param_group, self._spec)
+            read_texts(param_group, self._spec.number_keys)
             for hyper in numbers:
                 inherited = runtime.default_schedules.get(hyper.name)
                 if inherited is None:
@@ -74,6 +78,10 @@ class FusedOptimizer(Optimizer):
         runtime.show()
 
     def _check_group(self, group: dict[str, Any]) -> None:
+        filled = [key for key in self._spec.number_keys if group[key] is not None]  # the others are set before a step
+        fault = first_fault(group, filled)
+        if fault:
+            raise TypeError(f"Group {len(self.__dict__.get('param_groups', ()))}: {fault}")
         for hyper in self._spec.numbers:
             if hyper.name not in group.get("schedules", {}):
                 hyper.verify(group)

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fusedsched.optim.spec import Hyperparameter, OptimizerSpec
+from fusedsched.reference.arguments import check_pair, is_number, not_a_number, place
 
 DONE, REBUILD, STATE_MISSING, DONE_WITH_EDITS = range(4)  # Plan::Outcome
 EXACT = 2**24  # float32 counts exactly up to here
@@ -106,7 +106,7 @@ class PythonPlan:
         )
 
     def _object(self, group: int, name: str) -> Any:
-        return read_object(self._hyperparameters[name], self._members[group][0])
+        return read_object(self._hyperparameters[name], self._members[group][0], group)
 
     def _collect(self) -> bool:
         """Reads and checks everything; changes nothing. False: the plan is out of date."""
@@ -158,23 +158,23 @@ def _same_objects(now: Any, before: list[Any]) -> bool:
     return len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True))
 
 
-def read_object(hyper: Hyperparameter, group: dict[str, Any]) -> Any:
-    """What a group holds for a hyperparameter. Raises KeyError if it is gone."""
+def read_object(hyper: Hyperparameter, group: dict[str, Any], index: int) -> Any:
+    """What the group with this index holds for a hyperparameter. Raises KeyError if it is gone, ValueError or TypeError
+    for what should be a pair and is not."""
     if hyper.key not in group:
-        raise KeyError(f"param_groups[...] has no '{hyper.key}': it was removed or never loaded.")
+        raise KeyError(f"param_groups[{index}] has no '{hyper.key}': it was removed or never loaded.")
+    if hyper.item is not None:
+        check_pair(group[hyper.key], index, hyper.key)
     return hyper.read(group)
 
 
-def check_object(hyper: Hyperparameter, value: Any, converted_by: tuple[str, ...] = ("__float__", "__index__")) -> None:
-    """Raises ValueError or TypeError for what is neither a number nor converted to one by such a method."""
+def check_object(hyper: Hyperparameter, value: Any, index: int) -> None:
+    """Raises ValueError or TypeError for what is neither a number nor converted to one."""
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"Tensor {hyper.name} must be 1-element, got {value.numel()} elements.")
-    elif not isinstance(value, Real) and not any(hasattr(type(value), name) for name in converted_by):
-        raise TypeError(
-            f"param_groups[...]['{hyper.key}'] is {value}, which is not a number. Set it to a float, an int or a "
-            "tensor with one element."
-        )
+    elif not is_number(value):
+        raise TypeError(not_a_number(place(index, hyper.key), value))
 
 
 def where(p: Tensor, at: tuple[int, int]) -> str:

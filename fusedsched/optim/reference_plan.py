@@ -27,6 +27,7 @@ from fusedsched.optim.python_plan import (
 from fusedsched.optim.scheduling import value_at
 from fusedsched.optim.state import init_state
 from fusedsched.optim.telemetry import write_row
+from fusedsched.reference.arguments import with_floats
 from fusedsched.runtime.addresses import is_native, native
 from fusedsched.runtime.clocks import number, unwatched
 from fusedsched.runtime.compile_ops import detached_alias
@@ -105,7 +106,7 @@ class ReferencePlan(PythonPlan):
             if p.grad is not None:
                 group, state, at = self._members[g][0], self._state.get(p) or {}, (g, i)
                 if g != last:
-                    self._check_numbers(group)
+                    self._check_numbers(group, g)
                     last = g
                 check_gradient(p, self._spec, at)
                 if not (p.is_floating_point() or p.is_complex()):
@@ -120,10 +121,10 @@ class ReferencePlan(PythonPlan):
                 self._found = True
         return True
 
-    def _check_numbers(self, group: dict[str, Any]) -> None:
+    def _check_numbers(self, group: dict[str, Any], index: int) -> None:
         for hyper in self._spec.numbers:
-            value = read_object(hyper, group)
-            check_object(hyper, value, converted_by=())  # torch's operations take it as it is
+            value = read_object(hyper, group, index)
+            check_object(hyper, value, index)
             if isinstance(value, Tensor) and not is_native(value):
                 float(value)  # raises where it has no value
 
@@ -149,9 +150,10 @@ class ReferencePlan(PythonPlan):
             self.record(False)
         if scale is not None:
             self._unscale(scale)
+        groups = [with_floats(group, self._spec.number_keys) for group, _, _ in self._members]
         for g, _, p in self.members:
             if p.grad is not None:
-                group = self._members[g][0]
+                group = groups[g]
                 init_state(self._inputs, group, p)
                 fresh: dict[str, Any] = {}
                 state = self._state[p] if p in self._state else fresh

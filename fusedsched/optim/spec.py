@@ -136,6 +136,11 @@ class OptimizerSpec(NamedTuple):
         return tuple(h for h in self.hyperparameters if not h.flag)
 
     @property
+    def number_keys(self) -> tuple[str, ...]:
+        """Where groups have them."""
+        return tuple(dict.fromkeys(h.key for h in self.numbers))
+
+    @property
     def state_names(self) -> tuple[str, ...]:
         return tuple(state.name for state in self.states)
 

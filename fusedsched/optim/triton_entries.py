@@ -124,8 +124,8 @@ class GroupReader:
     After `read()`: `values` has them, `sources` says where the kernel finds each.
     """
 
-    def __init__(self, group: dict[str, Any], spec: OptimizerSpec, device: torch.device) -> None:
-        self.group, self._spec, self._device = group, spec, device
+    def __init__(self, group: dict[str, Any], index: int, spec: OptimizerSpec, device: torch.device) -> None:
+        self.group, self._at, self._spec, self._device = group, index, spec, device
         self._index = {hyper.name: k for k, hyper in enumerate(spec.hyperparameters)}
         self._objects: list[Any] = [_UNREAD] * len(spec.hyperparameters)
         self._copies: dict[int, Tensor] = {}
@@ -145,12 +145,12 @@ class GroupReader:
     def read(self) -> None:
         """Raises KeyError, ValueError or TypeError for what is missing or not a number."""
         for k, hyper in enumerate(self._spec.hyperparameters):
-            value = read_object(hyper, self.group)
+            value = read_object(hyper, self.group, self._at)
             if isinstance(value, Tensor):
-                check_object(hyper, value)
+                check_object(hyper, value, self._at)
                 self._read_tensor(k, hyper.name, value)
             elif value is not self._objects[k]:
-                check_object(hyper, value)
+                check_object(hyper, value, self._at)
                 self._take_number(k, hyper.name, float(value))
             self._objects[k] = value
 

@@ -81,7 +81,7 @@ class TritonPlan(PythonPlan):
     def __init__(self, spec: OptimizerSpec, param_groups: list[Any], state: Any, clocks: Tensor) -> None:
         super().__init__(spec, param_groups, state, clocks)
         device = self.device
-        self._groups = [GroupReader(group, spec, device) for group in param_groups]
+        self._groups = [GroupReader(group, g, spec, device) for g, group in enumerate(param_groups)]
         places = [(p, g, i) for g, (_, _, members) in enumerate(self._members) for i, p in enumerate(members)]
         self._entries = [Entry(p, at, g, i, device) for at, (p, g, i) in enumerate(places)]
         self._memory, n_groups = Memory(device), max(len(param_groups), 1)

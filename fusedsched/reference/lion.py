@@ -67,6 +67,7 @@ class Lion(_Eager, _Plain):
     """
 
     _slots = {**_Eager._slots, "beta1": ("betas", 0), "beta2": ("betas", 1)}
+    _numbers = ("lr", "betas", "weight_decay")
 
     def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, *, dtype=None, **options) -> None:
         scalars = dict(lr=lr, betas=betas, weight_decay=weight_decay)

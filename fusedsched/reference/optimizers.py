@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedsched.reference.arguments import check_group, first_fault, naming_faults, read_texts, with_floats
 from fusedsched.reference.rules import adam_update_, sgd_update_
 from fusedsched.torch_originals import SGD as TorchSGD, Adam as TorchAdam, AdamW as TorchAdamW
 
@@ -26,12 +27,15 @@ class _Eager:
     _default_schedules: dict[str, Callable[[int], float]] = {}
     # The hyperparameters that may be scheduled: name -> (key, index in the pair or None).
     _slots: dict[str, tuple[str, int | None]] = {"lr": ("lr", None), "weight_decay": ("weight_decay", None)}
+    _numbers: tuple[str, ...]  # the keys of all of a group's numbers
 
     def _construct(self, dtype: torch.dtype | None, params: Any, scalars: dict[str, Any], options: dict[str, Any]):
         self._dtype = dtype
         self._updates = 0
         self._default_schedules = self._take_schedules(scalars)
-        super().__init__(params, **scalars, **options)
+        read_texts(scalars, self._numbers)
+        with naming_faults(scalars, self._numbers):
+            super().__init__(params, **scalars, **options)
         self._step_supports_amp_scaling = False  # GradScaler then unscales and skips on its own
 
     def _take_schedules(self, group: dict[str, Any]) -> dict[str, Callable[[int], float]]:
@@ -47,6 +51,11 @@ class _Eager:
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         own = self._take_schedules(param_group)
+        read_texts(param_group, self._numbers)
+        given = {**self.defaults, **param_group}
+        fault = first_fault(given, [key for key in self._numbers if given[key] is not None])
+        if fault:
+            raise TypeError(f"Group {len(self.param_groups)}: {fault}")
         inherited = {n: s for n, s in self._default_schedules.items() if self._slots[n][0] not in param_group}
         super().add_param_group(param_group)
         if own or inherited:
@@ -69,7 +78,10 @@ class _Eager:
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None and float(found_inf) != 0:
             return loss
-        work = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for index, group in enumerate(self.param_groups):
+            check_group(group, index, self._numbers)
+        groups = [with_floats(group, self._numbers) for group in self.param_groups]
+        work = [(group, p) for group in groups for p in group["params"] if p.grad is not None]
         for _, p in work:
             if p.grad.is_sparse:
                 other = "torch.optim.SGD" if isinstance(self, TorchSGD) else "SparseAdam"
@@ -135,6 +147,7 @@ class Adam(_Eager, TorchAdam):
     """
 
     _slots = {**_Eager._slots, "beta1": ("betas", 0), "beta2": ("betas", 1)}
+    _numbers = ("lr", "betas", "eps", "weight_decay")
 
     def __init__(
         self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, *, dtype=None, **options
@@ -197,6 +210,7 @@ class SGD(_Eager, TorchSGD):
     """
 
     _slots = {**_Eager._slots, "momentum": ("momentum", None)}
+    _numbers = ("lr", "momentum", "dampening", "weight_decay")
 
     def __init__(
         self, params, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False, *, dtype=None, **options
