@@ -56,7 +56,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .value("DONE", Plan::kDone)
       .value("REBUILD", Plan::kRebuild)
       .value("STATE_MISSING", Plan::kStateMissing)
-      .value("DONE_WITH_EDITS", Plan::kDoneWithEdits);
+      .value("DONE_WITH_EDITS", Plan::kDoneWithEdits)
+      .value("IDLE", Plan::kIdle);
   plan.def("check",
            [](Plan& p, const py::list& g, const py::dict& s) {
              p.await_update();

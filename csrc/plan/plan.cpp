@@ -3,11 +3,23 @@
 
 #include <ATen/MemoryOverlap.h>
 
+#include <algorithm>
 #include <unordered_map>
 
 #include "plan/work.h"
 
 namespace fs {
+
+namespace {
+
+// Whether a step may be one by which a checkpoint library makes an optimizer create its state, as in
+// fusedsched/optim/counting.py. A family's first number is the rate.
+bool may_probe(const py::dict& state, const std::vector<Group>& groups) {
+  const auto at_rest = [](const Group& group) { return group.values()[0] == 0.0; };
+  return state.empty() && std::all_of(groups.begin(), groups.end(), at_rest);
+}
+
+}  // namespace
 
 Plan::~Plan() = default;
 
@@ -111,7 +123,8 @@ Plan::Outcome Plan::step(const py::list& param_groups, const py::dict& state, co
   if (on_host_ && found_inf && found_inf->item<double>() != 0.0) return skip(param_groups, *found_inf);
   const Release at_end{*work_};
   const Outcome outcome = check(param_groups, state);
-  return outcome == kDone ? apply(scale, found_inf, false) : outcome;
+  if (outcome != kDone) return outcome;
+  return pending() && !may_probe(state, groups_) ? apply(scale, found_inf, false) : kIdle;
 }
 
 Plan::Outcome Plan::check_and_hold(const py::list& param_groups, const py::dict& state) {

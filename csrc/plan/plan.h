@@ -147,7 +147,8 @@ class Plan {
   at::Device device() const { return device_; }
   virtual std::string name() const = 0;
 
-  enum Outcome { kDone, kRebuild, kStateMissing, kDoneWithEdits };
+  // kIdle, of a step: nothing here has a gradient, and apply() is to be called by who knows whether that counts.
+  enum Outcome { kDone, kRebuild, kStateMissing, kDoneWithEdits, kIdle };
 
   // Reads and checks everything; changes nothing. kDone means: ready to apply.
   virtual Outcome check(const py::list& param_groups, const py::dict& state);
@@ -156,8 +157,8 @@ class Plan {
   // Whether the last check found something to update.
   bool pending() const;
   // Does what check found. scale: the gradients are divided by it. found_inf: if not zero, nothing happens but that the
-  // step is counted as skipped. counts: another plan updated something, so this is an update even if there is nothing
-  // to do here.
+  // step is counted as skipped. counts: this is an update even if there is nothing to do here: another plan or another
+  // process updated something.
   virtual Outcome apply(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) = 0;
   Outcome apply_held(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts);
   Outcome step(const py::list& param_groups, const py::dict& state, const OptionalTensor& scale,

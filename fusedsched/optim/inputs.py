@@ -21,7 +21,7 @@ class PlanInputs:
     """The groups and the state of an optimizer as they are now, and its spec, clocks and tables.
 
     `backend`: "auto" or the name that the user gave. `counts`: exact numbers of updates by parameter, where the state
-    cannot hold them. `ring`: the telemetry, or None.
+    cannot hold them. `ring`: the telemetry, or None. `begun`: whether steps without a gradient are known to count.
     """
 
     def __init__(self, optimizer: Optimizer, spec: OptimizerSpec, backend: str, clocks: Clocks) -> None:
@@ -29,6 +29,7 @@ class PlanInputs:
         self.spec, self.backend, self.clocks = spec, backend, clocks
         self.counts: dict[Tensor, int] = {}
         self.ring: Ring | None = None
+        self.begun = False
         self.renew_schedules()
 
     def renew_schedules(self) -> None:

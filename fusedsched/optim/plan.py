@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from fusedsched import _native
+from fusedsched.optim.counting import may_probe
 from fusedsched.optim.inputs import PlanInputs
-from fusedsched.optim.python_plan import DONE
+from fusedsched.optim.python_plan import DONE, IDLE
 from fusedsched.optim.reference_plan import ReferencePlan
 from fusedsched.optim.spec import Hyperparameter
 from fusedsched.optim.state import tidy_states
@@ -150,7 +151,10 @@ class PlanGroup:
                 return self.skip(param_groups, found_inf)
             found_inf = None
         outcome = self.check(param_groups, state)
-        return self.apply(scale, found_inf) if outcome == DONE else outcome
+        if outcome != DONE:
+            return outcome
+        idle = not self.pending() or may_probe(param_groups, state)
+        return IDLE if idle else self.apply(scale, found_inf, False)
 
     def check(self, param_groups: Any, state: Any) -> int:
         for plan in self.plans:
@@ -160,10 +164,12 @@ class PlanGroup:
                 return outcome
         return DONE if self._reference is None else self._reference.check(param_groups, state)
 
-    def apply(self, scale: Tensor | None, found_inf: Tensor | None) -> int:
-        eager = self._reference is not None and self._reference.pending()
-        counts = eager or any(plan.pending() for plan in self.plans)
-        if eager:
+    def pending(self) -> bool:
+        return any(plan.pending() for plan in self._every())
+
+    def apply(self, scale: Tensor | None, found_inf: Tensor | None, counts: bool) -> int:
+        counts = counts or self.pending()
+        if self._reference is not None and self._reference.pending():
             self._reference.apply(scale, None, False)
         return max(plan.apply(scale, found_inf, counts) for plan in self.plans)
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedsched.optim.counting import may_probe
 from fusedsched.optim.spec import Hyperparameter, OptimizerSpec
 from fusedsched.reference.arguments import check_pair, is_number, not_a_number, place
 
-DONE, REBUILD, STATE_MISSING, DONE_WITH_EDITS = range(4)  # Plan::Outcome
+DONE, REBUILD, STATE_MISSING, DONE_WITH_EDITS, IDLE = range(5)  # Plan::Outcome
 EXACT = 2**24  # float32 counts exactly up to here
 
 
@@ -82,7 +83,10 @@ class PythonPlan:
 
     def step(self, param_groups: list[Any], state: Any, scale: Tensor | None, found_inf: Tensor | None) -> int:
         outcome = self.check(param_groups, state)
-        return self.apply(scale, found_inf, False) if outcome == DONE else outcome
+        if outcome != DONE:
+            return outcome
+        idle = not self.pending() or may_probe(param_groups, state)
+        return IDLE if idle else self.apply(scale, found_inf, False)
 
     def check(self, param_groups: list[Any], state: Any) -> int:
         if state is not self._state or not self._same_structure(param_groups):

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fusedsched.optim.compiled import StepHandle
+from fusedsched.optim.counting import counts_without_gradients, probes
 from fusedsched.optim.inputs import PlanInputs
 from fusedsched.optim.plan import build_plan, every_plan, install_schedule, plans_of, recorder_of
-from fusedsched.optim.python_plan import DONE, DONE_WITH_EDITS, STATE_MISSING
+from fusedsched.optim.python_plan import DONE, DONE_WITH_EDITS, IDLE, STATE_MISSING
 from fusedsched.optim.spec import Hyperparameter, OptimizerSpec
 from fusedsched.optim.state import init_states
 from fusedsched.optim.telemetry import Ring
@@ -109,18 +110,28 @@ class Runtime:
 
     def resume(self, outcome: int, scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
         """Finishes a step that the plan could not do at once."""
-        inputs = self.inputs
-        if outcome not in (DONE, DONE_WITH_EDITS) and self.capturing():
+        inputs, finished, capturing = self.inputs, (DONE, DONE_WITH_EDITS, IDLE), self.capturing()
+        if outcome not in finished and capturing:
             # Not left to the plan: zeros made now would be written by replays alone, and counts cannot be read.
             raise RuntimeError(
                 "This CUDA graph cannot hold optimizer.step(): it is the optimizer's first step, or a parameter, its "
                 "state or a group has changed since the last one, and what the kernels read has to be written before "
                 "the capture. Call step() once with the same gradients, outside of the graph, and capture then."
             )
+        clocks = self.clocks.read() if not capturing and probes(inputs.groups, inputs.state) else None
         with torch.no_grad():
             for _ in range(5):  # rebuild, then state: after more, other code changes things as fast as they are read
                 if outcome in (DONE, DONE_WITH_EDITS):
                     break
+                if outcome == IDLE and not self.plan.pending():
+                    counts = counts_without_gradients(inputs, capturing)
+                    outcome = self.plan.apply(scale, found_inf, counts)
+                    continue
+                if outcome == IDLE:  # no state and a rate of 0; probes() has let other code run
+                    outcome = self.plan.check(inputs.groups, inputs.state)
+                    if outcome == DONE:
+                        outcome = self.plan.apply(scale, found_inf, True)
+                    continue
                 if outcome == STATE_MISSING:
                     if found_inf is not None and self.skips(found_inf):
                         outcome = self.plan.skip(inputs.groups, found_inf)
@@ -134,7 +145,10 @@ class Runtime:
                 outcome = self.ready().step(inputs.groups, inputs.state, scale, found_inf)
             else:
                 raise RuntimeError("The parameters or the state of this optimizer change while a step reads them.")
-        if outcome == DONE_WITH_EDITS and not self.capturing():  # which reads numbers of devices
+        if clocks is not None:
+            self.clocks.set(clocks)
+            self.plan.advance(0, 0)
+        elif outcome == DONE_WITH_EDITS and not self.capturing():  # which reads numbers of devices
             self.restore_copies(updates=1)
             inputs.schedules.warn_of_edits(inputs.groups)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fusedsched.optim.counting import counts_without_gradients, probes
 from fusedsched.optim.python_plan import DONE
 
 
@@ -56,12 +57,15 @@ def watched_step(owner: str) -> Callable[..., Any]:
 
 def _differentiable_step(self: Any, closure: Callable[[], Any] | None) -> Any:
     runtime = self._runtime
-    if runtime.inputs.ring is not None:
+    inputs = runtime.inputs
+    some = any(p.grad is not None for group in inputs.groups for p in group["params"])
+    counts = not probes(inputs.groups, inputs.state) and (some or counts_without_gradients(inputs, False))
+    if inputs.ring is not None:
         runtime.ready().record(False)
     step = runtime.spec.torch_class.step
     if getattr(step, "hooked", False):  # torch wraps its class when the first optimizer of it is made
         step = step.__wrapped__
     loss = step(self, closure)
-    runtime.clocks.add("updates", 1)
+    runtime.clocks.add("updates", int(counts))
     runtime.show()
     return loss

@@ -88,12 +88,22 @@ class _Eager:
                 raise RuntimeError(
                     f"{type(self).__name__} does not support sparse gradients, please consider {other} instead"
                 )
+        counts = self._counts([p.grad for _, p in work])
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             for group, p in work:
                 self._update(group, p)
-            self._updates += 1
+            self._updates += counts
             self._write_scheduled()
         return loss
+
+    def _counts(self, grads: list[Tensor]) -> bool:
+        """Whether this step moves schedules: not a call before there is anything to do, in a process alone, nor the
+        step with zeros by which checkpoint libraries create the state."""
+        if not grads:
+            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+            return distributed or bool(self.state) or self._updates > 0
+        probing = not self.state and all(_value(group["lr"]) == 0.0 for group in self.param_groups)
+        return not probing or any(bool(grad.detach().any()) for grad in grads)
 
     def _update(self, group: dict[str, Any], p: Tensor) -> None:
         grad_scale = getattr(self, "grad_scale", None)
@@ -120,6 +130,10 @@ class _Eager:
         for i, p in zip(ids, params, strict=True):
             for key, value in state_dict["state"].get(i, {}).items():
                 self.state[p][key] = value.clone() if isinstance(value, Tensor) else value
+
+
+def _value(number: Any) -> float:
+    return float(number.detach() if isinstance(number, Tensor) else number)
 
 
 def _put(group: dict[str, Any], key: str, index: int | None, value: Any) -> None:
