@@ -81,7 +81,10 @@ def test_a_wrong_telling_on_the_host_breaks_the_law(monkeypatch, mutant):
 
 def test_it_is_a_scheduler(product):
     sched = built(product, [0.4])
-    assert isinstance(sched, torch.optim.lr_scheduler.LRScheduler) and fusedsched.lr_scheduler.GreedyLR is L.GreedyLR
+    # Trainers call step(metrics) of a scheduler that is a ReduceLROnPlateau.
+    assert (
+        isinstance(sched, torch.optim.lr_scheduler.ReduceLROnPlateau) and fusedsched.lr_scheduler.GreedyLR is L.GreedyLR
+    )
     assert "initial_lr" not in sched.optimizer.param_groups[0] and "step" not in sched.optimizer.__dict__
 
 

@@ -153,6 +153,36 @@ def test_a_sequence_goes_from_member_to_member(sequence, edited):
     assert third.get_last_lr() == pytest.approx(sched.get_last_lr(), rel=1e-12)
 
 
+@pytest.mark.parametrize("sequence", SEQUENCES)
+def test_a_decision_in_a_sequence_is_exact(sequence):
+    """Between its milestones, the rates are those of torch's code to the bit, edits included."""
+    (opt, sched), (other, eager) = (scene(SEQUENCES[sequence]) for _ in range(2))
+    begin, end = [*sched._milestones, 99][:2] if "first" not in sequence else (0, 7)
+    for i, value in enumerate(METRICS):
+        for optimizer, one in ((opt, sched), (other, eager)):
+            optimizer.step()
+            if i == begin + 2:
+                optimizer.param_groups[0]["lr"] = 0.7 / 3
+            one.step(tensor(value) if one is sched else value)
+        if begin <= sched.last_epoch < end:
+            assert [g["lr"] for g in opt.param_groups] == [g["lr"] for g in other.param_groups]
+            assert member(sched).best == member(eager).best or member(eager).last_epoch == 0
+
+
+def test_an_attribute_of_a_member_is_that_of_the_device():
+    (_, sched), (_, eager) = (scene(SEQUENCES["warmup, plateau"]) for _ in range(2))
+    for value in METRICS[:6]:
+        sched.step(tensor(value))
+        eager.step(value)
+    assert [getattr(member(sched), name) for name in PLATEAU] == [getattr(member(eager), name) for name in PLATEAU]
+    for one in (sched, eager):
+        member(one).best, member(one).patience = 0.125, 0
+    for value in METRICS[:3]:
+        sched.step(tensor(value))
+        eager.step(value)
+    agree(sched, eager)
+
+
 REFUSED_SEQUENCES = {
     "a number": (SEQUENCES["warmup, plateau"], lambda s: s.step(1.0), "repeat the decision on this number"),
     "nothing": (SEQUENCES["warmup, plateau"], lambda s: s.step(), "repeat the decision on this number"),

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from fusedsched.lr_scheduler import arguments as checks
 from fusedsched.torch_originals import schedulers as torch_schedulers
 
+from .. import _native
 from .decisions import MetricRule
 from .metric import HostMetricDriver, MetricScheduler, note, overrides
 from .metric_state import LrBounds, MetricConfig, MetricProgress
@@ -62,34 +63,14 @@ PLATEAU = PlateauRule()
 
 
 class QuietDriver(HostMetricDriver):
-    """Makes the steps that change no rate; torch's code decides in all others."""
+    """Makes the steps that change no rate in compiled code; torch's code decides in all others."""
+
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__(scheduler)
+        self._advance = _native.module().QuietSteps(self.attributes).advance
 
     def observe(self, scheduler: Any, metric: Any) -> bool:
-        state, rates = scheduler.__dict__, []
-        if type(metric) is not float or len(state) != self.attributes or state["optimizer"] is not self.optimizer:
-            return False
-        for group in self.optimizer.__dict__["param_groups"]:
-            rate = group["lr"]
-            if type(rate) is not float or (group["params"] and group["params"][0].is_cuda):
-                return False
-            rates.append(rate)
-        best, threshold, relative = state["best"], state["threshold"], state["threshold_mode"] == "rel"
-        if state["mode"] == "min":
-            better = metric < (best * (1.0 - threshold) if relative else best - threshold)
-        else:
-            better = metric > (best * (threshold + 1.0) if relative else best + threshold)
-        cooldown = state["cooldown_counter"]
-        bad = 0 if better or cooldown > 0 else state["num_bad_epochs"] + 1
-        if bad > state["patience"]:
-            return super().observe(scheduler, metric)
-        if better:
-            state["best"] = metric
-        if cooldown > 0:
-            state["cooldown_counter"] = cooldown - 1
-        state["num_bad_epochs"] = bad
-        state["last_epoch"] += 1
-        state["_last_lr"] = rates
-        return True
+        return self._advance(scheduler.__dict__, metric) or super().observe(scheduler, metric)
 
 
 class ReduceLROnPlateau(MetricScheduler, torch_schedulers.ReduceLROnPlateau):
@@ -137,4 +118,5 @@ class ReduceLROnPlateau(MetricScheduler, torch_schedulers.ReduceLROnPlateau):
         torch_schedulers.ReduceLROnPlateau.step(self, metrics, epoch)
 
     def _on_host(self) -> HostMetricDriver:
-        return QuietDriver(self) if PLATEAU.is_usual(self) else HostMetricDriver(self)
+        quiet = _native.module() is not None and PLATEAU.is_usual(self)
+        return QuietDriver(self) if quiet else HostMetricDriver(self)

@@ -33,8 +33,8 @@ class MembersDriver:
         groups, members = groups_of(state["optimizer"]), state["_schedulers"]
         if len(groups) != self._count:
             return False
-        self.clock += 1
         if self._chain:
+            self.clock += 1
             for member in members:
                 member.step()
             state["_last_lr"] = [copied(group["lr"]) for group in groups]
@@ -71,16 +71,17 @@ class FunctionDriver:
             return False
         state["_step_count"] = made + 1
         self.clock = state["last_epoch"] = clock = state["last_epoch"] + 1
-        if self._from_base:
-            rates = [base * function(clock) for function, base in zip(functions, state["base_lrs"], strict=True)]
-        else:
-            rates = [group["lr"] * function(clock) for function, group in zip(functions, groups, strict=True)]
+        bases, rates, last = state["base_lrs"] if self._from_base else [group["lr"] for group in groups], [], []
+        for function, base in zip(functions, bases, strict=True):
+            rates.append(base * function(clock))
         for group, rate in zip(groups, rates, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(scalar(rate))
+                rate = group["lr"]
             else:
                 group["lr"] = rate
-        state["_last_lr"] = [copied(group["lr"]) for group in groups]
+            last.append(copied(rate) if isinstance(rate, Tensor) else rate)
+        state["_last_lr"] = last
         return True
 
     def edits(self) -> list[Edit]:
