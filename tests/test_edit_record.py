@@ -35,7 +35,8 @@ def law(row, seed, changes):
     group, peak, edit = opt.param_groups[0], max(abs(base), 0.01), NO_EDIT
 
     def record():
-        schedule, rules = driving_schedule(sched, 0), edit_rules_of(sched, 0)
+        rules = edit_rules_of(sched, 0)
+        schedule = driving_schedule(sched, 0, rules)
         return (schedule, rules) if schedule is not None and rules is not None else None
 
     def found(edit, t):

@@ -65,7 +65,9 @@ def attach(scheduler: Any) -> Any:
 
 def _is_lost(scheduler: Any, inputs: Inputs, clock: int, edits: list[Edit]) -> bool:
     """Whether an edited rate should decay where the schedule of it has decayed below the smallest number."""
-    if scheduler._branch is not None or not any(hasattr(leaf, "gamma") for leaf in leaf_schedulers(scheduler)):
+    if scheduler._branch is not None or edits.count(NO_EDIT) == len(edits):
+        return False
+    if not any(hasattr(leaf, "gamma") for leaf in leaf_schedulers(scheduler)):
         return False
     return any(
         edit != NO_EDIT and underflows(rule_at(rules, clock), evaluate(inputs.programs[index], clock))

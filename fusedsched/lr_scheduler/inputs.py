@@ -42,25 +42,25 @@ def inputs_of(scheduler: Any, on_device: bool = False) -> Inputs | None:
     `on_device`: a momentum that a branch keeps is written, since captured graphs continue to.
     """
     groups = groups_of(scheduler.optimizer)
-    leaves, composites = [], []
-    if scheduler._branch is None:
+    leaves, composites = [scheduler] if scheduler._branch is None else [], []
+    if leaves and is_composite(scheduler):
         leaves = leaf_schedulers(scheduler)
         composites = [one for one in (scheduler, *members_of(scheduler)) if is_composite(one)]
-    if composites and not (
-        all(_is_free(leaf, on_device) for leaf in leaves) and all("step" not in one.__dict__ for one in composites[1:])
-    ):
-        return None
-    entries = [(leaf.__dict__, class_of(type(leaf))) for leaf in leaves if leaf is scheduler or not takes_metric(leaf)]
-    if not all(entry is not None for _, entry in entries) or not _in_step(scheduler, on_device):
-        return None
-    if is_composite(scheduler) and any(getattr(leaf, "cycle_momentum", False) for leaf in leaves):
-        return None
+        free = all(_is_free(leaf, on_device) for leaf in leaves)
+        if not free or any("step" in one.__dict__ for one in composites[1:]) or not _in_step(scheduler, on_device):
+            return None
+    entries = []
+    for leaf in leaves:
+        if leaf is scheduler or not takes_metric(leaf):
+            entries.append((leaf.__dict__, class_of(type(leaf))))
+            if entries[-1][1] is None or (composites and getattr(leaf, "cycle_momentum", False)):
+                return None
     programs = _Programs()
     rates, momenta, rules, key = [], [], [], _momentum_key(scheduler, entries, on_device)
     for i, group in enumerate(groups):
         found = edit_rules_of(scheduler, i)
-        same = None if len(entries) != 1 else tuple(_numbers(*entries[0], i, group))
-        rate = programs.add(same, lambda i=i: driving_schedule(scheduler, i))
+        same = tuple(_numbers(*entries[0], i, group)) if len(entries) == 1 and len(groups) > 1 else None
+        rate = programs.add(same, lambda i=i, found=found: driving_schedule(scheduler, i, found))
         if found is None or rate is None:
             return None
         rules.append(found)
@@ -69,20 +69,16 @@ def inputs_of(scheduler: Any, on_device: bool = False) -> Inputs | None:
         if momentum is None:
             return None
         momenta.append(momentum)
-    return Inputs(
-        programs.tables,
-        rates,
-        momenta,
-        key,
-        rules,
-        [(a, name) for a, entry in entries for name in (*entry.attributes, "step", *METHODS)]
-        + [(one.__dict__, name) for one in composites for name in ("_schedulers", "_milestones", "step")],
-        [(a, name) for a, entry in entries for name in entry.lists]
-        + [(one.__dict__, name) for one in composites for name in ("_schedulers", "_milestones")],
-        [name for _, entry in entries for name in entry.keys],
-        _horizon(scheduler),
-        scheduler._counts_steps,
-    )
+    watched, lists, keys = [], [], []
+    for attributes, entry in entries:
+        watched += [(attributes, name) for name in (*entry.attributes, "step", *METHODS)]
+        lists += [(attributes, name) for name in entry.lists]
+        keys += entry.keys
+    for one in composites:
+        watched += [(one.__dict__, name) for name in ("_schedulers", "_milestones", "step")]
+        lists += [(one.__dict__, name) for name in ("_schedulers", "_milestones")]
+    horizon = _horizon(scheduler)
+    return Inputs(programs.tables, rates, momenta, key, rules, watched, lists, keys, horizon, scheduler._counts_steps)
 
 
 class _Programs:

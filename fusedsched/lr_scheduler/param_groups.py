@@ -12,6 +12,7 @@ from typing import Any
 
 from ..schedules.compositions import leaf_schedulers
 from ..schedules.torch_classes import torch_name
+from .driver import groups_of
 from .watched_values import copied
 
 
@@ -28,7 +29,7 @@ def shared(what: str, values: list[Any], count: int, where: str) -> Any:
 
 def add_groups(scheduler: Any) -> None:
     """Takes in the groups that were added to the optimizer since, into all members of a composite."""
-    count = len(scheduler.optimizer.param_groups)
+    count = len(groups_of(scheduler.optimizer))
     if scheduler._branch is not None:
         scheduler._branch.add_groups(scheduler)
     for leaf in leaf_schedulers(scheduler):

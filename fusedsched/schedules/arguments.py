@@ -120,7 +120,10 @@ def phases(
 
 def is_number(*numbers: Any) -> bool:
     """Whether all are finite Python numbers, not tensors or anything else with an arithmetic of its own."""
-    return all(isinstance(n, (int, float, Integral)) and math.isfinite(n) for n in numbers)
+    for n in numbers:
+        if not (isinstance(n, (int, float, Integral)) and math.isfinite(n)):
+            return False
+    return True
 
 
 def as_integer(number: Any, least: int) -> int | None:

@@ -28,8 +28,8 @@ class Sequence(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set("parts", tuple(as_schedule(part, f"parts[{i}]") for i, part in enumerate(self.parts)))
-        self._set("boundaries", tuple(finite(f"boundaries[{i}]", b) for i, b in enumerate(self.boundaries)))
+        self._set("parts", tuple([as_schedule(part, f"parts[{i}]") for i, part in enumerate(self.parts)]))
+        self._set("boundaries", tuple([finite(f"boundaries[{i}]", b) for i, b in enumerate(self.boundaries)]))
         if len(self.parts) != len(self.boundaries) + 1:
             raise ValueError(
                 f"Sequence got {len(self.parts)} parts and {len(self.boundaries)} boundaries. "

@@ -56,14 +56,17 @@ def is_chain(scheduler: Any) -> bool:
 
 def is_composite(scheduler: Any) -> bool:
     """Whether it is made of other schedulers."""
-    return is_sequence(scheduler) or is_chain(scheduler)
+    return torch_name(type(scheduler)) in ("SequentialLR", "ChainedScheduler")
 
 
 def leaf_schedulers(scheduler: Any) -> list[Any]:
     """The schedulers that a composite is made of in the end; a scheduler that is none is its own."""
     if not is_composite(scheduler):
         return [scheduler]
-    return [leaf for member in scheduler._schedulers for leaf in leaf_schedulers(member)]
+    leaves = []
+    for member in scheduler._schedulers:
+        leaves += leaf_schedulers(member)
+    return leaves
 
 
 def active_member(scheduler: Any, clock: int) -> tuple[Any, int]:
@@ -160,13 +163,14 @@ def edit_rules_of(scheduler: Any, i: int) -> tuple[EditRule, ...] | None:
     branch = branch_of(scheduler)
     if branch is not None:
         return (branch.edit_rule(i),)
-    if is_chain(scheduler):
+    kind = torch_name(type(scheduler))
+    if kind == "ChainedScheduler":
         found = [edit_rules_of(member, i) for member in scheduler._schedulers]
         scaling = all(r is not None and len(r) == 1 and r[0].kind == EditKind.SCALE_OR_KEEP for r in found)
         return found[0] if scaling else None
-    if takes_metric(scheduler):
-        return (EditRule(EditKind.HOLD),)
-    if not is_sequence(scheduler):
+    if kind != "SequentialLR":
+        if takes_metric(scheduler):
+            return (EditRule(EditKind.HOLD),)
         entry = class_of(type(scheduler))
         rule = None if entry is None else entry.edit_rule(scheduler, i, base_of(scheduler, i))
         return None if rule is None else (rule,)
@@ -192,7 +196,7 @@ def is_degenerate(rule: EditRule, scheduler: Any, i: int) -> bool:
     return float(base) == rule.pivot
 
 
-def driving_schedule(scheduler: Any, i: int) -> Schedule | None:
+def driving_schedule(scheduler: Any, i: int, rules: tuple[EditRule, ...] | None) -> Schedule | None:
     """The schedule that a driver runs on, from the scheduler's present counters; None where there is none.
 
     It is the one from the base, or where that is always at the pivot, one that is not: the present rate, an edit,
@@ -201,7 +205,6 @@ def driving_schedule(scheduler: Any, i: int) -> Schedule | None:
     branch = branch_of(scheduler)
     if branch is not None:
         return branch.alone(i)
-    rules = edit_rules_of(scheduler, i)
     if rules is None:
         return None
     base = rules[0].pivot + 1.0 if is_degenerate(rules[0], scheduler, i) else None

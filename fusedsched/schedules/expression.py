@@ -105,8 +105,9 @@ class Schedule:
         _KINDS[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        self._set("period", finite("period", self.period))
-        self._set("horizon", finite("horizon", self.horizon))
+        for name, value in (("period", self.period), ("horizon", self.horizon)):
+            if type(value) is not float or not math.isfinite(value):
+                self._set(name, finite(name, value))
         if self.period < 0.0:
             raise ValueError(f"Invalid period: {self.period}. It must be positive, or 0 for never.")
         if self.unit not in ("update", "sample", "token"):
@@ -265,18 +266,21 @@ class Segment(Schedule):
         super().__post_init__()
         shape = _shape(self.shape)
         name = shape.name
-        self._set("shape", shape)
-        self._set("values", tuple(finite(f"values[{i}] of {name}", v) for i, v in enumerate(self.values)))
+        if self.shape is not shape:
+            self._set("shape", shape)
+        if self.values != ():
+            self._set("values", tuple(finite(f"values[{i}] of {name}", v) for i, v in enumerate(self.values)))
         if (shape == Shape.TABLE) != bool(self.values):
             raise ValueError(f"{name} got {len(self.values)} values. A TABLE needs one or more, others take none.")
         if shape == Shape.TABLE:
             self._set("span", float(len(self.values)))
             self._set("start", 0.0)
-        for field in fields(self):
-            if field.name in ("span", "stop", "param") and field.name not in READS[shape]:
-                self._set(field.name, field.default)
-            elif field.name in ("span", "start", "stop", "param", "cycle"):
-                self._set(field.name, finite(f"{field.name} of {name}", getattr(self, field.name)))
+        for number in ("span", "start", "stop", "param", "cycle"):
+            value = getattr(self, number)
+            if number in ("span", "stop", "param") and number not in READS[shape]:
+                self._set(number, getattr(Segment, number))
+            elif type(value) is not float or not math.isfinite(value):
+                self._set(number, finite(f"{number} of {name}", value))
         if self.span < 0.0 or self.cycle < 0.0:
             raise ValueError(f"{name} got span={self.span}, cycle={self.cycle}. Neither may be negative.")
         if shape in (Shape.STAIRCASE, Shape.INVERSE_POWER) and self.span == 0.0:

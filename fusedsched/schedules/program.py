@@ -64,7 +64,7 @@ class Program:
                     start = float(len(values))
                     values.extend(row.values)
                 columns = (row.begin, row.shape, row.span, start, row.stop, row.param, row.cycle, track)
-                self.rows.append(tuple(float(c) for c in columns))
+                self.rows.append(tuple(map(float, columns)))
         self.values = array("d", values)
         header = (len(self.rows), period, horizon) + (0.0,) * (ROW_WIDTH - 3)
         self.table = array("d", header)
