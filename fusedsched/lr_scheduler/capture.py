@@ -97,9 +97,10 @@ def refuse_edited(scheduler: Any) -> None:
     )
 
 
-def refuse_second(scheduler: Any, what: str) -> None:
-    """Raises RuntimeError for a second scheduler whose rates are tensors in graphs, or numbers on devices."""
+def refuse_second(scheduler: Any, what: str, tensors: bool) -> None:
+    """Raises RuntimeError for a second scheduler in graphs, or on devices. `tensors`: what the rates are."""
+    otherwise = "" if tensors else ", or give lr as a tensor on the device"
     raise RuntimeError(
         f"{type(scheduler).__name__}.step() cannot be {what}, and the rates can follow one. Put them into a "
-        "SequentialLR or ChainedScheduler, or give lr as a tensor on the device."
+        f"SequentialLR or ChainedScheduler{otherwise}."
     )

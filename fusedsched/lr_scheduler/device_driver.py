@@ -71,6 +71,7 @@ class DeviceDriver(ReentrancyGuard):
                     scheduler,
                     "counted on the device (in a captured graph, or with advance_on_skip=False): another scheduler of "
                     "the same optimizer already is",
+                    tensors=False,
                 )
             self.begin()
         self.launch()
@@ -96,8 +97,8 @@ class DeviceDriver(ReentrancyGuard):
         if runtime is not None:
             runtime.subscribe(self)
         if runtime is not None and self._decisions is not None:
-            # The rates outlive their scheduler. Until then the registry of finalizers keeps this object.
-            self._finalizer = finalize(scheduler, _leave, self)
+            # The rates outlive their scheduler. The registry of finalizers keeps its arguments until then.
+            self._finalizer = finalize(scheduler, _leave, self._places)
             self._finalizer.atexit = False
 
     def launch(self, metric: Tensor | None = None) -> None:
@@ -126,6 +127,8 @@ class DeviceDriver(ReentrancyGuard):
 
     def edited(self) -> bool:
         """Whether user code wrote to a number, or an option, since the last step. Does not wait."""
+        if self._scheduler() is None:
+            return False  # it is about to be finalized
         changed = self._decisions is not None and self._decisions.is_changed()
         return changed or any(self._places.edited())
 
@@ -177,7 +180,7 @@ class DeviceDriver(ReentrancyGuard):
 
         After the optimizer has a new plan, and after the scheduler was loaded or set to another step.
         """
-        if self._busy:
+        if self._busy or self._scheduler() is None:
             return
         with self.paused():
             numbers, self._known = self._numbers(), self.clock
@@ -264,11 +267,10 @@ class DeviceDriver(ReentrancyGuard):
         return [] if self._host is None else self._host.edits()
 
 
-def _leave(driver: DeviceDriver) -> None:
+def _leave(places: ScheduledPlaces) -> None:
     """The scheduler is gone: the groups get the learning rates, and updates read those again."""
-    if not sys.is_finalizing() and driver._optimizer() is not None and not driver._capturing():
-        driver._read()
-        driver._dissolve()
+    if not sys.is_finalizing():
+        places.leave()
 
 
 @contextmanager

@@ -167,6 +167,16 @@ class ScheduledPlaces:
         ]
         self.put(self.shown)
 
+    def leave(self) -> None:
+        """Shows what the devices have, and lets updates read the groups again; nothing without an optimizer."""
+        runtime = None if self._optimizer() is None else self.runtime()
+        if runtime is None or runtime.capturing():
+            return
+        edited = self.edited()
+        kept = [False] * len(edited) if any(edited) and self.send(edited) else edited
+        self.show(self.present(), self.values(), kept)
+        runtime.rebuild()
+
     def put(self, values: list[Any]) -> None:
         """Puts objects into the groups."""
         groups = self._groups()

@@ -85,7 +85,9 @@ class LaunchedDriver:
             refuse_yet(scheduler)
         others = _IN_GRAPHS.setdefault(scheduler.optimizer, WeakSet())
         if has_subscribers(scheduler.optimizer) or any(other is not scheduler for other in others):
-            refuse_second(scheduler, "captured: another scheduler of the same optimizer already steps inside a graph")
+            refuse_second(
+                scheduler, "captured: another scheduler of the same optimizer already steps inside a graph", True
+            )
         others.add(scheduler)
         self._check_momenta(scheduler)
         self._host.launch()
