@@ -31,7 +31,7 @@ def attach(scheduler: Any) -> Any:
     """Gives a scheduler its driver, at its present step and from the rates that the groups have; None: there is none
     but torch's code."""
     mirror = scheduler._mirror
-    if isinstance(mirror, DeviceDriver):  # whose counter stands in graphs
+    if isinstance(mirror, DeviceDriver):  # graphs may advance its counter
         mirror.restart()
         scheduler._driver = None if mirror.decides() else mirror
         return scheduler._driver

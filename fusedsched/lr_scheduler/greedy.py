@@ -120,7 +120,7 @@ class GreedyLR(MetricScheduler, torch_schedulers.ReduceLROnPlateau):
     lr = max(lr * factor, min_lr) after more than `patience` steps without one; each if it changes by more than `eps`
 
     Arguments as `transformers.GreedyLR`: `mode` "min" or "max"; `threshold`, what counts as an improvement, absolute or
-    relative by `threshold_mode`; `cooldown` and `warmup`, steps to look away after the rate was lowered and raised;
+    relative by `threshold_mode`; `cooldown` and `warmup`, steps to ignore after the rate was lowered and raised;
     `min_lr`, `max_lr`, a rate or one for each group; `verbose` prints what happens, which takes the host; `smooth`
     decides by the mean of the last `window_size` metrics; after `reset_start` reductions in a row that leave all groups
     at `min_lr`, it starts over from the first rates. `step(metric)` as that of ReduceLROnPlateau.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 from weakref import ref
 
@@ -36,7 +37,7 @@ class MemberMirror:
             seek(composite, clock)
             self._clock, self._busy = clock, False
             if own is not None and not driver.on_device:
-                composite.__dict__["last_epoch"] = own  # which the driver has written, or somebody since
+                composite.__dict__["last_epoch"] = own  # which the driver, or user code, has written
 
     def changed(self, name: str) -> None:
         """A member was written to."""
@@ -71,21 +72,33 @@ def members_of(composite: Any, arranged: bool = False) -> list[Any]:
     return inside + [m for one in inside if is_composite(one) for m in members_of(one, arranged)]
 
 
+def own_steps(members: Sequence[Any], milestones: Sequence[int], clock: int) -> Iterator[tuple[Any, int]]:
+    """The members of a SequentialLR that is at `clock`, and the steps they are at: -1 for one that has not begun.
+
+    A member that never makes a step is left out.
+    """
+    begins = (0, *milestones)
+    for i, member in enumerate(members):
+        begin, end = begins[i], begins[i + 1] if i + 1 < len(begins) else clock + 1
+        if clock < begin:
+            yield member, -1
+        elif end > max(begin, 0):
+            yield member, min(clock, end - 1) - begin
+
+
 def seek(scheduler: Any, clock: int) -> None:
     """Derives the counters of a scheduler and its members from its clock."""
     if is_sequence(scheduler):
-        members, milestones = scheduler._arranged
-        begins = (0, *milestones)
-        for i, member in enumerate(members):
-            end = begins[i + 1] if i + 1 < len(begins) else clock + 1
-            if clock < begins[i]:
-                for leaf in leaf_schedulers(member):
-                    if not takes_metric(leaf):
-                        leaf.__dict__["last_epoch"] = -1
-            elif end > max(begins[i], 0):
-                seek(member, min(clock, end - 1) - begins[i])
-                if clock < end:
-                    member.__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
+        present = scheduler
+        for member, step in own_steps(*scheduler._arranged, clock):
+            if step >= 0:
+                seek(member, step)
+                present = member  # the last one that has begun
+                continue
+            for leaf in leaf_schedulers(member):
+                if not takes_metric(leaf):
+                    leaf.__dict__["last_epoch"] = -1
+        present.__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
         scheduler.__dict__["last_epoch"] = clock
     elif is_chain(scheduler):
         members = scheduler._arranged[0]

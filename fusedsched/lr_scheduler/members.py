@@ -10,18 +10,20 @@ from typing import Any
 from fusedsched.lr_scheduler import arguments as checks
 
 from ..schedules.compositions import active_member, is_chain, is_composite, is_sequence, leaf_schedulers, takes_metric
+from ..schedules.evaluate import evaluate
 from .building import attach
 from .capture import is_capturing
 from .device_driver import host_section
 from .driver import write_lr
-from .inputs import clock_of, inputs_of
+from .inputs import inputs_of
+from .member_counters import own_steps
 from .param_groups import add_groups
 from .plateau import PLATEAU
 from .watched_values import copied
 
 
 class _Placeholder:
-    """Stands where a member that follows a metric will be, while torch's constructor checks the members."""
+    """Replaces a member that follows a metric while torch's constructor checks the members."""
 
     def __init__(self, member: Any) -> None:
         self.optimizer = member.optimizer
@@ -149,14 +151,12 @@ def seek_to(scheduler: Any, t: int) -> None:
     if hasattr(scheduler, "_detach"):
         scheduler._detach()
     if is_sequence(scheduler):
-        begins = (0, *scheduler._milestones)
-        for i, member in enumerate(scheduler._schedulers):
-            begin, end = begins[i], begins[i + 1] if i + 1 < len(begins) else t + 1
-            if t < begin:
-                for leaf in leaf_schedulers(member):
-                    leaf.last_epoch = -1
-            elif end > max(begin, 0):
-                seek_to(member, min(t, end - 1) - begin)
+        for member, step in own_steps(scheduler._schedulers, scheduler._milestones, t):
+            if step >= 0:
+                seek_to(member, step)
+                continue
+            for leaf in leaf_schedulers(member):
+                leaf.last_epoch = -1
         scheduler.last_epoch = t
     elif is_chain(scheduler):
         restart(scheduler)
@@ -180,17 +180,9 @@ def _seek_leaf(scheduler: Any, t: int) -> None:
             scheduler._step_count = 1
         scheduler._seek(t)
         scheduler._edits = None
-        driver = attach_at_schedule(scheduler)
-        driver.write(scheduler.__dict__)
+        inputs = inputs_of(scheduler)
+        for group, index in zip(scheduler.optimizer.param_groups, inputs.rates, strict=True):
+            write_lr(group, evaluate(inputs.programs[index], t))
+        attach(scheduler).write(scheduler.__dict__)
     elif t > 0:
         scheduler._update_lr(t)
-
-
-def attach_at_schedule(scheduler: Any) -> Any:
-    """A driver for the rates of the schedule, whatever the groups have."""
-    clock, inputs = clock_of(scheduler), inputs_of(scheduler)
-    from ..schedules.evaluate import evaluate
-
-    for group, index in zip(scheduler.optimizer.param_groups, inputs.rates, strict=True):
-        write_lr(group, evaluate(inputs.programs[index], clock))
-    return attach(scheduler)

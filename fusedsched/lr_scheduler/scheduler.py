@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the schedulers of this package add to torch's: steps on a schedule, late groups, resuming, states, other plans.
 
-`SchedulerMixin` stands in front of a torch class. A step is made by a driver (driver.py) where the class has a
+`SchedulerMixin` precedes a torch class among the bases. A step is made by a driver (driver.py) where the class has a
 schedule, and by torch's own code where it has none. Nothing of ours is in `__dict__`, which torch saves as the state:
 the slots below are rebuilt, copied or saved by the methods here.
 """
@@ -165,7 +165,7 @@ class SchedulerMixin:
         reattach(self)
 
     def _detach(self) -> None:
-        """Lets go of the driver, and of the composite that steps for it; the host has all counters then."""
+        """Drops the driver, and leaves the composite that steps for this one; the host has all counters then."""
         if self._mirror is not None:
             self._mirror.release()
         driver, self._driver = self._driver, None

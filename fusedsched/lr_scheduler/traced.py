@@ -2,7 +2,7 @@
 """`step()` of a scheduler inside torch.compile: one op that runs the very same step.
 
 Rates that are Python floats are written behind Dynamo's back, which is why nothing recompiles: the optimizers here
-read them when their own op runs. Tensors that a step writes stand in the op's signature.
+read them when their own op runs. The op's signature lists the tensors that a step writes.
 """
 
 from __future__ import annotations
