@@ -170,8 +170,8 @@ def test_the_order_of_loading_does_not_matter(name, first, product):
 
 @pytest.mark.parametrize("state_dtype", (torch.float32, torch.bfloat16, torch.float64), ids=str)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
-def test_the_dtype_of_state_survives(dtype, state_dtype, product):
-    """torch casts it to the parameter's: float32 moments of a bfloat16 model are lost, and the other way round."""
+def test_loading_never_narrows_state(dtype, state_dtype, product):
+    """torch casts it to the dtype of the parameter, and loses float32 moments of a bfloat16 model."""
     params = parameters(6, dtype=dtype)
     optimizer = product("AdamW", params, **VISIBLE["AdamW"])
     train(optimizer, params, 1)
@@ -179,11 +179,31 @@ def test_the_dtype_of_state_survives(dtype, state_dtype, product):
     moments = {key: torch.rand(6).to(state_dtype) for key in ("exp_avg", "exp_avg_sq")}
     saved["state"][0].update(moments)
     optimizer.load_state_dict(saved)
+    wide = torch.promote_types(dtype, state_dtype)
     for key, value in moments.items():
-        assert optimizer.state[params[0]][key].dtype == state_dtype
-        assert torch.equal(optimizer.state[params[0]][key], value)
+        assert optimizer.state[params[0]][key].dtype == wide
+        assert torch.equal(optimizer.state[params[0]][key], value.to(wide))
     train(optimizer, params, 1)
-    assert optimizer.state[params[0]]["exp_avg"].dtype == state_dtype
+    assert optimizer.state[params[0]]["exp_avg"].dtype == wide
+
+
+def test_a_narrow_state_does_not_stick(product):
+    """In bfloat16, 0.999 times a second moment is that moment again."""
+    p, q = (torch.ones(6).requires_grad_() for _ in range(2))
+    ours, torchs = product("AdamW", [p]), torch.optim.AdamW([q], foreach=False)
+    for optimizer, param in ((ours, p), (torchs, q)):
+        param.grad = torch.full((6,), 0.1)
+        optimizer.step()
+        saved = copy.deepcopy(optimizer.state_dict())
+        saved["state"][0]["exp_avg"] = torch.full((6,), 0.1, dtype=torch.bfloat16)
+        saved["state"][0]["exp_avg_sq"] = torch.full((6,), 3e-3, dtype=torch.bfloat16)
+        optimizer.load_state_dict(saved)
+        param.grad = torch.full((6,), 0.01)
+        for _ in range(300):
+            optimizer.step()
+    moments = ours.state[p]["exp_avg_sq"], torchs.state[q]["exp_avg_sq"]
+    assert moments[0].dtype == torch.float32 and moments[0][0] < 2.4e-3
+    torch.testing.assert_close(*moments, rtol=1e-5, atol=0.0)
 
 
 def test_schedules_are_saved_as_expressions(product):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -171,9 +172,12 @@ def _check_shapes(inputs: PlanInputs, packed: dict[str, Any]) -> None:
 
 
 def _restore_dtypes(inputs: PlanInputs, packed: dict[str, Any]) -> None:
-    """torch casts state to the dtype of its parameter: float32 moments of a bfloat16 model would be lost."""
+    """torch casts state to the dtype of its parameter: float32 moments of a bfloat16 model would be lost. A narrower
+    state stays as torch has widened it: second moments of bfloat16 get stuck."""
     for group, saved in zip(inputs.groups, packed["param_groups"], strict=True):
         for p, key in zip(group["params"], saved["params"], strict=True):
             for name, value in (packed["state"].get(key) or {}).items():
-                if isinstance(value, Tensor) and name in inputs.spec.state_names and value.dtype != p.dtype:
+                if not isinstance(value, Tensor) or name not in inputs.spec.state_names:
+                    continue
+                if torch.promote_types(value.dtype, p.dtype) != p.dtype:
                     inputs.state[p][name] = value.to(device=p.device, copy=True)

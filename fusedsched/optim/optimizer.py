@@ -250,7 +250,8 @@ class FusedOptimizer(Optimizer):
         return checkpoint.state_dict(self, super().state_dict)
 
     def load_state_dict(self, state_dict: dict[str, Any], *, override: str = "checkpoint") -> None:
-        """Loads a state of this class or of torch's. State keeps the dtype that it was saved with.
+        """Loads a state of this class or of torch's. State is never narrowed, and widened to the
+        dtype of its parameter where it is narrower.
 
         `override`: what wins where the saved schedule is not the present one: "checkpoint" (with a warning that says
         what differs), "present", or "error". Clocks are always the checkpoint's; with a state of torch's class, which
