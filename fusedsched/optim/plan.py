@@ -149,8 +149,12 @@ class PlanGroup:
             if float(found_inf) != 0.0:
                 return self.skip(param_groups, found_inf)
             found_inf = None
-        outcome = self.check(param_groups, state)
-        return self.apply(scale, found_inf) if outcome == DONE else outcome
+        try:
+            outcome = self.check(param_groups, state)
+            return self.apply(scale, found_inf) if outcome == DONE else outcome
+        finally:
+            for plan in self.plans:
+                plan.release()  # of what one has checked before another one refused
 
     def check(self, param_groups: Any, state: Any) -> int:
         for plan in self.plans:
