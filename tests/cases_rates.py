@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from cases_lr_schedulers import CLOSED_FORM, CONFIGURED
 from emulation import build
 from emulation.driver import Emulation
 
@@ -22,34 +23,19 @@ PLACES = ["cuda", *(["triton"] if find_spec("triton") is not None else [])]
 
 LRS = (0.3, 0.2, 0.07)
 
-# `m`: our module or torch's.
-SCHEDULERS: dict[str, Any] = {
-    "StepLR": lambda o, m=ours, **k: m.StepLR(o, step_size=3, gamma=0.5, **k),
-    "MultiStepLR": lambda o, m=ours, **k: m.MultiStepLR(o, milestones=[4, 9, 9], gamma=0.3, **k),
-    "ConstantLR": lambda o, m=ours, **k: m.ConstantLR(o, factor=0.5, total_iters=6, **k),
-    "LinearLR": lambda o, m=ours, **k: m.LinearLR(o, start_factor=0.2, total_iters=9, **k),
-    "LinearLR to 0": lambda o, m=ours, **k: m.LinearLR(o, start_factor=1.0, end_factor=0.0, total_iters=9, **k),
-    "ExponentialLR": lambda o, m=ours, **k: m.ExponentialLR(o, gamma=0.9, **k),
-    "PolynomialLR": lambda o, m=ours, **k: m.PolynomialLR(o, total_iters=11, power=2.0, **k),
-    "CosineAnnealingLR": lambda o, m=ours, **k: m.CosineAnnealingLR(o, T_max=6, eta_min=0.01, **k),
-    "CosineAnnealingLR of 1": lambda o, m=ours, **k: m.CosineAnnealingLR(o, T_max=1, eta_min=0.01, **k),
-    "SWALR": lambda o, m=ours, **k: getattr(m, "SWALR", torch.optim.swa_utils.SWALR)(o, 0.05, 8, "cos", **k),
-    "SWALR, linear": lambda o, m=ours, **k: getattr(m, "SWALR", torch.optim.swa_utils.SWALR)(o, 0.05, 8, "linear", **k),
-    "CosineAnnealingWarmRestarts": lambda o, m=ours, **k: m.CosineAnnealingWarmRestarts(o, T_0=4, T_mult=2, **k),
-    "CyclicLR": lambda o, m=ours, **k: m.CyclicLR(
-        o, base_lr=0.01, max_lr=0.1, step_size_up=4, mode="triangular2", cycle_momentum=False, **k
-    ),
-    "OneCycleLR": lambda o, m=ours, **k: m.OneCycleLR(o, max_lr=0.2, total_steps=60, cycle_momentum=False, **k),
-    "SequentialLR": lambda o, m=ours, **k: m.SequentialLR(
-        o, [m.LinearLR(o, 0.1, total_iters=5), m.CosineAnnealingLR(o, T_max=20)], milestones=[5], **k
-    ),
-    "ChainedScheduler": lambda o, m=ours, **k: m.ChainedScheduler([m.ExponentialLR(o, 0.9), m.StepLR(o, 4)], **k),
-}
+
+def _device(name):
+    """A rate alone: a momentum that cycles has to be a tensor too."""
+    options = {"cycle_momentum": False} if name in ("CyclicLR", "OneCycleLR") else {}
+    return lambda o, m=ours, **k: CONFIGURED[name](o, m, **options, **k)
+
+
+SCHEDULERS: dict[str, Any] = {name: _device(name) for name in CLOSED_FORM}
 # The interpreter takes a hundred times as long: a class of each way to carry an edit, and of each shape that is slow.
 FEW = ("LinearLR to 0", "CosineAnnealingLR", "SWALR", "SequentialLR", "OneCycleLR")
 EVERYWHERE = [("cuda", kind, name) for kind in ("torch", "ours") for name in SCHEDULERS]
 EVERYWHERE += [("triton", "torch", name) for name in FEW if "triton" in PLACES]
-LAMBDA = {"LambdaLR": lambda o, m=ours, **k: m.LambdaLR(o, lambda t: 0.9**t, **k)}
+LAMBDA = {"LambdaLR": CONFIGURED["LambdaLR"]}
 
 
 @functools.cache

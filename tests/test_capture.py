@@ -10,6 +10,7 @@ import functools
 import pytest
 import torch
 from cases import VISIBLE, maker
+from cases_lr_schedulers import CLOSED_FORM, CONFIGURED
 from emulation import build
 from emulation.driver import Emulation
 from scripting import give_gradients, parameters
@@ -24,23 +25,7 @@ def emulated():
     return Emulation(build())
 
 
-LAMBDA = {"LambdaLR": lambda o: L.LambdaLR(o, lambda t: 0.9**t)}
-SCHEDULERS = {
-    "StepLR": lambda o: L.StepLR(o, step_size=3, gamma=0.5),
-    "MultiStepLR": lambda o: L.MultiStepLR(o, milestones=[4, 9], gamma=0.3),
-    "ConstantLR": lambda o: L.ConstantLR(o, factor=0.5, total_iters=6),
-    "LinearLR": lambda o: L.LinearLR(o, start_factor=0.2, total_iters=9),
-    "ExponentialLR": lambda o: L.ExponentialLR(o, gamma=0.9),
-    "PolynomialLR": lambda o: L.PolynomialLR(o, total_iters=11, power=2.0),
-    "CosineAnnealingLR": lambda o: L.CosineAnnealingLR(o, T_max=12, eta_min=0.01),
-    "CosineAnnealingWarmRestarts": lambda o: L.CosineAnnealingWarmRestarts(o, T_0=4, T_mult=2),
-    "CyclicLR": lambda o: L.CyclicLR(o, base_lr=0.01, max_lr=0.1, step_size_up=4, mode="triangular2"),
-    "OneCycleLR": lambda o: L.OneCycleLR(o, max_lr=0.2, total_steps=40),
-    "SequentialLR": lambda o: L.SequentialLR(
-        o, [L.LinearLR(o, 0.1, total_iters=5), L.CosineAnnealingLR(o, T_max=20)], milestones=[5]
-    ),
-    "ChainedScheduler": lambda o: L.ChainedScheduler([L.ExponentialLR(o, 0.9), L.StepLR(o, 4)]),
-}
+SCHEDULERS = {name: CONFIGURED[name] for name in CLOSED_FORM}
 NATIVE = {
     "AdamW": dict(lr=S.warmup_cosine(0.1, 4, 20), betas=(S.linear(0.5, 0.9, steps=9), 0.7)),
     "SGD": dict(lr=S.one_cycle(0.1, total_steps=30), momentum=S.linear(0.5, 0.9, steps=9)),
@@ -203,7 +188,7 @@ def test_a_skipped_update_is_skipped_in_replays():
 
 REFUSED = {
     "first step": (lambda: make("AdamW", parameters(4), lr=0.1), None, "first step"),
-    "LambdaLR": (None, LAMBDA["LambdaLR"], "LambdaLR.step.. cannot be captured"),
+    "LambdaLR": (None, CONFIGURED["LambdaLR"], "LambdaLR.step.. cannot be captured"),
     "plateau": (None, lambda o: L.ReduceLROnPlateau(o), "ReduceLROnPlateau.step.metrics. cannot be captured"),
     "chain": (
         None,
