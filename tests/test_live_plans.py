@@ -249,12 +249,8 @@ class Forgetful(driver.PythonHostDriver):
 
 
 MUTANTS = {
-    "an end that is late": (
-        replan,
-        "_begin",
-        lambda s: -1,
-        lambda: [law_of_torchs_recursion(ENDING[2], draw) for draw in range(4)],
-    ),
+    "an end that is late": (replan, "_begin", lambda s: -1,
+        lambda: [law_of_torchs_recursion(ENDING[2], draw) for draw in range(4)]),
     "a stretch without a pivot": (
         replan,
         "_stretched",
@@ -265,13 +261,9 @@ MUTANTS = {
         lambda: [law_of_one_cycle(draw, False) for draw in range(4)],
     ),
     "another shape": (replan, "DECAYS", dict.fromkeys(replan.DECAYS, replan.DECAYS["linear"]), None),
-    "an edit that is forgotten": (
-        driver,
-        "host_driver_class",
-        lambda: Forgetful,
-        lambda: law_of_edits("StepLR", "linear"),
-    ),
-}
+    "an edit that is forgotten": (driver, "host_driver_class", lambda: Forgetful,
+        lambda: law_of_edits("StepLR", "linear")),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
