@@ -13,6 +13,7 @@ import torch
 from cases_lr_schedulers import CLOSED_FORM, CONFIGURED
 from emulation import build
 from emulation.driver import Emulation
+from tiers import full
 
 import fusedsched
 from fusedsched import lr_scheduler as ours
@@ -32,9 +33,12 @@ def _device(name):
 
 SCHEDULERS: dict[str, Any] = {name: _device(name) for name in CLOSED_FORM}
 # The interpreter takes a hundred times as long: a class of each way to carry an edit, and of each shape that is slow.
-FEW = ("LinearLR to 0", "CosineAnnealingLR", "SWALR", "SequentialLR", "OneCycleLR")
+FEW = ("SequentialLR", "LinearLR to 0", "CosineAnnealingLR", "SWALR", "OneCycleLR")
 EVERYWHERE = [("cuda", kind, name) for kind in ("torch", "ours") for name in SCHEDULERS]
-EVERYWHERE += [("triton", "torch", name) for name in FEW if "triton" in PLACES]
+ON_TORCH = [("cuda", name) for name in SCHEDULERS]
+if "triton" in PLACES:
+    EVERYWHERE += [("triton", "torch", FEW[0]), *(full("triton", "torch", name) for name in FEW[1:])]
+    ON_TORCH += [("triton", FEW[0]), *(full("triton", name) for name in FEW[1:])]
 LAMBDA = {"LambdaLR": CONFIGURED["LambdaLR"]}
 
 

@@ -7,12 +7,14 @@ import math
 
 import pytest
 import torch
+from cases_lr_schedulers import CONFIGURED
 from cases_rates import (
     DTYPES,
     EVERYWHERE,
     F32,
     F64,
     LRS,
+    ON_TORCH,
     PLACES,
     SCHEDULERS,
     emulated,
@@ -23,6 +25,7 @@ from cases_rates import (
     tensors,
     values,
 )
+from tiers import full
 from torch.optim import lr_scheduler as theirs
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -37,7 +40,14 @@ if "triton" in PLACES:
 
 COMPILED = getattr(_native.module(), "HostDriver", None)
 pytestmark = pytest.mark.skipif(_native.module() is None, reason="the emulated device needs fusedsched._C")
-places = pytest.mark.parametrize("place", PLACES)
+
+
+def on_both(rows):
+    """Those rows on the emulated CUDA, and on the interpreted Triton, where all but the first are of the full tier."""
+    found = [("cuda", *row) for row in rows]
+    return found + [(full if i else pytest.param)("triton", *row) for i, row in enumerate(rows) if "triton" in PLACES]
+
+
 everywhere = pytest.mark.parametrize(("place", "kind", "name"), EVERYWHERE)
 kinds = pytest.mark.parametrize("kind", ("torch", "ours"))
 schedules = pytest.mark.parametrize("name", SCHEDULERS)
@@ -64,8 +74,7 @@ def test_values_are_the_evaluators(name, kind, place):
     assert sched._driver.on_device
 
 
-@places
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("place", "dtype"), on_both([(dtype,) for dtype in DTYPES]), ids=str)
 def test_each_dtype_is_rounded_once(dtype, place):
     opt, sched = pair("PolynomialLR", "torch", place, dtype)
     twin = optimizer("torch", "auto", [lr.item() for lr in tensors(LRS, dtype)])
@@ -126,7 +135,7 @@ def test_replays_equal_eager_steps(name, kind, place):
     assert getattr(graphed[1], "last_epoch", None) == getattr(eager[1], "last_epoch", None)
 
 
-@pytest.mark.parametrize(("place", "name"), [(place, name) for place, kind, name in EVERYWHERE if kind == "torch"])
+@pytest.mark.parametrize(("place", "name"), ON_TORCH)
 @pytest.mark.parametrize("replayed", (False, True), ids=("eager", "replayed"))
 def test_edits_have_torchs_effect(name, place, replayed):
     opt, sched = settled(*pair(name, "torch", place))
@@ -165,13 +174,12 @@ def test_replaced_tensors_and_changed_attributes_are_taken_in(name):
     assert sched._driver.on_device
 
 
-@places
-@pytest.mark.parametrize(("name", "kind"), [("OneCycleLR", "torch"), ("OneCycleLR", "ours"), ("CyclicLR", "torch")])
+CYCLED = on_both([("OneCycleLR", "torch"), ("OneCycleLR", "ours"), ("CyclicLR", "torch")])
+
+
+@pytest.mark.parametrize(("place", "name", "kind"), CYCLED)
 def test_momenta_that_are_tensors_are_written_in_place(name, kind, place):
-    make = {
-        "OneCycleLR": lambda o, **k: ours.OneCycleLR(o, 0.2, total_steps=30, **k),
-        "CyclicLR": lambda o, **k: ours.CyclicLR(o, 0.01, 0.1, 4, **k),
-    }[name]
+    make = CONFIGURED[name]
     beta1 = torch.tensor(0.9, dtype=F64)
     opt = optimizer(kind, place, tensors(LRS), **({} if kind == "torch" else {"betas": (0.9, 0.99)}))
     opt.param_groups[0]["betas"] = (beta1, opt.param_groups[0]["betas"][1])

@@ -88,6 +88,7 @@ def quick(tmp_path_factory):
     return subprocess.run(line, capture_output=True, text=True, timeout=240), path
 
 
+@pytest.mark.full
 def test_the_whole_quick_command(quick):
     done, path = quick
     assert done.returncode == 0, done.stdout + done.stderr
@@ -97,6 +98,7 @@ def test_the_whole_quick_command(quick):
     assert all(re.match(r" *\d+ % +\d+ s left  ", line) for line in done.stderr.splitlines())
 
 
+@pytest.mark.full
 def test_the_report_has_what_a_bug_needs(quick):
     report = json.loads(quick[1].read_text())
     assert report["trusted"] and report["whole"] and report["level"] == "quick"

@@ -16,6 +16,11 @@ WHOLE = 24  # properties with at most so many rows are quick as they are
 PAIRS = 96  # those with more rows than this keep every value, not every pair
 
 
+def full(*values, **options):
+    """Values of a parameter that only the full tier has."""
+    return pytest.param(*values, marks=pytest.mark.full, **options)
+
+
 def covering(rows, strength):
     """Indices of rows that have every combination of `strength` values that any row has.
 
