@@ -20,7 +20,6 @@ from benchmarks import counts, counts_table, render, tallies  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(_native.module() is None, reason="there is no compiled extension"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # within torch, while it compiles
     pytest.mark.filterwarnings("ignore:.*lru_cache"),
 ]
 DOCUMENT = ROOT / "docs" / "benchmarks.md"

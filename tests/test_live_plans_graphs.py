@@ -121,7 +121,6 @@ def test_the_law_can_fail(monkeypatch):
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_step_is_not_compiled_again(name):
     schedulers = []
 
