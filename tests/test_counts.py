@@ -124,6 +124,7 @@ def test_committed_counts_are_of_everybody_and_ours_are_spotless():
     assert render.render(results) == counts_table.render(results)
 
 
+@pytest.mark.full
 def test_the_command_writes_what_it_prints(tmp_path, capsys):
     file = tmp_path / "counts.json"
     assert counts.main(["--steps", "3", "--scheduler", "none", "--json", str(file)]) == 0
