@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rates that are tensors on a device: schedulers, optimizers, and devices that are none.
+"""Learning rates that a device moves: schedulers, optimizers, and devices that are none.
 
 Here tensors on a device are tensors on the CPU: `backend=` says whose they are, the emulated CUDA's or the interpreted
 Triton's. An optimizer of torch is told by an attribute.
@@ -34,11 +34,11 @@ def _device(name):
 SCHEDULERS: dict[str, Any] = {name: _device(name) for name in CLOSED_FORM}
 # The interpreter takes a hundred times as long: a class of each way to carry an edit, and of each shape that is slow.
 FEW = ("SequentialLR", "LinearLR to 0", "CosineAnnealingLR", "SWALR", "OneCycleLR")
-EVERYWHERE = [("cuda", kind, name) for kind in ("torch", "ours") for name in SCHEDULERS]
-ON_TORCH = [("cuda", name) for name in SCHEDULERS]
+# Whose optimizer, and what its learning rates are: "torch" and "ours" have tensors, "number" and "SGD" are ours.
+KINDS = ("torch", "ours", "number", "SGD")
+EVERYWHERE = [("cuda", kind, name) for kind in KINDS for name in SCHEDULERS]
 if "triton" in PLACES:
     EVERYWHERE += [("triton", "torch", FEW[0]), *(full("triton", "torch", name) for name in FEW[1:])]
-    ON_TORCH += [("triton", FEW[0]), *(full("triton", name) for name in FEW[1:])]
 LAMBDA = {"LambdaLR": CONFIGURED["LambdaLR"]}
 
 
@@ -62,9 +62,10 @@ def tensors(lrs, dtype=F64):
 
 
 def optimizer(kind, place, lrs, **options):
-    """`kind`: "torch", or "ours". It counts as one that has stepped."""
-    if kind == "ours":
-        made = fusedsched.AdamW(groups_of(lrs), backend=place, **options)
+    """An optimizer that counts as one that has stepped."""
+    if kind != "torch":
+        name, more = ("SGD", {"momentum": 0.9}) if kind == "SGD" else ("AdamW", {})
+        made = getattr(fusedsched, name)(groups_of(lrs), backend=place, **more, **options)
     else:
         made = torch.optim.AdamW(groups_of(lrs), foreach=False, **options)
         made._fusedsched_backend = place
@@ -73,17 +74,38 @@ def optimizer(kind, place, lrs, **options):
 
 
 def pair(name, kind, place, dtype=F64, lrs=LRS):
-    """(optimizer, scheduler) of tensors on a device."""
-    opt = optimizer(kind, place, tensors(lrs, dtype))
-    return opt, SCHEDULERS[name](opt)
+    """(optimizer, scheduler)."""
+    opt = optimizer(kind, place, list(lrs) if kind in ("number", "SGD") else tensors(lrs, dtype))
+    return opt, (CONFIGURED if kind == "SGD" else SCHEDULERS)[name](opt)
+
+
+def step(opt, sched):
+    """Ours updates its parameters too."""
+    if isinstance(opt, fusedsched.optim.optimizer.FusedOptimizer):
+        opt.step()
+    sched.step()
 
 
 def settled(opt, sched, steps=3):
     """After some eager steps, with its tables written."""
     for _ in range(steps):
-        sched.step()
-    assert sched._driver.on_device
+        step(opt, sched)
+    assert sched._driver.on_device or not isinstance(opt.param_groups[0]["lr"], torch.Tensor)
     return opt, sched
+
+
+def edit(opt, i, change):
+    """Writes `change` of a group's learning rate to it, as user code does."""
+    group = opt.param_groups[i]
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(change(group["lr"].item()))
+    else:
+        group["lr"] = change(group["lr"])
+        opt.sync_hparams()
+
+
+def params(opt):
+    return torch.cat([p.detach() for group in opt.param_groups for p in group["params"]])
 
 
 def values(opt):
