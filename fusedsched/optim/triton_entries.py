@@ -113,7 +113,7 @@ class Entry:
         a storage that is resized moves. `names`: of all states that there may be."""
         states = self.states or ()
         arrays = (self.p, *states, *(() if self.step is None else (self.step,)))
-        now = tuple(array.data_ptr() for array in arrays)
+        now = tuple(addresses.place_of(array) for array in arrays)
         if now == self.known:
             return
         roles = ("", *(f"state['{name}'] of " for name in (*names[: len(states)], "step")))
@@ -126,9 +126,9 @@ class Entry:
         not fit."""
         check_gradient(self.p, spec, (self.group, self.index), REAL)
         grad = self.p.grad
-        if not addresses.has_address(grad) or grad.data_ptr() != self.gradient_at:
+        if not addresses.has_address(grad) or addresses.place_of(grad) != self.gradient_at:
             addresses.check_backed(grad, f"the gradient of {where(self.p, (self.group, self.index))}")
-            self.gradient_at = grad.data_ptr() if addresses.has_address(grad) else 0
+            self.gradient_at = addresses.place_of(grad) if addresses.has_address(grad) else 0
         if self.matches(grad) and not grad.is_conj() and not grad.is_neg() and addresses.has_address(grad):
             return grad
         # Strided otherwise than its parameter, walked side by side they would pair the wrong elements. One that is not

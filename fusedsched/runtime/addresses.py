@@ -62,6 +62,11 @@ def check_backed(tensor: Tensor, what: str) -> None:
         )
 
 
+def place_of(tensor: Tensor) -> int:
+    """An address to be compared with an earlier one: where a native tensor lies, 0 if its memory is gone."""
+    return tensor.data_ptr()
+
+
 def unwrap(tensor: Tensor) -> int:
     """The address of the first element. Raises TypeError for a tensor that is not native."""
     if not has_address(tensor):
