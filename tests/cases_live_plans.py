@@ -25,6 +25,7 @@ SCHEDULERS = {name: partial(CONFIGURED[name], end=OLD) for name in WITH_AN_END}
 SCHEDULERS |= {name: CONFIGURED[name] for name in WITHOUT_AN_END}
 
 CHANGES = {
+    "nothing": lambda s: None,
     "extend": lambda s: s.extend(total_steps=NEW),
     "shorten": lambda s: s.extend(total_steps=OLD - 9),
     "linear branch": lambda s: s.branch(10, final=0.003),
@@ -59,7 +60,12 @@ def scheduled(name, steps=AT, lrs=(0.3, 0.2), kind="sgd", tensors=None):
 
 def pairs():
     """(class, change) of all that go together."""
-    return [(name, change) for name in SCHEDULERS for change in CHANGES if name in WITH_AN_END or change in BRANCHES]
+    return [
+        (name, change)
+        for name in SCHEDULERS
+        for change in CHANGES
+        if name in WITH_AN_END or change in ("nothing", *BRANCHES)
+    ]
 
 
 class Bad(NamedTuple):
