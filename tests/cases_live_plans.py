@@ -21,10 +21,12 @@ WITHOUT_AN_END = (
     "StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingWarmRestarts", "CyclicLR", "LambdaLR", "MultiplicativeLR",
     "SequentialLR of chains", "ReduceLROnPlateau",
 )  # fmt: skip
+PAST_THEIR_END = ("LinearLR to 0", "CosineAnnealingLR of 1", "SWALR, linear")
 SCHEDULERS = {name: partial(CONFIGURED[name], end=OLD) for name in WITH_AN_END}
 SCHEDULERS |= {name: CONFIGURED[name] for name in WITHOUT_AN_END}
 
 CHANGES = {
+    "nothing": lambda s: None,
     "extend": lambda s: s.extend(total_steps=NEW),
     "shorten": lambda s: s.extend(total_steps=OLD - 9),
     "linear branch": lambda s: s.branch(10, final=0.003),
@@ -52,14 +54,15 @@ def scheduled(name, steps=AT, lrs=(0.3, 0.2), kind="sgd", tensors=None):
     """(optimizer, scheduler) some steps in."""
     lrs = [torch.tensor(lr, dtype=tensors) for lr in lrs] if tensors else list(lrs)
     opt = optimizer(lrs, kind)
-    sched = SCHEDULERS[name](opt)
+    sched = SCHEDULERS.get(name, CONFIGURED[name])(opt)
     advance(sched, steps)
     return opt, sched
 
 
 def pairs():
     """(class, change) of all that go together."""
-    return [(name, change) for name in SCHEDULERS for change in CHANGES if name in WITH_AN_END or change in BRANCHES]
+    found = [(n, c) for n in SCHEDULERS for c in CHANGES if n in WITH_AN_END or c in ("nothing", *BRANCHES)]
+    return found + [(name, "nothing") for name in PAST_THEIR_END]
 
 
 class Bad(NamedTuple):
