@@ -8,6 +8,8 @@ import pytest
 import torch
 from cases import BACKENDS, VISIBLE, maker
 
+from fusedsched import optim
+
 SIZES = (5, 700)  # of two groups
 
 
@@ -82,7 +84,10 @@ def test_a_step_names_the_array_whose_memory_is_gone(role, which, left, make):
         assert torch.equal(ours, expected)
 
 
-@pytest.mark.parametrize("name,role", (("SGD", "momentum_buffer"), ("Adam", "max_exp_avg_sq"), ("Lion", "exp_avg")))
+LAST = [(name, getattr(optim, name)._spec.state_names[-1]) for name in VISIBLE]  # max_exp_avg_sq takes amsgrad
+
+
+@pytest.mark.parametrize("name, role", LAST, ids=[name for name, _ in LAST])
 def test_every_kind_of_state(name, role, make):
     params, optimizer = trained(make, name)
     if role not in optimizer.state[params[1]]:

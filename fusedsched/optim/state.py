@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fusedsched.optim.inputs import PlanInputs
+from fusedsched.optim.spec import StateArray
 from fusedsched.runtime.addresses import is_backed, is_native
 
 
@@ -21,30 +22,27 @@ def init_states(inputs: PlanInputs, which: list[tuple[int, int]]) -> None:
     params = [group["params"][i] for group, (_, i) in zip(groups, which, strict=True)]
     spec = inputs.spec
     needed = {id(group): spec.needed_states(group) for group in groups}
-    missing = [
-        [array.name for array in needed[id(group)] if (inputs.state.get(p) or {}).get(array.name) is None]
-        for group, p in zip(groups, params, strict=True)
-    ]
-    zeros = zeros_for(params, [len(names) for names in missing])
-    for p, names, tensors in zip(params, missing, zeros, strict=True):
+    for group, p in zip(groups, params, strict=True):
+        present = inputs.state.get(p) or {}
+        made = {array.name: zeros(p, array) for array in needed[id(group)] if present.get(array.name) is None}
         if spec.counts_steps:
             _init_step(inputs.state[p], torch.zeros((), dtype=torch.float32, device=p.device))
-        if names:
-            inputs.state[p].update(zip(names, tensors, strict=True))
+        if made:
+            inputs.state[p].update(made)
 
 
 def init_state(inputs: PlanInputs, group: dict[str, Any], p: Tensor) -> None:
     """Makes what the reference rule needs; an array that begins with the first gradient it makes itself."""
     spec = inputs.spec
-    names = [array.name for array in spec.needed_states(group) if array.init == "zeros"]
-    if not names and not spec.counts_steps:
+    arrays = [array for array in spec.needed_states(group) if array.init == "zeros"]
+    if not arrays and not spec.counts_steps:
         return
     state = inputs.state[p]
     if spec.counts_steps:
         _init_step(state, torch.tensor(0.0, dtype=torch.float32, device="cpu"))  # not zeros: fake ones have no value
-    for name in names:
-        if name not in state:
-            state[name] = torch.zeros_like(p, memory_format=torch.preserve_format, requires_grad=False)
+    for array in arrays:
+        if array.name not in state:
+            state[array.name] = zeros(p, array)
 
 
 def _init_step(state: dict[str, Any], step: Tensor) -> None:
@@ -81,14 +79,11 @@ def _is_plain_step(step: Any, device: torch.device) -> bool:
     )
 
 
-def zeros_for(params: list[Tensor], counts: list[int]) -> list[list[Tensor]]:
-    """For each parameter `counts[i]` tensors of zeros, with its shape, dtype and strides (dense ones if it has gaps).
+def zeros(p: Tensor, array: StateArray) -> Tensor:
+    """Zeros with the shape and strides of a parameter (dense ones if it has gaps), in the dtype of the array.
 
-    >>> p = torch.ones(2, 3).t()
-    >>> [(z.shape, z.stride(), z.sum().item()) for z in zeros_for([p], [2])[0]]
-    [(torch.Size([3, 2]), (1, 3), 0.0), (torch.Size([3, 2]), (1, 3), 0.0)]
+    >>> moment = zeros(torch.ones(2, 3).t(), StateArray("exp_avg"))
+    >>> moment.shape, moment.stride(), moment.sum().item()
+    (torch.Size([3, 2]), (1, 3), 0.0)
     """
-    return [
-        [torch.zeros_like(p, memory_format=torch.preserve_format, requires_grad=False) for _ in range(count)]
-        for p, count in zip(params, counts, strict=True)
-    ]
+    return torch.zeros_like(p, dtype=array.dtype, memory_format=torch.preserve_format, requires_grad=False)
