@@ -42,7 +42,6 @@ def same(pair):
 
 
 def law_of_decisions(make, mode, kind, seeds):
-    """Every third metric is looked at; in between nobody asks."""
     for seed in seeds:
         lrs, options, metrics = drawn(seed, mode, kind)
         two = pair(make, lrs, **options)
