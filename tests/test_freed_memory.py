@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 import torch
-from cases import BACKENDS, VISIBLE, maker
+from cases import BACKENDS, DROP_INS, VISIBLE, maker
 
 SIZES = (5, 700)  # of two groups
 
@@ -82,7 +82,11 @@ def test_a_step_names_the_array_whose_memory_is_gone(role, which, left, make):
         assert torch.equal(ours, expected)
 
 
-@pytest.mark.parametrize("name,role", (("SGD", "momentum_buffer"), ("Adam", "max_exp_avg_sq"), ("Lion", "exp_avg")))
+ROLES = [("SGD", "momentum_buffer"), ("Adam", "max_exp_avg_sq")]
+ROLES += [(name, "exp_avg") for name in VISIBLE if name not in DROP_INS]
+
+
+@pytest.mark.parametrize("name,role", ROLES)
 def test_every_kind_of_state(name, role, make):
     params, optimizer = trained(make, name)
     if role not in optimizer.state[params[1]]:
