@@ -2,6 +2,7 @@
 """Law: GreedyLR decides as transformers' class does (retold in cases_plateau.py), on the host and on a device."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -51,17 +52,18 @@ def test_decisions_are_those_of_transformers(product, mode, kind, seeds):
     law_of_decisions(product, mode, kind, seeds if product.args[0] == "cuda" else seeds[::8])
 
 
-def test_the_rule_on_the_host_keeps_the_law(monkeypatch):
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_the_rule_on_the_host_keeps_the_law(monkeypatch, seeds):
     for mode, kind in MODES:
-        law_of_decisions(boarded(monkeypatch, None), mode, kind, range(150))
+        law_of_decisions(boarded(monkeypatch, None), mode, kind, seeds)
 
 
 @pytest.mark.parametrize("mutant", mutants_of("greedy"))
 def test_a_wrong_rule_breaks_the_law(monkeypatch, mutant):
     make = boarded(monkeypatch, mutant)
     with pytest.raises(AssertionError):
-        for mode, kind in MODES:
-            law_of_decisions(make, mode, kind, range(150))
+        for seed, (mode, kind) in itertools.product(range(150), MODES):
+            law_of_decisions(make, mode, kind, [seed])
 
 
 WRONG = {

@@ -6,6 +6,7 @@ import torch
 from cases import DROP_INS, VISIBLE, torch_twin
 from interpreted import interpreter as interpreter, make
 from scripting import SCRIPTS, assert_same, give_gradients, parameters
+from test_checkpoint import test_counts_past_what_float32_holds as test_counts_past_what_float32_holds
 from test_known_issues import (
     test_the_count_of_updates_stops_at_two_to_the_24 as test_the_count_of_updates_stops_at_two_to_the_24,
 )
