@@ -27,6 +27,7 @@ PLAN = [
     "collect",
     "gradients",
     "cpu_plan",
+    "team",
     "cuda_plan",
     "cuda_tables",
     "cuda_runtime",

@@ -3,55 +3,30 @@
 
 import math
 import random
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from cases_lr_schedulers import SEED, numbers, optimizer
+from cases_lr_schedulers import CONFIGURED, SEED, numbers, optimizer
 
 from fusedsched import lr_scheduler as L
 
-
-def one_lambda(t):
-    return 1.0 / (1.0 + 0.1 * t)
-
-
 OLD, NEW, AT = 40, 60, 13  # the end that each was built with; the one it gets; when
 
-WITH_AN_END = {
-    "CosineAnnealingLR": lambda o: L.CosineAnnealingLR(o, T_max=OLD, eta_min=0.01),
-    "LinearLR": lambda o: L.LinearLR(o, 1.0, 0.2, total_iters=OLD),
-    "PolynomialLR": lambda o: L.PolynomialLR(o, total_iters=OLD, power=2.0),
-    "ConstantLR": lambda o: L.ConstantLR(o, factor=0.5, total_iters=OLD),
-    "SWALR": lambda o: L.SWALR(o, swa_lr=0.05, anneal_epochs=OLD),
-    "OneCycleLR": lambda o: L.OneCycleLR(o, max_lr=0.5, total_steps=OLD, pct_start=0.25),
-    "OneCycleLR, climbing": lambda o: L.OneCycleLR(o, max_lr=0.5, total_steps=OLD, pct_start=0.5),
-    "OneCycleLR, three phases": lambda o: L.OneCycleLR(
-        o, max_lr=0.5, total_steps=OLD, pct_start=0.25, three_phase=True, anneal_strategy="linear"
-    ),
-    "SequentialLR": lambda o: L.SequentialLR(
-        o, [L.LinearLR(o, 0.1, total_iters=5), L.CosineAnnealingLR(o, T_max=OLD - 5)], milestones=[5]
-    ),
-    "SequentialLR, before its last": lambda o: L.SequentialLR(
-        o, [L.ExponentialLR(o, 0.9), L.PolynomialLR(o, OLD - 20)], milestones=[20]
-    ),
-    "ChainedScheduler": lambda o: L.ChainedScheduler([L.LinearLR(o, 0.5, total_iters=20), L.PolynomialLR(o, OLD)]),
-}
-WITHOUT_AN_END = {
-    "StepLR": lambda o: L.StepLR(o, step_size=9, gamma=0.5),
-    "MultiStepLR": lambda o: L.MultiStepLR(o, milestones=[4, 17], gamma=0.3),
-    "ExponentialLR": lambda o: L.ExponentialLR(o, gamma=0.9),
-    "CosineAnnealingWarmRestarts": lambda o: L.CosineAnnealingWarmRestarts(o, T_0=4, T_mult=2),
-    "CyclicLR": lambda o: L.CyclicLR(o, base_lr=0.01, max_lr=0.1, step_size_up=4, mode="triangular2"),
-    "LambdaLR": lambda o: L.LambdaLR(o, one_lambda),
-    "MultiplicativeLR": lambda o: L.MultiplicativeLR(o, one_lambda),
-    "SequentialLR of chains": lambda o: L.SequentialLR(
-        o, [L.ChainedScheduler([L.ExponentialLR(o, 0.9), L.StepLR(o, 3)]), L.LambdaLR(o, one_lambda)], milestones=[9]
-    ),
-    "ReduceLROnPlateau": lambda o: L.ReduceLROnPlateau(o, patience=0, factor=0.7),
-}
-SCHEDULERS = {**WITH_AN_END, **WITHOUT_AN_END}
+WITH_AN_END = (
+    "CosineAnnealingLR", "LinearLR", "PolynomialLR", "ConstantLR", "SWALR", "OneCycleLR", "OneCycleLR, climbing",
+    "OneCycleLR, three phases", "SequentialLR", "SequentialLR, before its last", "ChainedScheduler with an end",
+)  # fmt: skip
+WITHOUT_AN_END = (
+    "StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingWarmRestarts", "CyclicLR", "LambdaLR", "MultiplicativeLR",
+    "SequentialLR of chains", "ReduceLROnPlateau",
+)  # fmt: skip
+PAST_THEIR_END = ("LinearLR to 0", "CosineAnnealingLR of 1", "SWALR, linear")
+SCHEDULERS = {name: partial(CONFIGURED[name], end=OLD) for name in WITH_AN_END}
+SCHEDULERS |= {name: CONFIGURED[name] for name in WITHOUT_AN_END}
 
 CHANGES = {
+    "nothing": lambda s: None,
     "extend": lambda s: s.extend(total_steps=NEW),
     "shorten": lambda s: s.extend(total_steps=OLD - 9),
     "linear branch": lambda s: s.branch(10, final=0.003),
@@ -79,14 +54,15 @@ def scheduled(name, steps=AT, lrs=(0.3, 0.2), kind="sgd", tensors=None):
     """(optimizer, scheduler) some steps in."""
     lrs = [torch.tensor(lr, dtype=tensors) for lr in lrs] if tensors else list(lrs)
     opt = optimizer(lrs, kind)
-    sched = SCHEDULERS[name](opt)
+    sched = SCHEDULERS.get(name, CONFIGURED[name])(opt)
     advance(sched, steps)
     return opt, sched
 
 
 def pairs():
     """(class, change) of all that go together."""
-    return [(name, change) for name in SCHEDULERS for change in CHANGES if name in WITH_AN_END or change in BRANCHES]
+    found = [(n, c) for n in SCHEDULERS for c in CHANGES if n in WITH_AN_END or c in ("nothing", *BRANCHES)]
+    return found + [(name, "nothing") for name in PAST_THEIR_END]
 
 
 class Bad(NamedTuple):
@@ -133,7 +109,7 @@ BAD = [
     ),
 ]
 
-ARRIVED = ("LinearLR", "PolynomialLR", "ConstantLR", "SWALR", "OneCycleLR", "ChainedScheduler")
+ARRIVED = ("LinearLR", "PolynomialLR", "ConstantLR", "SWALR", "OneCycleLR", "ChainedScheduler with an end")
 
 
 def random_change(rng, scheduler):

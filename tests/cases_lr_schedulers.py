@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The drop-in schedulers: each with its torch twin and random configurations; and the arguments they must refuse."""
+"""The one table of drop-in schedulers: random arguments of each class, and one configuration of each kind by name."""
 
-import math
 import os
 import random
 from collections.abc import Callable
@@ -114,6 +113,74 @@ SCHEDULERS = [
 ]
 
 
+def _swa(m):
+    return getattr(m, "SWALR", SWALR)
+
+
+def _warmup(m, o, last):
+    return m.SequentialLR(o, [m.LinearLR(o, 0.1, total_iters=4), last], milestones=[4])
+
+
+# name -> a scheduler whose whole shape is seen within 40 steps. `m`: our module or torch's. `end`: where there is one.
+CONFIGURED: dict[str, Callable[..., Any]] = {
+    "StepLR": lambda o, m=ours, **k: m.StepLR(o, step_size=3, gamma=0.5, **k),
+    "MultiStepLR": lambda o, m=ours, **k: m.MultiStepLR(o, milestones=[4, 9, 9], gamma=0.6, **k),
+    "ConstantLR": lambda o, m=ours, end=6, **k: m.ConstantLR(o, factor=0.5, total_iters=end, **k),
+    "LinearLR": lambda o, m=ours, end=9, **k: m.LinearLR(o, start_factor=0.2, total_iters=end, **k),
+    "LinearLR to 0": lambda o, m=ours, end=9, **k: m.LinearLR(
+        o, start_factor=1.0, end_factor=0.0, total_iters=end, **k
+    ),
+    "ExponentialLR": lambda o, m=ours, **k: m.ExponentialLR(o, gamma=0.9, **k),
+    "PolynomialLR": lambda o, m=ours, end=11, **k: m.PolynomialLR(o, total_iters=end, power=2.0, **k),
+    "CosineAnnealingLR": lambda o, m=ours, end=6, **k: m.CosineAnnealingLR(o, T_max=end, eta_min=0.01, **k),
+    "CosineAnnealingLR of 1": lambda o, m=ours, end=1, **k: m.CosineAnnealingLR(o, T_max=end, eta_min=0.01, **k),
+    "SWALR": lambda o, m=ours, end=8, **k: _swa(m)(o, swa_lr=0.05, anneal_epochs=end, **k),
+    "SWALR, linear": lambda o, m=ours, end=8, **k: _swa(m)(o, 0.05, anneal_epochs=end, anneal_strategy="linear", **k),
+    "CosineAnnealingWarmRestarts": lambda o, m=ours, **k: m.CosineAnnealingWarmRestarts(o, T_0=4, T_mult=2, **k),
+    "CyclicLR": lambda o, m=ours, **k: m.CyclicLR(o, 0.01, 0.1, step_size_up=4, mode="triangular2", **k),
+    "OneCycleLR": lambda o, m=ours, end=60, **k: m.OneCycleLR(o, max_lr=0.2, total_steps=end, **k),
+    "SequentialLR": lambda o, m=ours, end=25, **k: m.SequentialLR(
+        o, [m.LinearLR(o, 0.1, total_iters=5), m.CosineAnnealingLR(o, T_max=end - 5)], milestones=[5], **k
+    ),
+    "ChainedScheduler": lambda o, m=ours, **k: m.ChainedScheduler([m.ExponentialLR(o, 0.9), m.StepLR(o, 4)], **k),
+}
+CLOSED_FORM = tuple(CONFIGURED)  # they run on a device
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "LambdaLR": lambda o, m=ours, **k: m.LambdaLR(o, lambda t: 1.0 / (1.0 + 0.1 * t), **k),
+    "MultiplicativeLR": lambda o, m=ours, **k: m.MultiplicativeLR(o, lambda t: 0.9, **k),
+}
+METRIC: dict[str, Callable[..., Any]] = {
+    "ReduceLROnPlateau": lambda o, m=ours, **k: m.ReduceLROnPlateau(o, factor=0.5, patience=1, **k),
+    "GreedyLR": lambda o, m=ours, **k: m.GreedyLR(o, patience=1, smooth=True, window_size=3, **k),
+    "warmup, plateau": lambda o, m=ours: _warmup(m, o, m.ReduceLROnPlateau(o, patience=1)),
+}
+COMPOSED: dict[str, Callable[..., Any]] = {
+    "SequentialLR of three": lambda o, m=ours, end=40, **k: m.SequentialLR(
+        o, [m.LinearLR(o, 0.1, total_iters=5), m.StepLR(o, 4), m.CosineAnnealingLR(o, end)], milestones=[5, 15], **k
+    ),
+    "SequentialLR, before its last": lambda o, m=ours, end=40, **k: m.SequentialLR(
+        o, [m.ExponentialLR(o, 0.9), m.PolynomialLR(o, end - 20)], milestones=[20], **k
+    ),
+    "SequentialLR of sequences": lambda o, m=ours, **k: m.SequentialLR(
+        o, [m.ExponentialLR(o, 0.9), m.SequentialLR(o, [m.LinearLR(o, 0.1), m.StepLR(o, 2)], [3])], [4], **k
+    ),
+    "SequentialLR, then a chain": lambda o, m=ours, **k: m.SequentialLR(
+        o, [m.LinearLR(o, 0.1, total_iters=3), CONFIGURED["ChainedScheduler"](o, m)], [3], **k
+    ),
+    "SequentialLR of chains": lambda o, m=ours, **k: m.SequentialLR(
+        o, [m.ChainedScheduler([m.ExponentialLR(o, 0.9), m.StepLR(o, 3)]), FUNCTIONS["LambdaLR"](o, m)], [9], **k
+    ),
+    "ChainedScheduler with an end": lambda o, m=ours, end=40, **k: m.ChainedScheduler(
+        [m.LinearLR(o, 0.5, total_iters=20), m.PolynomialLR(o, end)], **k
+    ),
+    "OneCycleLR, climbing": lambda o, m=ours, end=40: m.OneCycleLR(o, 0.5, total_steps=end, pct_start=0.5),
+    "OneCycleLR, three phases": lambda o, m=ours, end=40: m.OneCycleLR(
+        o, 0.5, total_steps=end, pct_start=0.25, three_phase=True, anneal_strategy="linear"
+    ),
+}
+CONFIGURED |= FUNCTIONS | METRIC | COMPOSED
+
+
 class ThreeBetas(torch.optim.SGD):
     """An optimizer whose betas are three, as in AdEMAMix."""
 
@@ -189,99 +256,3 @@ def run(opt, sched, n):
         sched.step()
         seen.append(numbers(opt))
     return seen
-
-
-class Bad(NamedTuple):
-    """A constructor call that must raise before anything is changed; `torch_says`: torch's own sentence comes first."""
-
-    name: str
-    arguments: dict[str, Any]
-    error: type[Exception]
-    message: str
-    kind: str = "sgd"
-
-
-NAN = math.nan
-BAD_SCHEDULERS = [
-    Bad("StepLR", {"step_size": 0}, ValueError, r"StepLR: invalid step_size: 0\. It must be a number and not be 0"),
-    Bad("StepLR", {"step_size": 3, "gamma": NAN}, ValueError, r"invalid gamma: nan\. It must be a finite number"),
-    Bad("StepLR", {"step_size": "3"}, TypeError, r"step_size must be a number, got '3'"),
-    Bad("StepLR", {"step_size": 3, "last_epoch": 4}, KeyError, r"param 'initial_lr' is not specified in param_groups"),
-    Bad("StepLR", {"step_size": 3, "last_epoch": "4"}, ValueError, r"Invalid last_epoch: '4'"),
-    Bad("MultiStepLR", {"milestones": [1, NAN]}, ValueError, r"invalid milestones\[1\]: nan"),
-    Bad("ConstantLR", {"factor": NAN}, ValueError, r"^Constant multiplicative factor expected to be between 0 and 1\."),
-    Bad("ConstantLR", {"factor": 1.5}, ValueError, r"^Constant multiplicative factor .* got factor=1\.5"),
-    Bad(
-        "LinearLR", {"start_factor": 0.0}, ValueError, r"^Starting multiplicative factor expected to be greater than 0"
-    ),
-    Bad("LinearLR", {"end_factor": NAN}, ValueError, r"^Ending multiplicative factor .* got end_factor=nan"),
-    Bad("LinearLR", {"total_iters": NAN}, ValueError, r"invalid total_iters: nan"),
-    Bad("ExponentialLR", {"gamma": math.inf}, ValueError, r"invalid gamma: inf"),
-    Bad("ExponentialLR", {"gamma": None}, TypeError, r"gamma must be a number, got None"),
-    Bad(
-        "PolynomialLR",
-        {"power": -1.0},
-        ValueError,
-        r"invalid power: -1\.0\. It must be a finite number and be 0 or more",
-    ),
-    Bad("CosineAnnealingLR", {"T_max": 0}, ValueError, r"invalid T_max: 0"),
-    Bad("CosineAnnealingLR", {"T_max": 5, "eta_min": NAN}, ValueError, r"invalid eta_min: nan"),
-    Bad("CosineAnnealingWarmRestarts", {"T_0": 0}, ValueError, r"^Expected positive integer T_0, but got 0"),
-    Bad("CosineAnnealingWarmRestarts", {"T_0": 2, "T_mult": 0.5}, ValueError, r"^Expected integer T_mult >= 1"),
-    Bad("CyclicLR", {"base_lr": 0.1, "max_lr": 1, "step_size_up": 0}, ValueError, r"invalid step_size_up: 0"),
-    Bad(
-        "CyclicLR",
-        {"base_lr": 0.1, "max_lr": 1, "mode": "square"},
-        ValueError,
-        r"^mode is invalid and scale_fn is None",
-    ),
-    Bad(
-        "CyclicLR",
-        {"base_lr": 0.1, "max_lr": [1]},
-        ValueError,
-        r"^max_lr must have the same length as optimizer\.param",
-    ),
-    Bad("CyclicLR", {"base_lr": 0.1, "max_lr": 1}, ValueError, r"^optimizer must support momentum or beta1", "plain"),
-    Bad(
-        "OneCycleLR",
-        {"max_lr": 1},
-        ValueError,
-        r"^You must define either total_steps OR \(epochs AND steps_per_epoch\)",
-    ),
-    Bad("OneCycleLR", {"max_lr": 1, "total_steps": -5}, ValueError, r"^Expected positive integer total_steps"),
-    Bad("OneCycleLR", {"max_lr": 1, "total_steps": 9, "div_factor": 0}, ValueError, r"invalid div_factor: 0"),
-    Bad("OneCycleLR", {"max_lr": 1, "total_steps": 9, "pct_start": 1}, ValueError, r"^Expected float between 0 and 1"),
-    Bad(
-        "OneCycleLR",
-        {"max_lr": 1, "total_steps": 9, "anneal_strategy": "x"},
-        ValueError,
-        r"^anneal_strategy must be one",
-    ),
-    Bad(
-        "OneCycleLR", {"max_lr": 1, "total_steps": 9, "base_momentum": [1]}, ValueError, r"^base_momentum must have the"
-    ),
-    Bad("OneCycleLR", {"max_lr": 1, "total_steps": 9}, ValueError, r"^optimizer must support momentum", "plain"),
-    Bad(
-        "SWALR",
-        {"swa_lr": 0.1, "anneal_strategy": "x"},
-        ValueError,
-        r"^anneal_strategy must be one of 'cos' or 'linear'",
-    ),
-    Bad("SWALR", {"swa_lr": 0.1, "anneal_epochs": -1}, ValueError, r"^anneal_epochs must be equal or greater than 0"),
-    Bad("SWALR", {"swa_lr": [0.1]}, ValueError, r"^swa_lr must have the same length"),
-    Bad("LambdaLR", {"lr_lambda": 3}, TypeError, r"^lr_lambda should be a function, but got int"),
-    Bad("LambdaLR", {"lr_lambda": [abs]}, ValueError, r"^Expected 2 lr_lambdas, but got 1"),
-    Bad("MultiplicativeLR", {"lr_lambda": [abs, 3]}, TypeError, r"^lr_lambda should be a function, but got int"),
-    Bad("ReduceLROnPlateau", {"factor": 1.0}, ValueError, r"^Factor should be < 1\.0\."),
-    Bad("ReduceLROnPlateau", {"factor": NAN}, ValueError, r"invalid factor: nan"),
-    Bad("ReduceLROnPlateau", {"mode": "best"}, ValueError, r"^mode best is unknown!"),
-    Bad("ReduceLROnPlateau", {"min_lr": [0.1]}, ValueError, r"^expected 2 min_lrs, got 1"),
-    Bad(
-        "SequentialLR",
-        {"schedulers": [], "milestones": []},
-        ValueError,
-        r"^SequentialLR expects at least one scheduler",
-    ),
-    Bad("SequentialLR", {"schedulers": [3], "milestones": []}, TypeError, r"^SequentialLR at index 0 should have"),
-    Bad("SequentialLR", {"schedulers": [], "milestones": 3}, TypeError, r"milestones must be a list of steps, got 3"),
-]

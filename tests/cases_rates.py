@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rates that are tensors on a device: schedulers, optimizers, and devices that are none.
+"""Learning rates that a device moves: schedulers, optimizers, and devices that are none.
 
 Here tensors on a device are tensors on the CPU: `backend=` says whose they are, the emulated CUDA's or the interpreted
 Triton's. An optimizer of torch is told by an attribute.
@@ -10,8 +10,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from cases_lr_schedulers import CLOSED_FORM, CONFIGURED
 from emulation import build
 from emulation.driver import Emulation
+from tiers import full
 
 import fusedsched
 from fusedsched import lr_scheduler as ours
@@ -22,34 +24,22 @@ PLACES = ["cuda", *(["triton"] if find_spec("triton") is not None else [])]
 
 LRS = (0.3, 0.2, 0.07)
 
-# `m`: our module or torch's.
-SCHEDULERS: dict[str, Any] = {
-    "StepLR": lambda o, m=ours, **k: m.StepLR(o, step_size=3, gamma=0.5, **k),
-    "MultiStepLR": lambda o, m=ours, **k: m.MultiStepLR(o, milestones=[4, 9, 9], gamma=0.3, **k),
-    "ConstantLR": lambda o, m=ours, **k: m.ConstantLR(o, factor=0.5, total_iters=6, **k),
-    "LinearLR": lambda o, m=ours, **k: m.LinearLR(o, start_factor=0.2, total_iters=9, **k),
-    "LinearLR to 0": lambda o, m=ours, **k: m.LinearLR(o, start_factor=1.0, end_factor=0.0, total_iters=9, **k),
-    "ExponentialLR": lambda o, m=ours, **k: m.ExponentialLR(o, gamma=0.9, **k),
-    "PolynomialLR": lambda o, m=ours, **k: m.PolynomialLR(o, total_iters=11, power=2.0, **k),
-    "CosineAnnealingLR": lambda o, m=ours, **k: m.CosineAnnealingLR(o, T_max=6, eta_min=0.01, **k),
-    "CosineAnnealingLR of 1": lambda o, m=ours, **k: m.CosineAnnealingLR(o, T_max=1, eta_min=0.01, **k),
-    "SWALR": lambda o, m=ours, **k: getattr(m, "SWALR", torch.optim.swa_utils.SWALR)(o, 0.05, 8, "cos", **k),
-    "SWALR, linear": lambda o, m=ours, **k: getattr(m, "SWALR", torch.optim.swa_utils.SWALR)(o, 0.05, 8, "linear", **k),
-    "CosineAnnealingWarmRestarts": lambda o, m=ours, **k: m.CosineAnnealingWarmRestarts(o, T_0=4, T_mult=2, **k),
-    "CyclicLR": lambda o, m=ours, **k: m.CyclicLR(
-        o, base_lr=0.01, max_lr=0.1, step_size_up=4, mode="triangular2", cycle_momentum=False, **k
-    ),
-    "OneCycleLR": lambda o, m=ours, **k: m.OneCycleLR(o, max_lr=0.2, total_steps=60, cycle_momentum=False, **k),
-    "SequentialLR": lambda o, m=ours, **k: m.SequentialLR(
-        o, [m.LinearLR(o, 0.1, total_iters=5), m.CosineAnnealingLR(o, T_max=20)], milestones=[5], **k
-    ),
-    "ChainedScheduler": lambda o, m=ours, **k: m.ChainedScheduler([m.ExponentialLR(o, 0.9), m.StepLR(o, 4)], **k),
-}
+
+def _device(name):
+    """A rate alone: a momentum that cycles has to be a tensor too."""
+    options = {"cycle_momentum": False} if name in ("CyclicLR", "OneCycleLR") else {}
+    return lambda o, m=ours, **k: CONFIGURED[name](o, m, **options, **k)
+
+
+SCHEDULERS: dict[str, Any] = {name: _device(name) for name in CLOSED_FORM}
 # The interpreter takes a hundred times as long: a class of each way to carry an edit, and of each shape that is slow.
-FEW = ("LinearLR to 0", "CosineAnnealingLR", "SWALR", "SequentialLR", "OneCycleLR")
-EVERYWHERE = [("cuda", kind, name) for kind in ("torch", "ours") for name in SCHEDULERS]
-EVERYWHERE += [("triton", "torch", name) for name in FEW if "triton" in PLACES]
-LAMBDA = {"LambdaLR": lambda o, m=ours, **k: m.LambdaLR(o, lambda t: 0.9**t, **k)}
+FEW = ("SequentialLR", "LinearLR to 0", "CosineAnnealingLR", "SWALR", "OneCycleLR")
+# Whose optimizer, and what its learning rates are: "torch" and "ours" have tensors, "number" and "SGD" are ours.
+KINDS = ("torch", "ours", "number", "SGD")
+EVERYWHERE = [("cuda", kind, name) for kind in KINDS for name in SCHEDULERS]
+if "triton" in PLACES:
+    EVERYWHERE += [("triton", "torch", FEW[0]), *(full("triton", "torch", name) for name in FEW[1:])]
+LAMBDA = {"LambdaLR": CONFIGURED["LambdaLR"]}
 
 
 @functools.cache
@@ -72,9 +62,10 @@ def tensors(lrs, dtype=F64):
 
 
 def optimizer(kind, place, lrs, **options):
-    """`kind`: "torch", or "ours". It counts as one that has stepped."""
-    if kind == "ours":
-        made = fusedsched.AdamW(groups_of(lrs), backend=place, **options)
+    """An optimizer that counts as one that has stepped."""
+    if kind != "torch":
+        name, more = ("SGD", {"momentum": 0.9}) if kind == "SGD" else ("AdamW", {})
+        made = getattr(fusedsched, name)(groups_of(lrs), backend=place, **more, **options)
     else:
         made = torch.optim.AdamW(groups_of(lrs), foreach=False, **options)
         made._fusedsched_backend = place
@@ -83,17 +74,38 @@ def optimizer(kind, place, lrs, **options):
 
 
 def pair(name, kind, place, dtype=F64, lrs=LRS):
-    """(optimizer, scheduler) of tensors on a device."""
-    opt = optimizer(kind, place, tensors(lrs, dtype))
-    return opt, SCHEDULERS[name](opt)
+    """(optimizer, scheduler)."""
+    opt = optimizer(kind, place, list(lrs) if kind in ("number", "SGD") else tensors(lrs, dtype))
+    return opt, (CONFIGURED if kind == "SGD" else SCHEDULERS)[name](opt)
+
+
+def step(opt, sched):
+    """Ours updates its parameters too."""
+    if isinstance(opt, fusedsched.optim.optimizer.FusedOptimizer):
+        opt.step()
+    sched.step()
 
 
 def settled(opt, sched, steps=3):
     """After some eager steps, with its tables written."""
     for _ in range(steps):
-        sched.step()
-    assert sched._driver.on_device
+        step(opt, sched)
+    assert sched._driver.on_device or not isinstance(opt.param_groups[0]["lr"], torch.Tensor)
     return opt, sched
+
+
+def edit(opt, i, change):
+    """Writes `change` of a group's learning rate to it, as user code does."""
+    group = opt.param_groups[i]
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(change(group["lr"].item()))
+    else:
+        group["lr"] = change(group["lr"])
+        opt.sync_hparams()
+
+
+def params(opt):
+    return torch.cat([p.detach() for group in opt.param_groups for p in group["params"]])
 
 
 def values(opt):

@@ -14,9 +14,8 @@ from fusedsched.lr_scheduler.metric import MetricScheduler
 
 STEPS = 12
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-INDUCTOR = pytest.param("inductor", marks=COMPILER)
+INDUCTOR = pytest.param("inductor", marks=[COMPILER, pytest.mark.full])  # it takes seconds
 QUIET = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # within torch, while it compiles
     pytest.mark.filterwarnings("ignore:.*lru_cache"),
 ]
 

@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seeds, and the backends as a fixture: a law that takes `make` runs on each backend of this machine."""
 
-import pytest
-import tiers
-import torch
-from cases import BACKENDS, REFERENCE_CLASSES, maker
+import gc
+import os
+
+# Before torch loads OpenMP: where other processes use the cores, threads that spin at a barrier delay those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest  # noqa: E402
+import tiers  # noqa: E402
+import torch  # noqa: E402
+from cases import BACKENDS, REFERENCE_CLASSES, maker  # noqa: E402
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     tiers.split(config, items)
+
+
+def pytest_collection_finish(session):
+    gc.collect()
+    gc.freeze()  # what is imported by now stays; tests that collect garbage need not walk over it again
 
 
 @pytest.fixture(autouse=True)

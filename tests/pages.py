@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 NEEDS_GPU = "<!-- needs a GPU -->"
 FENCE = re.compile(rf"^({re.escape(NEEDS_GPU)}\n)?```(\w*)\n(.*?)^```$", re.M | re.S)
-PLACE = re.compile(r"^<!-- [^>]+ -->\n.*?^<!-- end -->$", re.M | re.S)  # written by docs/make.py or tests/troubles.py
+PLACE = re.compile(r"^<!-- [^>]+ -->\n.*?^<!-- end -->$", re.M | re.S)  # written by docs/make.py
 FOLDERS = "docs|csrc|fusedsched|benchmarks|tests|triton_kernels"
 
 

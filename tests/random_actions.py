@@ -8,30 +8,15 @@ import copy
 import pickle
 
 import torch
+from cases_lr_schedulers import CLOSED_FORM, CONFIGURED, FUNCTIONS
 from torch import Tensor
 from torch.optim import lr_scheduler as theirs
-from torch.optim.swa_utils import SWALR
 
 SHAPES = ((5, 3), (17,), (), (0,), (2, 3, 4), (40,))
 DTYPES = [[torch.float64], [torch.float32], [torch.float64, torch.float32], [torch.complex128, torch.float64]]
-SCHEDULERS = {
-    "StepLR": lambda m, o: m.StepLR(o, 3, 0.7),
-    "MultiStepLR": lambda m, o: m.MultiStepLR(o, [2, 5, 5], 0.6),
-    "ConstantLR": lambda m, o: m.ConstantLR(o, 0.5, 4),
-    "LinearLR": lambda m, o: m.LinearLR(o, 0.25, total_iters=6),
-    "ExponentialLR": lambda m, o: m.ExponentialLR(o, 0.9),
-    "PolynomialLR": lambda m, o: m.PolynomialLR(o, 30, 2.0),
-    "CosineAnnealingLR": lambda m, o: m.CosineAnnealingLR(o, 31, 0.001),
-    "CosineAnnealingWarmRestarts": lambda m, o: m.CosineAnnealingWarmRestarts(o, 5, 2),
-    "CyclicLR": lambda m, o: m.CyclicLR(o, 0.01, 0.1, 3),
-    "OneCycleLR": lambda m, o: m.OneCycleLR(o, 0.1, total_steps=200),
-    "LambdaLR": lambda m, o: m.LambdaLR(o, lambda t: 1 / (t + 1)),
-    "MultiplicativeLR": lambda m, o: m.MultiplicativeLR(o, lambda t: 0.9),
-    "SWALR": lambda m, o: (SWALR if m is theirs else m.SWALR)(o, 0.05, anneal_epochs=4),
-    "SequentialLR": lambda m, o: m.SequentialLR(o, [m.LinearLR(o, 0.1), m.ExponentialLR(o, 0.9)], [4]),
-    "ChainedScheduler": lambda m, o: m.ChainedScheduler([m.LinearLR(o, 0.1), m.ExponentialLR(o, 0.9)], o),
-    "ReduceLROnPlateau": lambda m, o: m.ReduceLROnPlateau(o, factor=0.5, patience=1),
-}
+# At a low point of a wave torch divides by nearly nothing, so programs end before one.
+ENDS = {"CosineAnnealingLR": 31, "SequentialLR": 31, "PolynomialLR": 30, "OneCycleLR": 200}
+SCHEDULERS = [name for name in (*CLOSED_FORM, *FUNCTIONS, "ReduceLROnPlateau") if name != "CosineAnnealingLR of 1"]
 
 
 class World:
@@ -143,9 +128,10 @@ def add_group(world, rng):
 
 
 def new_scheduler(world, rng):
-    name = rng.choice(list(SCHEDULERS))
+    name = rng.choice(SCHEDULERS)
+    options = {"end": ENDS[name]} if name in ENDS else {}
     if len(world.schedulers) < 2:
-        world.schedulers.append(SCHEDULERS[name](world.module, world.optimizer))
+        world.schedulers.append(CONFIGURED[name](world.optimizer, world.module, **options))
 
 
 def drop_scheduler(world, rng):

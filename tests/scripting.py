@@ -7,15 +7,35 @@ A script takes `make(name, params, **options)` and the name of an optimizer, and
 import copy
 
 import torch
+from cases import VISIBLE
 from tolerances import close
 
 UPDATES = 6  # no script makes more
 SCRIPTS = []
 
 
-def script(function):
+def bare_script(function):
     SCRIPTS.append(function)
     return function
+
+
+def script(*shapes, steps=0):
+    """A script about an optimizer of parameters of these shapes that has made some steps.
+
+    What the function returns for (optimizer, params, name of the optimizer) is added to what is seen.
+    """
+
+    def add(function):
+        def run(make, name):
+            params = parameters(*shapes)
+            optimizer = make(name, params, **VISIBLE[name])
+            train(optimizer, params, steps)
+            return seen(optimizer, params, **(function(optimizer, params, name) or {}))
+
+        run.__name__ = function.__name__
+        return bare_script(run)
+
+    return add
 
 
 def parameters(*shapes, dtype=torch.float32):

@@ -3,68 +3,52 @@
 
 import torch
 from cases import VISIBLE
-from scripting import give_gradients, parameters, script, seen, train
+from scripting import bare_script, give_gradients, parameters, script, train
 
 
-@script
-def late_gradients(make, name):
-    params = parameters(4, (2, 3), 5)
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4, (2, 3), 5)
+def late_gradients(optimizer, params, name):
     for update in range(4):
         give_gradients(params, update)
         params[2].grad = None
         if update < 2:
             params[1].grad = None
         optimizer.step()
-    return seen(optimizer, params)
 
 
-@script
-def gradients_that_come_and_go(make, name):
-    params = parameters(4, 5)
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4, 5)
+def gradients_that_come_and_go(optimizer, params, name):
     for update in range(6):
         give_gradients(params, update)
         params[update % 2].grad = None
         optimizer.step()
-    return seen(optimizer, params)
 
 
-@script
-def no_gradients_at_all(make, name):
-    params = parameters(4)
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4)
+def no_gradients_at_all(optimizer, params, name):
     result = optimizer.step()
-    return seen(optimizer, params, result=result)
+    return dict(result=result)
 
 
-@script
-def gradients_replaced_each_time(make, name):
-    params = parameters(4, 300)
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4, 300)
+def gradients_replaced_each_time(optimizer, params, name):
     for update in range(4):
         optimizer.zero_grad()
         give_gradients(params, update)
         optimizer.step()
-    return seen(optimizer, params)
 
 
-@script
-def gradients_written_in_place(make, name):
-    params = parameters(4, 300)
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4, 300)
+def gradients_written_in_place(optimizer, params, name):
     give_gradients(params)
     for update in range(4):
         for p in params:
             p.grad.mul_(0.5).add_(update)
         optimizer.step()
-    return seen(optimizer, params)
 
 
-@script
-def backward_passes(make, name):
-    params = parameters((3, 3), 3)
-    optimizer = make(name, params, **VISIBLE[name])
+@script((3, 3), 3)
+def backward_passes(optimizer, params, name):
     losses = []
     for _ in range(4):
         optimizer.zero_grad()
@@ -72,32 +56,27 @@ def backward_passes(make, name):
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    return seen(optimizer, params, losses=torch.stack(losses))
+    return dict(losses=torch.stack(losses))
 
 
-@script
-def zero_grad_to_none(make, name):
-    params = parameters(4, 5)
-    optimizer = make(name, params, **VISIBLE[name])
-    train(optimizer, params, 1)
+@script(4, 5, steps=1)
+def zero_grad_to_none(optimizer, params, name):
     result = optimizer.zero_grad()
-    return seen(optimizer, params, result=result, grads=[p.grad for p in params])
+    return dict(result=result, grads=[p.grad for p in params])
 
 
-@script
-def zero_grad_in_place(make, name):
-    params = parameters(4, (2, 3))
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4, (2, 3))
+def zero_grad_in_place(optimizer, params, name):
     give_gradients(params)
     before = [p.grad for p in params]
     optimizer.step()
     optimizer.zero_grad(set_to_none=False)
     same = [p.grad is b for p, b in zip(params, before, strict=True)]
     optimizer.step()
-    return seen(optimizer, params, same=same, zero=[bool((p.grad == 0).all()) for p in params])
+    return dict(same=same, zero=[bool((p.grad == 0).all()) for p in params])
 
 
-@script
+@bare_script
 def zero_grad_detaches(make, name):
     params = parameters(4)
     optimizer = make(name, params, **VISIBLE[name])
@@ -106,7 +85,7 @@ def zero_grad_detaches(make, name):
     return {"grad_fn": params[0].grad.grad_fn, "requires_grad": params[0].grad.requires_grad}
 
 
-@script
+@bare_script
 def versions_counted(make, name):
     params = parameters(4, 5)
     optimizer = make(name, params, **VISIBLE[name])
@@ -119,7 +98,7 @@ def versions_counted(make, name):
     }
 
 
-@script
+@bare_script
 def a_stale_graph_is_noticed(make, name):
     params = parameters(4)
     optimizer = make(name, params, **VISIBLE[name])
@@ -133,7 +112,7 @@ def a_stale_graph_is_noticed(make, name):
     return {"error": None}
 
 
-@script
+@bare_script
 def differentiable(make, name):
     start = torch.tensor([1.0, 2.0], requires_grad=True)
     p = start.clone()
@@ -144,10 +123,8 @@ def differentiable(make, name):
     return {"p": p.detach(), "gradient": gradient}
 
 
-@script
-def gradient_scaler(make, name):
-    params = parameters(4, 5)
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4, 5)
+def gradient_scaler(optimizer, params, name):
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=2)
     scales = []
     for update in range(5):
@@ -159,27 +136,21 @@ def gradient_scaler(make, name):
         scaler.step(optimizer)
         scaler.update()
         scales.append(scaler.get_scale())
-    return seen(optimizer, params, scales=scales)
+    return dict(scales=scales)
 
 
-@script
-def parameter_frozen_and_thawed(make, name):
-    params = parameters(4, 5)
-    optimizer = make(name, params, **VISIBLE[name])
-    train(optimizer, params, 1)
+@script(4, 5, steps=1)
+def parameter_frozen_and_thawed(optimizer, params, name):
     params[0].requires_grad_(False)
     params[0].grad = None
     give_gradients(params[1:], 1)
     optimizer.step()
     params[0].requires_grad_(True)
     train(optimizer, params, 1)
-    return seen(optimizer, params)
 
 
-@script
-def closures(make, name):
-    params = parameters(4)
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4)
+def closures(optimizer, params, name):
     calls = []
 
     def closure():
@@ -192,4 +163,4 @@ def closures(make, name):
     with torch.no_grad():
         first = optimizer.step(closure)
     second = optimizer.step(closure=closure)
-    return seen(optimizer, params, calls=calls, first=first.detach(), second=second.detach())
+    return dict(calls=calls, first=first.detach(), second=second.detach())

@@ -4,10 +4,10 @@
 import pytest
 import torch
 from cases import VISIBLE
-from scripting import parameters, script, seen, train
+from scripting import bare_script, parameters, script, seen, train
 
 
-@script
+@bare_script
 def groups(make, name):
     params = parameters(4, 5, 6)
     table = [
@@ -20,7 +20,7 @@ def groups(make, name):
     return seen(optimizer, params)
 
 
-@script
+@bare_script
 def group_added_later(make, name):
     params = parameters(4, 5)
     optimizer = make(name, params[:1], **VISIBLE[name])
@@ -30,10 +30,8 @@ def group_added_later(make, name):
     return seen(optimizer, params, n_groups=len(optimizer.param_groups))
 
 
-@script
-def numbers_edited(make, name):
-    params = parameters(4, 5)
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4, 5)
+def numbers_edited(optimizer, params, name):
     group = optimizer.param_groups[0]
     train(optimizer, params, 1)
     group["lr"] *= 0.5
@@ -48,10 +46,9 @@ def numbers_edited(make, name):
     else:
         group["betas"], group["eps"] = (0.5, 0.9), 0.1
     train(optimizer, params, 1)
-    return seen(optimizer, params)
 
 
-@script
+@bare_script
 def tensor_lr(make, name, dtype=torch.float32):
     params = parameters(4, 5)
     lr = torch.tensor(0.1, dtype=dtype)
@@ -63,12 +60,12 @@ def tensor_lr(make, name, dtype=torch.float32):
     return seen(optimizer, params, same=same)
 
 
-@script
+@bare_script
 def tensor_lr_of_float64(make, name):
     return tensor_lr(make, name, torch.float64)
 
 
-@script
+@bare_script
 def tensor_lr_with_a_dimension(make, name):
     params = parameters(4, 5)
     optimizer = make(name, params, **{**VISIBLE[name], "lr": torch.tensor([0.1])})
@@ -76,7 +73,7 @@ def tensor_lr_with_a_dimension(make, name):
     return seen(optimizer, params)
 
 
-@script
+@bare_script
 def tensor_betas(make, name):
     params = parameters(4, 5)
     if name != "SGD":
@@ -88,7 +85,7 @@ def tensor_betas(make, name):
     return seen(optimizer, params)
 
 
-@script
+@bare_script
 def named_parameters(make, name):
     params = parameters(4, 5)
     optimizer = make(name, [("weight", params[0]), ("bias", params[1])], **VISIBLE[name])
@@ -97,7 +94,7 @@ def named_parameters(make, name):
     return seen(optimizer, params, saved=saved)
 
 
-@script
+@bare_script
 def amsgrad_or_dampening(make, name):
     params = parameters(4, 500)
     options = {"dampening": 0.4, "nesterov": False} if name == "SGD" else {"amsgrad": True}
@@ -106,7 +103,7 @@ def amsgrad_or_dampening(make, name):
     return seen(optimizer, params)
 
 
-@script
+@bare_script
 def maximize(make, name):
     params = parameters(4, 5)
     optimizer = make(name, params, **VISIBLE[name], maximize=True)
@@ -114,7 +111,7 @@ def maximize(make, name):
     return seen(optimizer, params)
 
 
-@script
+@bare_script
 def parameters_of_a_group_replaced(make, name):
     params = parameters(4, 5, 6)
     optimizer = make(name, params[:2], **VISIBLE[name])
@@ -128,7 +125,7 @@ def parameters_of_a_group_replaced(make, name):
     return seen(optimizer, params)
 
 
-@script
+@bare_script
 def a_group_removed(make, name):
     params = parameters(4, 5)
     optimizer = make(name, [{"params": params[:1]}, {"params": params[1:]}], **VISIBLE[name])
@@ -138,24 +135,22 @@ def a_group_removed(make, name):
     return seen(optimizer, params)
 
 
-@script
+@bare_script
 def representation(make, name):
     lines = repr(make(name, parameters(4), **VISIBLE[name])).splitlines()
     return {"lines": [line for line in lines if "foreach" not in line and "fused" not in line]}
 
 
-@script
-def torch_scheduler(make, name):
-    params = parameters(4)
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4)
+def torch_scheduler(optimizer, params, name):
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
     for _ in range(5):
         train(optimizer, params, 1)
         scheduler.step()
-    return seen(optimizer, params, last=scheduler.get_last_lr())
+    return dict(last=scheduler.get_last_lr())
 
 
-@script
+@bare_script
 def scheduler_before_optimizer_warns(make, name):
     params = parameters(4)
     optimizer = make(name, params, **VISIBLE[name])
@@ -165,7 +160,7 @@ def scheduler_before_optimizer_warns(make, name):
     return {"warnings": [str(w.message)[:60] for w in record]}
 
 
-@script
+@bare_script
 def momentum_switched_off_and_on(make, name):
     """The buffer from before is gone on with, also if the optimizer was loaded in between."""
     if name != "SGD":

@@ -8,11 +8,11 @@ import re
 
 import torch
 from cases import VISIBLE
-from scripting import give_gradients, parameters, script, seen, train
+from scripting import bare_script, give_gradients, parameters, script, seen, train
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 
-@script
+@bare_script
 def deep_copied(make, name):
     params = parameters(4, 5)
     optimizer = make(name, params, **VISIBLE[name])
@@ -24,7 +24,7 @@ def deep_copied(make, name):
     return seen(optimizer, params) | {f"twin {k}": v for k, v in seen(twin, theirs).items()}
 
 
-@script
+@bare_script
 def pickled(make, name):
     params = parameters(4, 5)
     optimizer = make(name, params, **VISIBLE[name])
@@ -35,7 +35,7 @@ def pickled(make, name):
     return seen(twin, theirs)
 
 
-@script
+@bare_script
 def saved_whole(make, name):
     params = parameters(4)
     optimizer = make(name, params, **VISIBLE[name])
@@ -49,89 +49,60 @@ def saved_whole(make, name):
     return seen(twin, theirs)
 
 
-@script
-def state_removed(make, name):
-    params = parameters(4, 5)
-    optimizer = make(name, params, **VISIBLE[name])
-    train(optimizer, params, 2)
+@script(4, 5, steps=2)
+def state_removed(optimizer, params, name):
     del optimizer.state[params[0]]
     train(optimizer, params, 2)
-    return seen(optimizer, params)
 
 
-@script
-def state_cleared(make, name):
-    params = parameters(4, 5)
-    optimizer = make(name, params, **VISIBLE[name])
-    train(optimizer, params, 2)
+@script(4, 5, steps=2)
+def state_cleared(optimizer, params, name):
     optimizer.state.clear()
     train(optimizer, params, 2)
-    return seen(optimizer, params)
 
 
-@script
-def state_replaced(make, name):
-    params = parameters(4, 5)
-    optimizer = make(name, params, **VISIBLE[name])
-    train(optimizer, params, 2)
+@script(4, 5, steps=2)
+def state_replaced(optimizer, params, name):
     for p in params:
         for key, value in list(optimizer.state[p].items()):
             if key != "step":
                 optimizer.state[p][key] = torch.full_like(value, 0.5)
     train(optimizer, params, 2)
-    return seen(optimizer, params)
 
 
-@script
-def state_written_in_place(make, name):
-    params = parameters(4, 5)
-    optimizer = make(name, params, **VISIBLE[name])
-    train(optimizer, params, 2)
+@script(4, 5, steps=2)
+def state_written_in_place(optimizer, params, name):
     for p in params:
         for key, value in optimizer.state[p].items():
             value.fill_(7.0 if key == "step" else 0.5)
     train(optimizer, params, 2)
-    return seen(optimizer, params)
 
 
-@script
-def step_replaced(make, name):
-    params = parameters(4)
-    optimizer = make(name, params, **VISIBLE[name])
-    train(optimizer, params, 2)
+@script(4, steps=2)
+def step_replaced(optimizer, params, name):
     if name != "SGD":
         optimizer.state[params[0]]["step"] = torch.tensor(10.0)
     train(optimizer, params, 2)
-    return seen(optimizer, params)
 
 
-@script
-def state_set_beforehand(make, name):
-    params = parameters(4)
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4)
+def state_set_beforehand(optimizer, params, name):
     if name == "SGD":
         optimizer.state[params[0]]["momentum_buffer"] = torch.ones(4)
     else:
         moments = {"exp_avg": torch.ones(4), "exp_avg_sq": torch.ones(4)}
         optimizer.state[params[0]] = {"step": torch.tensor(5.0), **moments}
     train(optimizer, params, 2)
-    return seen(optimizer, params)
 
 
-@script
-def data_of_a_parameter_replaced(make, name):
-    params = parameters(4, 5)
-    optimizer = make(name, params, **VISIBLE[name])
-    train(optimizer, params, 2)
+@script(4, 5, steps=2)
+def data_of_a_parameter_replaced(optimizer, params, name):
     params[0].data = torch.ones(4)
     train(optimizer, params, 2)
-    return seen(optimizer, params)
 
 
-@script
-def hooks(make, name):
-    params = parameters(4)
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4)
+def hooks(optimizer, params, name):
     calls = []
     handles = [
         optimizer.register_step_pre_hook(lambda o, args, kwargs: calls.append(("pre", o is optimizer, args, kwargs))),
@@ -145,14 +116,12 @@ def hooks(make, name):
         for handle in handles:
             handle.remove()
     train(optimizer, params, 1)
-    return seen(optimizer, params, calls=[c if isinstance(c, str) else str(c[:2]) for c in calls])
+    return dict(calls=[c if isinstance(c, str) else str(c[:2]) for c in calls])
 
 
-@script
-def arguments_that_hooks_see(make, name):
+@script(4)
+def arguments_that_hooks_see(optimizer, params, name):
     """Law: hooks are told how the closure was passed, as torch tells them."""
-    params = parameters(4)
-    optimizer = make(name, params, **VISIBLE[name])
     give_gradients(params)
     calls = []
 
@@ -168,13 +137,11 @@ def arguments_that_hooks_see(make, name):
     for handle in handles:
         handle.remove()
     losses.append(optimizer.step(closure=closure))
-    return seen(optimizer, params, calls=calls, losses=losses)
+    return dict(calls=calls, losses=losses)
 
 
-@script
-def pre_hook_with_a_wrong_answer(make, name):
-    params = parameters(4)
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4)
+def pre_hook_with_a_wrong_answer(optimizer, params, name):
     give_gradients(params)
     handle = optimizer.register_step_pre_hook(lambda o, args, kwargs: 42)
     messages = []
@@ -184,23 +151,18 @@ def pre_hook_with_a_wrong_answer(make, name):
         except (RuntimeError, TypeError) as error:
             messages.append(re.sub("0x[0-9a-f]+", "", str(error)))
         handle.remove()
-    return seen(optimizer, params, messages=messages)
+    return dict(messages=messages)
 
 
-@script
-def pre_hook_that_changes_arguments(make, name):
-    params = parameters(4)
-    optimizer = make(name, params, **VISIBLE[name])
+@script(4)
+def pre_hook_that_changes_arguments(optimizer, params, name):
     give_gradients(params)
     optimizer.register_step_pre_hook(lambda o, args, kwargs: ((o, lambda: 42), {}))
-    return seen(optimizer, params, loss=optimizer.step())
+    return dict(loss=optimizer.step())
 
 
-@script
-def hooks_of_state_dicts(make, name):
-    params = parameters(4)
-    optimizer = make(name, params, **VISIBLE[name])
-    train(optimizer, params, 1)
+@script(4, steps=1)
+def hooks_of_state_dicts(optimizer, params, name):
     calls = []
     optimizer.register_state_dict_pre_hook(lambda o: calls.append("save pre"))
     optimizer.register_state_dict_post_hook(lambda o, s: calls.append("save post"))
@@ -208,10 +170,10 @@ def hooks_of_state_dicts(make, name):
     optimizer.register_load_state_dict_post_hook(lambda o: calls.append("load post"))
     optimizer.load_state_dict(optimizer.state_dict())
     train(optimizer, params, 1)
-    return seen(optimizer, params, calls=calls)
+    return dict(calls=calls)
 
 
-@script
+@bare_script
 def profiled(make, name):
     params = parameters(4)
     optimizer = make(name, params, **VISIBLE[name])

@@ -116,7 +116,7 @@ def test_nothing_waits_and_a_step_is_one_launch():
 
 @pytest.mark.parametrize("name", ["CosineAnnealingLR", "SequentialLR", "LambdaLR", "OneCycleLR"])
 @pytest.mark.parametrize("mark", QUIET[:1])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*lru_cache")
+@pytest.mark.filterwarnings("ignore:.*lru_cache")
 def test_it_holds_when_compiled(name, mark):
     rows = expected(name, HOST, "number")
     opt, sched = build(name, HOST)

@@ -22,6 +22,7 @@ from amp_runs import (
     several_optimizers,
 )
 from cases import DROP_INS, VISIBLE, torch_twin
+from cases_lr_schedulers import CONFIGURED
 from compiling import QUIET, equal
 from scripting import assert_same, give_gradients, parameters, seen
 
@@ -225,19 +226,14 @@ def test_a_compiled_step_of_the_scaler(row, whole, product):
 
 # The warning about the order of calls
 
-SCHEDULERS = {
-    "StepLR": lambda module, o: module.StepLR(o, 3),
-    "LambdaLR": lambda module, o: module.LambdaLR(o, lambda t: 1.0),
-    "OneCycleLR": lambda module, o: module.OneCycleLR(o, 1.0, total_steps=9),
-    "SequentialLR": lambda module, o: module.SequentialLR(o, [module.LinearLR(o), module.StepLR(o, 3)], [2]),
-}
+SCHEDULERS = ("StepLR", "LambdaLR", "OneCycleLR", "SequentialLR")
 
 
 def warned(make, module, scheduler, order="right", **options):
     """Whether torch's warning comes, in a run whose first update is skipped."""
     params = parameters(4)
     optimizer, scaling = make("SGD", params, lr=0.1, momentum=0.5, **options), scaler()
-    sched = SCHEDULERS[scheduler](module, optimizer)
+    sched = CONFIGURED[scheduler](optimizer, module)
 
     def step():
         scaling.step(optimizer)

@@ -5,8 +5,9 @@ import pytest
 import random_runs
 from amp_runs import law_of_skipping, law_of_the_scale, micro_batches, several_optimizers
 from cases import VISIBLE, torch_twin
-from interpreted import interpreter as interpreter, make
+from interpreted import interpreter as interpreter, jit, make, step
 from scripting import assert_same
+from triton import language as tl
 
 from fusedsched.optim.runtime import Runtime
 
@@ -40,3 +41,14 @@ def test_state_that_a_skipped_first_step_leaves_is_noticed(monkeypatch):
     monkeypatch.setattr(Runtime, "skips", lambda self, found_inf: False)
     with pytest.raises(AssertionError):
         law_of_skipping(make, "AdamW", 0, False)
+
+
+@jit
+def _counts_always(programs, written, edited, clocks, past_horizon, n_programs, coming):
+    tl.store(clocks, tl.load(clocks) + 1)
+
+
+def test_a_skip_that_counts_is_noticed(monkeypatch):
+    monkeypatch.setattr(step, "write_current", _counts_always)
+    with pytest.raises((AssertionError, UserWarning)):  # the warning: what is shown is not what the clock says
+        law_of_skipping(make, "SGD", 2, False)

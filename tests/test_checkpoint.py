@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-import textwrap
 
 import pytest
 import torch
@@ -87,51 +86,45 @@ def test_resumes_bit_for_bit(name, scheduled, product):
         assert torch.equal(ours[what], value) if isinstance(value, torch.Tensor) else ours[what] == value, what
 
 
-_PROGRAM = """
-    import sys, torch
-    sys.path.insert(0, {tests!r})
-    from scripting import parameters, train
-    from test_checkpoint import SCHEDULED, VISIBLE
-    import fusedsched as fs
+def part(backend, name, scheduled, dtype, updates, loaded=None):
+    """What a run has come to, from the start or from what it loads."""
+    params = parameters((3, 4), 500, dtype=getattr(torch, dtype))
+    options = {**VISIBLE[name], **(SCHEDULED[name] if scheduled else {})}
+    optimizer = getattr(fusedsched, name)(params, backend=backend, **options)
+    parts = [optimizer] if scheduled else [optimizer, fusedsched.lr_scheduler.CosineAnnealingLR(optimizer, T_max=7)]
+    if loaded is not None:
+        with torch.no_grad():
+            for p, value in zip(params, loaded["params"], strict=True):
+                p.copy_(value)
+        for one, state in zip(parts, loaded["parts"], strict=True):
+            one.load_state_dict(state)
+    for _ in range(updates):
+        train(optimizer, params, 1)
+        [scheduler.step() for scheduler in parts[1:]]
+    return {"params": [p.detach() for p in params], "parts": [one.state_dict() for one in parts]}
 
-    def run(updates, loaded=None):
-        params = parameters((3, 4), 500, dtype=torch.{dtype})
-        options = {{**VISIBLE[{name!r}], **(SCHEDULED[{name!r}] if {scheduled} else {{}})}}
-        optimizer = fs.{name}(params, backend={backend!r}, **options)
-        scheduler = None if {scheduled} else fs.lr_scheduler.CosineAnnealingLR(optimizer, T_max=7)
-        if loaded is not None:
-            with torch.no_grad():
-                for p, value in zip(params, loaded["params"]):
-                    p.copy_(value)
-            optimizer.load_state_dict(loaded["optimizer"])
-            if scheduler is not None:
-                scheduler.load_state_dict(loaded["scheduler"])
-        for _ in range(updates):
-            train(optimizer, params, 1)
-            if scheduler is not None:
-                scheduler.step()
-        done = {{"params": [p.detach() for p in params], "optimizer": optimizer.state_dict()}}
-        return done if scheduler is None else {{**done, "scheduler": scheduler.state_dict()}}
+
+RUNS = [(b, *row) for b in BACKENDS for row in (("AdamW", True, "bfloat16"), ("SGD", False, "float32"))]
+RESUMING = """
+import sys, torch
+sys.path.insert(0, {here!r})
+from test_checkpoint import part
+loaded = torch.load({file!r}, weights_only=True)
+torch.save([part(*run, 4, state) for run, state in zip({runs!r}, loaded)], {file!r})
 """
 
 
-@pytest.mark.parametrize("name, scheduled, dtype", (("AdamW", True, "bfloat16"), ("SGD", False, "float32")))
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_resumes_bit_for_bit_in_a_new_process(backend, name, scheduled, dtype, tmp_path, request):
-    here = str(request.path.parent)
-    program = textwrap.dedent(_PROGRAM.format(tests=here, name=name, backend=backend, scheduled=scheduled, dtype=dtype))
-    namespace = {}
-    exec(program, namespace)
-    torch.save(namespace["run"](4), tmp_path / "saved.pt")
-    program += f"loaded = torch.load({str(tmp_path / 'saved.pt')!r}, weights_only=True)\n"
-    program += f"torch.save(run(4, loaded), {str(tmp_path / 'done.pt')!r})\n"
+def test_resumes_bit_for_bit_in_a_new_process(tmp_path, request):
+    file = str(tmp_path / "state.pt")
+    torch.save([part(*run, 4) for run in RUNS], file)
+    program = RESUMING.format(here=str(request.path.parent), file=file, runs=RUNS)
     subprocess.run([sys.executable, "-c", program], check=True)
-    straight, resumed = namespace["run"](8), torch.load(tmp_path / "done.pt", weights_only=True)
-    for a, b in zip(straight["params"], resumed["params"], strict=True):
-        assert torch.equal(a, b)
-    states = (run["optimizer"]["state"] for run in (straight, resumed))
-    for a, b in zip(*(state.values() for state in states), strict=True):
-        assert all(torch.equal(a[key], b[key]) for key in a)
+    for run, resumed in zip(RUNS, torch.load(file, weights_only=True), strict=True):
+        straight = part(*run, 8)
+        assert all(map(torch.equal, straight["params"], resumed["params"])), run
+        states = (one["parts"][0]["state"] for one in (straight, resumed))
+        for a, b in zip(*(state.values() for state in states), strict=True):
+            assert all(torch.equal(a[key], b[key]) for key in a), run
 
 
 @pytest.mark.parametrize("first", ("optimizer", "scheduler", "scheduler alone"))

@@ -142,43 +142,54 @@ def test_pictures_to_files(kind, folder, capsys):
 
 
 OPTIONAL = ("matplotlib", "numpy", "triton")
-WITHOUT = "import sys; sys.modules.update(dict.fromkeys({!r})); from fusedsched import cli; sys.exit(cli.main({!r}))"
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys({without!r}))
+from fusedsched import cli
+for argv in {commands!r}:
+    try:
+        code = cli.main(argv)
+    except SystemExit as end:
+        code = end.code
+    print("exit code", code, flush=True)
+"""
+DEMO = ("demo", "--quick", "--steps", "4", "--device", "cpu")
 
 
-def process(*argv, without=(), code=None, **environment):
-    """A command in a process of its own, into pipes, without some packages."""
+def process(code, **environment):
+    """A program in a process of its own, into pipes."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment}
     env.pop("NO_COLOR", None)
     env["OMP_NUM_THREADS"] = "1"  # on a busy machine, threads would wait for each other
-    code = WITHOUT.format(without, list(argv)) if code is None else code
     return subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=env, timeout=300)
 
 
-DEMO = ("demo", "--quick", "--steps", "4", "--device", "cpu")
-
-
-@pytest.mark.parametrize("name", ("info", "plot: an expression", "lr-find", "verify: a case", "bench: smoke"))
-def test_commands_need_no_optional_package_and_send_no_control_characters_into_pipes(name, folder):
-    argv, _, words = GOOD[name]
-    done = process(*argv, without=OPTIONAL)
+def without_packages(*commands, **environment):
+    """What each of some commands prints where optional packages are missing, and what all write to stderr."""
+    done = process(WITHOUT.format(without=OPTIONAL, commands=[list(argv) for argv in commands]), **environment)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert words in done.stdout
     assert not any(sign in done.stdout + done.stderr for sign in ("\x1b", "\r", "\b"))
+    found = re.findall(r"(.*?)exit code (\d+)\n", done.stdout, re.S)
+    assert len(found) == len(commands)
+    return [(text, int(code)) for text, code in found], done.stderr
+
+
+def test_commands_need_no_optional_package_and_send_no_control_characters_into_pipes(folder):
+    lines = [GOOD[name] for name in ("info", "plot: an expression", "lr-find", "verify: a case", "bench: smoke")]
+    found, _ = without_packages(*(argv for argv, _, _ in lines))
+    assert [(code, words in text) for (text, code), (_, _, words) in zip(found, lines, strict=True)] == [(0, True)] * 5
 
 
 def test_the_demo_too_and_letters_that_an_output_lacks_are_no_error(folder):
-    done = process(*DEMO, without=OPTIONAL, PYTHONIOENCODING="ascii")
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert "pip install 'fusedsched[plot]'" in done.stdout
-    assert not any(sign in done.stdout + done.stderr for sign in ("\x1b", "\r", "\b"))
+    ((text, code),), _ = without_packages(DEMO, PYTHONIOENCODING="ascii")
+    assert code == 0 and "pip install 'fusedsched[plot]'" in text
 
 
-@pytest.mark.parametrize("argv", (("plot", "0.1"), ("lr-find", "trials:trial")), ids=lambda argv: argv[0])
-def test_what_needs_a_package_says_which_extra_to_install_and_leaves_nothing(argv, folder):
-    done = process(*argv, "--out", "a.svg", without=OPTIONAL)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "pip install 'fusedsched[plot]'" in done.stderr and written(folder) == set()
+def test_what_needs_a_package_says_which_extra_to_install_and_leaves_nothing(folder):
+    found, errors = without_packages(("plot", "0.1", "--out", "a.svg"), ("lr-find", "trials:trial", "--out", "a.svg"))
+    assert [code for _, code in found] == [2, 2] and errors.count("pip install 'fusedsched[plot]'") == 2
+    assert written(folder) == set()
 
 
 def test_an_expression_is_drawn_without_torch_and_without_matplotlib():
@@ -186,7 +197,7 @@ def test_an_expression_is_drawn_without_torch_and_without_matplotlib():
         "import sys; from fusedsched import cli; cli.main(['plot', 'linear(1, 0, 5)']); "
         "print({'torch', 'matplotlib', 'numpy'} & set(sys.modules))"
     )
-    done = process(code=code)
+    done = process(code)
     assert done.stdout.splitlines()[-1] == "set()", done.stderr
 
 

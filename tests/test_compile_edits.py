@@ -68,17 +68,6 @@ def test_parameters_of_a_new_group_are_written_by_the_graph():
     compare(lambda params: (fs.AdamW(params), None), graphs=2, between=add, body=body)
 
 
-def test_step_can_be_compiled_before_a_scheduler_is_built():
-    params = parameters()
-    optimizer = fs.AdamW(params, lr=1e-2)
-    optimizer.step = torch.compile(optimizer.step, fullgraph=True, backend="aot_eager")
-    scheduler = L.CosineAnnealingLR(optimizer, 8)
-    give_gradients(params, 0)
-    optimizer.step()
-    scheduler.step()  # warns if it believes that no step came before
-    assert scheduler.last_epoch == 1
-
-
 def test_a_scaler_skips_a_compiled_step():
     torch._dynamo.reset()
     counters.clear()

@@ -20,7 +20,6 @@ from benchmarks import counts, counts_table, render, tallies  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(_native.module() is None, reason="there is no compiled extension"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # within torch, while it compiles
     pytest.mark.filterwarnings("ignore:.*lru_cache"),
 ]
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -125,6 +124,7 @@ def test_committed_counts_are_of_everybody_and_ours_are_spotless():
     assert render.render(results) == counts_table.render(results)
 
 
+@pytest.mark.full
 def test_the_command_writes_what_it_prints(tmp_path, capsys):
     file = tmp_path / "counts.json"
     assert counts.main(["--steps", "3", "--scheduler", "none", "--json", str(file)]) == 0

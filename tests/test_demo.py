@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo runs, its two runs are the same run, and it notices when they are not."""
 
+import contextlib
+import io
 import json
 import re
 import sys
@@ -25,10 +27,11 @@ SETTINGS = ["--quick", "--steps", "8", "--device", "cpu"]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What a small demo wrote down."""
-    out = tmp_path_factory.mktemp("demo")
-    assert command.main([*SETTINGS, "--out", str(out)]) == 0
+    out, printed = tmp_path_factory.mktemp("demo"), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert command.main([*SETTINGS, "--out", str(out)]) == 0
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
-    return json.loads((out / "results.json").read_text())
+    return {**json.loads((out / "results.json").read_text()), "printed": printed.getvalue()}
 
 
 def test_both_runs_had_the_same_learning_rates_and_losses(results):
@@ -54,9 +57,8 @@ def test_a_difference_of_the_learning_rates_is_an_error(tmp_path, monkeypatch, c
     assert "learning rates differ" in capsys.readouterr().err
 
 
-def test_the_live_line_has_losses_rate_beta_norm_and_skipped_steps(tmp_path, capsys):
-    assert command.main([*SETTINGS, "--out", str(tmp_path)]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if " s left  step " in line]
+def test_the_live_line_has_losses_rate_beta_norm_and_skipped_steps(results):
+    lines = [line for line in results["printed"].splitlines() if " s left  step " in line]
     losses, monitored = (
         r"loss [\d.]+ \(torch.optim [\d.]+\)",
         r"update \d+  lr [\d.e-]+  beta1 0.9  grad norm .*  skipped 0",

@@ -218,7 +218,7 @@ COMPILED += [("triton", "torch", "LinearLR", "aot_eager")] if "triton" in PLACES
 
 
 @pytest.mark.parametrize(("place", "kind", "name", "backend"), COMPILED)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*lru_cache", "ignore:.*Detected call")
+@pytest.mark.filterwarnings("ignore:.*lru_cache", "ignore:.*Detected call")
 def test_a_compiled_step_is_one_graph_and_the_same(place, kind, name, backend):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

@@ -88,6 +88,7 @@ def test_the_reports_in_the_document_are_of_its_script():
     assert without[0] == without[1] and len(without[0]) == 4
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not figure.available(), reason="needs matplotlib")
 def test_the_script_writes_what_it_says(tmp_path, monkeypatch, capsys):
     make = script()

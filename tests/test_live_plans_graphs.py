@@ -9,21 +9,17 @@ import copy
 
 import pytest
 import torch
-from cases_live_plans import OLD, SCHEDULERS as SUBJECTS, WITH_AN_END
+from cases_live_plans import SCHEDULERS as SUBJECTS, WITH_AN_END
+from cases_lr_schedulers import CONFIGURED, FUNCTIONS, METRIC
 from compiling import QUIET, compare
 from test_capture import assert_equal, both, emulated, fill, replay_beside, scene, step
+from tiers import full
 
 import fusedsched as fs
-from fusedsched import lr_scheduler as L
 
-CAPTURED = {
-    **SUBJECTS,
-    "SequentialLR of three": lambda o: L.SequentialLR(
-        o, [L.LinearLR(o, 0.1, total_iters=5), L.StepLR(o, 4), L.CosineAnnealingLR(o, OLD)], milestones=[5, 15]
-    ),
-}
-for name in ("ReduceLROnPlateau", "ChainedScheduler", "SequentialLR of chains", "LambdaLR", "MultiplicativeLR"):
-    del CAPTURED[name]  # not captured before they branched
+# Those that a graph takes before they have branched.
+CAPTURED = {name: build for name, build in SUBJECTS.items() if name not in (*FUNCTIONS, *METRIC) and "hain" not in name}
+CAPTURED["SequentialLR of three"] = CONFIGURED["SequentialLR of three"]
 
 PLANS = {
     "extend": lambda s: s.extend(50),
@@ -125,8 +121,10 @@ def test_the_law_can_fail(monkeypatch):
         law_of_replays("CosineAnnealingLR", "extend")
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+COMPILED = ("CosineAnnealingLR", "OneCycleLR, three phases", "SequentialLR", "LambdaLR", "ReduceLROnPlateau")
+
+
+@pytest.mark.parametrize("name", [name if name in COMPILED else full(name) for name in SUBJECTS])
 def test_a_compiled_step_is_not_compiled_again(name):
     schedulers = []
 

@@ -57,7 +57,6 @@ def with_scripts(gpu):
 # Scripts
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own
 @pytest.mark.parametrize("page", with_scripts(gpu=False))
 def test_the_scripts_of_a_page_run_as_printed(page):
     run_page(page, gpu=False)

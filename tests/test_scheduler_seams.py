@@ -6,21 +6,22 @@ Judged by the same scheduler on the host, whose rates are numbers.
 
 import pytest
 import torch
+from cases_lr_schedulers import CONFIGURED
 from cases_rates import emulated, groups_of, optimizer, recorded, tensors, values
 
 from fusedsched import SGD, _native, lr_scheduler as L
 
 pytestmark = pytest.mark.skipif(_native.module() is None, reason="the emulated device needs fusedsched._C")
 LRS = (0.3, 0.2)
-CHAIN = lambda o, **k: L.ChainedScheduler([L.ExponentialLR(o, 0.9), L.StepLR(o, 4)], **k)  # noqa: E731
 SCHEDULERS = {
-    "LinearLR": lambda o, **k: L.LinearLR(o, 0.2, total_iters=12, **k),
-    "CosineAnnealingLR": lambda o, **k: L.CosineAnnealingLR(o, 16, **k),
-    "ChainedScheduler": CHAIN,
-    "SequentialLR": lambda o, **k: L.SequentialLR(o, [L.LinearLR(o, 0.1, total_iters=3), CHAIN(o)], [3], **k),
-    "of sequences": lambda o, **k: L.SequentialLR(
-        o, [L.ExponentialLR(o, 0.9), L.SequentialLR(o, [L.LinearLR(o, 0.1), L.StepLR(o, 2)], [3])], [4], **k
-    ),
+    name: CONFIGURED[name]
+    for name in (
+        "LinearLR",
+        "CosineAnnealingLR",
+        "ChainedScheduler",
+        "SequentialLR, then a chain",
+        "SequentialLR of sequences",
+    )
 }
 KINDS = {"number": lambda: list(LRS), "tensor": lambda: tensors(LRS)}
 schedules = pytest.mark.parametrize("name", SCHEDULERS)

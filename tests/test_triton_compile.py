@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiers import full
 
 pytest.importorskip("triton", reason="Triton is not installed")
-ARCHITECTURES = (80, 90, 100)
+ARCHITECTURES = (80, full(90), full(100))  # 90: every rule
 ROOT = Path(__file__).parents[1]
 
 

@@ -8,17 +8,19 @@ import torch
 from cases import maker
 from cases_plateau import MODES
 from interpreted import interpreter, metric  # noqa: F401
+from tiers import full
 
 from fusedsched._layouts import METRIC_STATE, METRIC_TARGET
 from fusedsched.lr_scheduler.metric_state import MetricConfig, MetricProgress, MetricState
 
-SERIES = 6  # of each mode: the interpreter is slow
+SEEDS = [range(1), full(range(1, 6))]  # of each mode: the interpreter is slow
 
 
+@pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize(("mode", "kind"), MODES)
 @pytest.mark.parametrize("law", [test_plateau.law_of_decisions, test_greedy.law_of_decisions])
-def test_decisions(law, mode, kind):
-    law(maker("triton"), mode, kind, range(SERIES))
+def test_decisions(law, mode, kind, seeds):
+    law(maker("triton"), mode, kind, seeds)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import BACKENDS, REFERENCE_CLASSES, maker
+from tiers import full
 
 from fusedsched import _native
 from fusedsched.runtime.backends import backends
@@ -80,26 +81,27 @@ def test_every_backend_passes_what_the_quick_run_below_shows_for_the_cpu(kind, b
 # The command
 
 
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    """One run of the whole quick command, by itself, without a terminal."""
+@pytest.fixture(scope="module", params=[("--case", CASE), full(())], ids=("a case", "all"))
+def quick(request, tmp_path_factory):
+    """One run of the quick command, by itself, without a terminal."""
     path = tmp_path_factory.mktemp("verify") / "report.json"
-    line = [sys.executable, "-m", "fusedsched", "verify", "--quick", "--json", str(path)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=240), path
+    line = [sys.executable, "-m", "fusedsched", "verify", "--quick", *request.param, "--json", str(path)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=240), path, request.param
 
 
 def test_the_whole_quick_command(quick):
-    done, path = quick
+    done, _, chosen = quick
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.splitlines()[-1]
-    assert re.fullmatch(r"Can this machine be trusted\? Yes: (\d+) of \1 checks passed \(\d+ s\)\.", last)
+    question = "As far as these checks go, can" if chosen else "Can"
+    assert re.fullmatch(rf"{question} this machine be trusted\? Yes: (\d+) of \1 checks passed \(\d+ s\)\.", last)
     assert not re.search(r"[\r\x1b]", done.stdout + done.stderr)
     assert all(re.match(r" *\d+ % +\d+ s left  ", line) for line in done.stderr.splitlines())
 
 
 def test_the_report_has_what_a_bug_needs(quick):
     report = json.loads(quick[1].read_text())
-    assert report["trusted"] and report["whole"] and report["level"] == "quick"
+    assert report["trusted"] and report["whole"] is not bool(quick[2]) and report["level"] == "quick"
     assert report["machine"]["torch"] == torch.__version__ and report["machine"]["backends"].keys() == backends().keys()
     assert all(set(row) >= {"id", "passed", "what", "error", "allowed", "seconds"} for row in report["checks"])
     assert any("GPU" in row["why"] or "cuda" in row["why"] for row in report["not_verified"]) or "cuda" in BACKENDS

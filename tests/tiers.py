@@ -2,7 +2,8 @@
 """The two tiers of the suite. `pytest` alone runs the quick one, `pytest -m full` the rest; together they are all rows.
 
 A property over a large table keeps the rows in the quick tier that show every value of every parameter, or every pair
-of values where the table is small enough. The choice follows from the rows alone, so a run can be repeated. A command
+of values where the table is small enough. A module with QUICK_ROWS keeps as many rows of a test as that says, one of
+those that it does not name. The choice follows from the rows alone, so a run can be repeated. A command
 that names files or uses -k or -m runs what it says.
 """
 
@@ -14,6 +15,11 @@ import pytest
 
 WHOLE = 24  # properties with at most so many rows are quick as they are
 PAIRS = 96  # those with more rows than this keep every value, not every pair
+
+
+def full(*values, **options):
+    """Values of a parameter that only the full tier has."""
+    return pytest.param(*values, marks=pytest.mark.full, **options)
 
 
 def covering(rows, strength):
@@ -44,6 +50,8 @@ def full_rows(items):
         kept = set(range(len(table)))
         if len(table) > WHOLE and all(hasattr(item, "callspec") for item in table):
             kept = set(covering([item.callspec.params for item in table], 2 if len(table) <= PAIRS else 1))
+        if hasattr(getattr(table[0], "module", None), "QUICK_ROWS"):
+            kept = set(range(table[0].module.QUICK_ROWS.get(table[0].originalname, 1)))
         full += [item for i, item in enumerate(table) if i not in kept or item.get_closest_marker("full")]
     return full
 

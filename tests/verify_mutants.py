@@ -168,74 +168,48 @@ MUTANTS: dict[str, Mutant] = {
     "wrong bias correction": Mutant(f"AdamW/float16/{FIXED}", "param", of_adam(RULES["step counted twice at first"])),
     "no bias correction": Mutant(f"AdamW/float64/{FIXED}", "param", of_adam(RULES["no bias correction"])),
     "eps inside the root": Mutant(f"AdamW/float32/{FIXED}", "param", of_adam(_eps_inside_the_root)),
-    "1 - beta2 in float32": Mutant(
-        f"AdamW-long-memory/float32/{FIXED}", "exp_avg_sq|param", of_adam(RULES["1 - beta2 in float32"])
-    ),
+    "1 - beta2 in float32": Mutant(f"AdamW-long-memory/float32/{FIXED}", "exp_avg_sq|param",
+        of_adam(RULES["1 - beta2 in float32"])),
     "betas swapped": Mutant(f"AdamW/float32/{FIXED}", "exp_avg", of_adam(_betas_swapped)),
     "maximize ignored": Mutant(f"AdamW-maximize/float32/{FIXED}", "param|exp_avg", of_adam(RULES["maximize ignored"])),
-    "amsgrad of the corrected v": Mutant(
-        f"AdamW-amsgrad/float32/{FIXED}", "max_exp_avg_sq", of_adam(_maximum_of_the_corrected)
-    ),
+    "amsgrad of the corrected v": Mutant(f"AdamW-amsgrad/float32/{FIXED}", "max_exp_avg_sq",
+        of_adam(_maximum_of_the_corrected)),
     "complex conjugated": Mutant(f"AdamW/complex64/{FIXED}", "exp_avg|param", of_adam(_conjugated)),
     "complex as one number": Mutant(f"Adam/complex64/{FIXED}", "exp_avg_sq", of_adam(RULES["complex as one number"])),
-    "strides of the gradient ignored": Mutant(
-        "edge/transposed-gradient/reference", "transposed gradient", of_adam(RULES["strides of the gradient ignored"])
-    ),
+    "strides of the gradient ignored": Mutant("edge/transposed-gradient/reference", "transposed gradient",
+        of_adam(RULES["strides of the gradient ignored"])),
     "rounded toward zero": Mutant(f"AdamW/bfloat16/{FIXED}", "param|exp_avg", wrapped(rules, "_store_", _toward_zero)),
     "nesterov ignored": Mutant(f"SGD-nesterov/float32/{FIXED}", "param", of_sgd(RULES["nesterov ignored"])),
-    "first buffer dampened": Mutant(
-        f"SGD-dampening/float32/{FIXED}", "momentum_buffer|param", of_sgd(RULES["first buffer dampened"])
-    ),
+    "first buffer dampened": Mutant(f"SGD-dampening/float32/{FIXED}", "momentum_buffer|param",
+        of_sgd(RULES["first buffer dampened"])),
     "gradient written": Mutant("edge/dense/reference", "the gradient was written to", of_sgd(_gradient_written)),
-    "last element left out": Mutant(
-        "agree/AdamW/float32/cpu", "parameter 0 of shape .* cpu and reference", of_adam(_last_element_left_out)
-    ),
-    "schedule in float32": Mutant(
-        "schedules/cosine/reference",
-        "reference evaluator at clock",
-        wrapped(_eager, "value_at", lambda f, *a: float(torch.tensor(f(*a), dtype=torch.float32))),
-    ),
-    "tables in float32": Mutant(
-        "schedules/cosine/cpu", "cpu evaluator at clock", wrapped(_plans, "_install_schedules", _float32_tables)
-    ),
-    "clock off by one": Mutant(
-        "AdamW/float32/linear/reference",
-        "param",
-        wrapped(_eager, "value_at", lambda f, schedule, clock: f(schedule, clock + 1)),
-    ),
-    "boundary off by one": Mutant(
-        "schedules/multistep/formula", "multistep at update 10", wrapped(program.Program, "__init__", _later_rows_late)
-    ),
-    "climbs past the end": Mutant(
-        "schedules/cosine/formula", r"cosine at update \d+", wrapped(program.Program, "__init__", _end_dropped)
-    ),
+    "last element left out": Mutant("agree/AdamW/float32/cpu", "parameter 0 of shape .* cpu and reference",
+        of_adam(_last_element_left_out)),
+    "schedule in float32": Mutant("schedules/cosine/reference", "reference evaluator at clock",
+        wrapped(_eager, "value_at", lambda f, *a: float(torch.tensor(f(*a), dtype=torch.float32)))),
+    "tables in float32": Mutant("schedules/cosine/cpu", "cpu evaluator at clock",
+        wrapped(_plans, "_install_schedules", _float32_tables)),
+    "clock off by one": Mutant("AdamW/float32/linear/reference", "param",
+        wrapped(_eager, "value_at", lambda f, schedule, clock: f(schedule, clock + 1))),
+    "boundary off by one": Mutant("schedules/multistep/formula", "multistep at update 10",
+        wrapped(program.Program, "__init__", _later_rows_late)),
+    "climbs past the end": Mutant("schedules/cosine/formula", r"cosine at update \d+",
+        wrapped(program.Program, "__init__", _end_dropped)),
     "scheduler late by one step": Mutant("lr_scheduler/StepLR", "lr over", _late_by_one_step),
-    "skip counts as an update": Mutant(
-        "skip/AdamW/reference", "clock of updates after the skipped step 0", wrapped(PLAN, "step", _skip_counts)
-    ),
-    "found_inf ignored": Mutant(
-        "skip/SGD-momentum/reference", "after the skipped step 0", wrapped(PLAN, "step", _never_skips)
-    ),
+    "skip counts as an update": Mutant("skip/AdamW/reference", "clock of updates after the skipped step 0",
+        wrapped(PLAN, "step", _skip_counts)),
+    "found_inf ignored": Mutant("skip/SGD-momentum/reference", "after the skipped step 0",
+        wrapped(PLAN, "step", _never_skips)),
     "grad_scale ignored": Mutant("scaler/AdamW/reference", "GradScaler", wrapped(PLAN, "step", _scale_forgotten)),
-    "no gradient counts as a step": Mutant(
-        "edge/missing-gradients/reference", "step of parameter", wrapped(PLAN, "_update", _none_counts)
-    ),
-    "momentum lost on resume": Mutant(
-        "resume/SGD-momentum/float32/fixed/reference",
+    "no gradient counts as a step": Mutant("edge/missing-gradients/reference", "step of parameter",
+        wrapped(PLAN, "_update", _none_counts)),
+    "momentum lost on resume": Mutant("resume/SGD-momentum/float32/fixed/reference",
         "momentum_buffer of parameter 0 right after loading: missing",
-        wrapped(_checkpoint, "_restore_dtypes", _buffer_lost),
-    ),
-    "clock lost on load": Mutant(
-        "resume/AdamW/float32/all/reference",
-        "(of group 0|clock of updates) right after loading",
-        wrapped(_clocks.Clocks, "set", lambda f, *a: None),
-    ),
-    "compiled step does nothing": Mutant(
-        "compile/AdamW/aot_eager/reference",
-        "of a compiled run",
-        wrapped(_graphs.CompileHandle, "__init__", _no_step_in_the_graph),
-    ),
-    "lr frozen in the graph": Mutant(
-        "replay/AdamW-OneCycleLR/cuda", "after replays", wrapped(DeviceDriver, "launch", lambda f, *a: None)
-    ),
-}
+        wrapped(_checkpoint, "_restore_dtypes", _buffer_lost)),
+    "clock lost on load": Mutant("resume/AdamW/float32/all/reference",
+        "(of group 0|clock of updates) right after loading", wrapped(_clocks.Clocks, "set", lambda f, *a: None)),
+    "compiled step does nothing": Mutant("compile/AdamW/aot_eager/reference", "of a compiled run",
+        wrapped(_graphs.CompileHandle, "__init__", _no_step_in_the_graph)),
+    "lr frozen in the graph": Mutant("replay/AdamW-OneCycleLR/cuda", "after replays",
+        wrapped(DeviceDriver, "launch", lambda f, *a: None)),
+}  # fmt: skip

@@ -60,20 +60,25 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .value("IDLE", Plan::kIdle);
   plan.def("check",
            [](Plan& p, const py::list& g, const py::dict& s) {
-             p.await_update();
+             const Plan::Turn turn(p);
              return int(p.check_and_hold(g, s));
            })
       .def("pending", &Plan::pending)
       .def("apply",
            [](Plan& p, const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
-             p.await_update();
+             const Plan::Turn turn(p);
              return int(p.apply_held(scale, found_inf, counts));
            })
       .def("step",
            [](Plan& p, const py::list& g, const py::dict& s, const OptionalTensor& scale,
               const OptionalTensor& found_inf) {
-             p.await_update();
+             const Plan::Turn turn(p);
              return int(p.step(g, s, scale, found_inf));
+           })
+      .def("release",
+           [](Plan& p) {
+             const Plan::Turn turn(p);
+             p.release();
            })
       .def("skip", [](Plan& p, const py::list& g, const at::Tensor& found_inf) { return int(p.skip(g, found_inf)); })
       .def("record_to", &Plan::record_to)
@@ -82,7 +87,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("unsupported", &Plan::unsupported)
       .def("adopt",
            [](Plan& p, const std::vector<std::pair<int, int>>& which) {
-             p.await_update();
+             const Plan::Turn turn(p);
              p.adopt(which);
            })
       .def("exact_counts", &Plan::exact_counts)

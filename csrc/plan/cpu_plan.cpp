@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <unordered_set>
 
@@ -69,8 +70,7 @@ void CpuPlan::advance(int unit, int64_t amount) {
 void CpuPlan::scale_gradients(double gain) {
   at::NoGradGuard no_grad;
   std::unordered_set<at::TensorImpl*> scaled;
-  for (Entry* entry : work_->entries) {
-    at::Tensor& grad = entry->param().mutable_grad();
+  for (const at::Tensor& grad : work_->gradients) {
     if (scaled.insert(grad.unsafeGetTensorImpl()).second) grad.mul_(gain);
   }
 }
@@ -116,6 +116,23 @@ void prefetch(const Array& array) {
 
 }  // namespace
 
+// Calls update(begin, end) for all units, on as many threads as there is work for.
+template <class Update>
+void CpuPlan::share_out(const Work& work, int64_t units, const Update& update) {
+  const double estimate = work.estimate();
+  if (estimate < kShared) return update(0, units);
+  const auto begin = std::chrono::steady_clock::now();
+  const bool shared = team_.shares(estimate);
+  const auto grain = static_cast<int64_t>(static_cast<double>(units) * kShare / estimate) + 1;
+  if (shared) {
+    at::parallel_for(0, units, grain, update);
+  } else {
+    update(0, units);
+  }
+  const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - begin;
+  team_.took(time.count(), estimate, shared);
+}
+
 void CpuPlan::run(Work& work) {
   if (work.entries.empty()) return;
   auto update = [&](int64_t begin, int64_t end) {
@@ -132,22 +149,13 @@ void CpuPlan::run(Work& work) {
     }
   };
   const int64_t units = work.unit_ends.back();
-  if (units <= kGrain) {
-    update(0, units);
-    return;
-  }
   if (!work.is_long()) {
-    at::parallel_for(0, units, kGrain, update);
+    share_out(work, units, update);
     return;
   }
   hold(work);
-  updating_ = true;
-  {
-    const ReleasedInterpreter released;
-    const std::lock_guard<std::mutex> lock(update_);
-    at::parallel_for(0, units, kGrain, update);
-  }
-  updating_ = false;
+  const ReleasedInterpreter released;
+  share_out(work, units, update);
 }
 
 }  // namespace fs

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "plan/plan.h"
+#include "plan/team.h"
 
 namespace fs {
 
@@ -21,9 +22,12 @@ class CpuPlan : public Plan {
   void read_counts(Work& work);
   void write_scalars(Work& work, double gain);
   void run(Work& work);
+  template <class Update>
+  void share_out(const Work& work, int64_t units, const Update& update);
   void scale_gradients(double gain);
 
   int64_t* clock_;
+  Team team_;
 };
 
 }  // namespace fs

@@ -52,9 +52,11 @@ CudaPlan::~CudaPlan() = default;
 
 uint64_t CudaPlan::stream() const { return stream_of_(index()).cast<uint64_t>(); }
 
-bool CudaPlan::capturing() const {
+bool CudaPlan::capturing() const { return captures(stream()); }
+
+bool CudaPlan::captures(uint64_t stream) const {
   bool answer = false;
-  check_cuda(runtime_.capturing(stream(), &answer));
+  check_cuda(runtime_.capturing(stream, &answer));
   return answer;
 }
 
@@ -79,6 +81,7 @@ void CudaPlan::check_horizons() {
 }
 
 Plan::Outcome CudaPlan::check(const py::list& param_groups, const py::dict& state) {
+  check_stream_ = stream();  // first: asking for it may let other threads run
   const Outcome found = Plan::check(param_groups, state);
   return found == kDone ? prepare_tables(work_->moved && pending()) : found;
 }
@@ -88,6 +91,7 @@ Plan::Outcome CudaPlan::prepare_tables(bool moved) {
   const bool ready = groups_table_.defined();
   if (ready && !read_numbers()) return kRebuild;
   if (ready && !moved) return kDone;
+  if (in_step()) hold(*work_);
   TORCH_CHECK(!capturing(), "This CUDA graph cannot hold optimizer.step(): ",
               ready ? "a parameter or its state moved, or has its first gradient," : "it is the optimizer's first step,",
               " and the tables that the kernel reads have to be written before the capture. Call step() once with the "
@@ -101,13 +105,14 @@ Plan::Outcome CudaPlan::prepare_tables(bool moved) {
 void CudaPlan::unshare_gradients() {
   at::NoGradGuard no_grad;
   std::unordered_set<const void*> seen;
-  for (Entry* entry : work_->entries) {
+  for (size_t i = 0; i < work_->entries.size(); ++i) {
+    Entry* entry = work_->entries[i];
     if (entry->array.numel == 0 || seen.insert(entry->array.data[kGrad]).second) continue;
-    const at::Tensor& grad = entry->param().grad();
+    const at::Tensor& grad = work_->gradients[i];
     at::Tensor copy = entry->param().new_empty_strided(entry->layout->sizes, entry->layout->strides, grad.options());
     copy.copy_(grad);
     entry->array.data[kGrad] = unwrap(copy);
-    work_->copies.emplace_back(entry, std::move(copy));
+    work_->copies.emplace_back(grad, std::move(copy));
   }
 }
 
@@ -150,9 +155,12 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
     return t ? OptionalTensor(native(t->to(device_, at::kFloat, /*non_blocking=*/true))) : std::nullopt;
   };
   const OptionalTensor scale_here = here(scale), found_inf_here = here(found_inf);
-  const bool in_capture = capturing();
+  const bool in_capture = captures(check_stream_);
   if (in_capture) note_capture();
-  if (in_capture || pending_values_.size() > fs_cuda::kMaxPending) store_pending(in_capture);
+  if (in_capture || pending_values_.size() > fs_cuda::kMaxPending) {
+    hold(*work_);
+    store_pending(in_capture);
+  }
   if (scale) {
     check_writable(*work_);
     unshare_gradients();
@@ -166,12 +174,12 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
   for (LaunchBatch* batch : chosen) address(*batch, scale_here, found_inf_here, batch == chosen.back());
   if (ring_.defined()) record(*chosen.front());
   for (LaunchBatch* batch : chosen) {
-    check_cuda(runtime_.step(index(), stream(), batch->rule, batch->variant, batch->blocks, batch->launch));
+    check_cuda(runtime_.step(index(), check_stream_, batch->rule, batch->variant, batch->blocks, batch->launch));
   }
   pending_values_.clear();
   if (scale) {
     at::NoGradGuard no_grad;
-    for (auto& [entry, copy] : work_->copies) entry->param().mutable_grad().copy_(copy);
+    for (const auto& [grad, copy] : work_->copies) grad.copy_(copy);
   }
   bump_versions(*work_);
   finish(*work_);

@@ -45,6 +45,7 @@ class CudaPlan : public Plan {
   enum Source : uint8_t { kNumber, kProgram, kTensor };
 
   uint64_t stream() const;
+  bool captures(uint64_t stream) const;
   at::Tensor upload(const void* data, size_t bytes);
   void check_horizons() override;
   Source source_of(size_t group, size_t k) const;
@@ -72,6 +73,7 @@ class CudaPlan : public Plan {
 
   const fs_cuda::Runtime& runtime_;
   py::object stream_of_;
+  uint64_t check_stream_ = 0;  // the present stream when the last check began: the one of its step
   at::Tensor flags_, ticket_, groups_table_, schedules_table_, counts_;
   std::vector<at::Tensor> rows_;               // the table of hyperparameters, by group
   std::vector<at::Tensor> programs_;           // of native schedules, by number

@@ -134,6 +134,7 @@ bool CudaPlan::read_numbers() {
       const size_t at = g * kMaxHyperparameters + k;
       const Source source = source_of(g, k);
       if (source != sources_[at] || for_device(g, k).tensor != device_groups_[g].hyperparameters[k].tensor) {
+        if (in_step()) hold(*work_);
         if (leaves_graph(g) || capturing()) {
           groups_[g].touch();  // the rest of it was not read
           return false;

@@ -17,12 +17,25 @@ bool is_constant(PyObject* object) {
   return PyFloat_Check(object) || PyLong_Check(object) || object == Py_None || is_tensor(object);
 }
 
+// Whether a tensor with one element is read without torch's operations, which run the code of its class, or a mode's.
+bool is_read_directly(const at::Tensor& tensor) {
+  return is_native(tensor, at::kCPU) && (tensor.scalar_type() == at::kDouble || tensor.scalar_type() == at::kFloat) &&
+         !tensor.is_neg();
+}
+
+void check_backed(const at::Tensor& tensor, const std::string& name) {
+  TORCH_CHECK(!is_native(*tensor.unsafeGetTensorImpl()) || is_backed(tensor), "The memory of the tensor that is the ", name,
+              " of a group is gone: it was freed by untyped_storage().resize_(). Bring it back before step().");
+}
+
 double number_in(const at::Tensor& tensor) {
-  if (is_native(tensor, at::kCPU)) {
-    if (tensor.scalar_type() == at::kDouble) return *unwrap<const double>(tensor);
-    if (tensor.scalar_type() == at::kFloat) return *unwrap<const float>(tensor);
-  }
-  return tensor.item().toDouble();
+  if (!is_read_directly(tensor)) return tensor.item().toDouble();
+  return tensor.scalar_type() == at::kDouble ? *unwrap<const double>(tensor) : *unwrap<const float>(tensor);
+}
+
+PyObject* params_of(PyObject* group) {
+  static PyObject* const key = PyUnicode_InternFromString("params");
+  return PyDict_GetItemWithError(group, key);
 }
 
 }  // namespace
@@ -80,12 +93,18 @@ void Group::check_pair(PyObject* key, PyObject* object) const {
                                : "not enough values to unpack (expected 2, got " + std::to_string(n) + "). ") + found);
 }
 
+void Group::expect_other_code() {
+  if (std::exchange(other_code_, true) && alive_.items) return;
+  alive_.group = py::reinterpret_borrow<py::object>(dict_.ptr());
+  alive_.items = py::reinterpret_steal<py::object>(PyDict_Copy(dict_.ptr()));
+  if (!alive_.items) throw_python_error();
+}
+
 void Group::read_items() {
-  static PyObject* const params_key = PyUnicode_InternFromString("params");
   volatile_ = has_tensors_ = false;
-  params_ = PyDict_GetItemWithError(dict_.ptr(), params_key);
+  params_ = params_of(dict_.ptr());
   if (params_ == nullptr || (!PyList_Check(params_) && !PyTuple_Check(params_))) {
-    throw py::type_error(place(params_key) + " must be a list or a tuple.");
+    throw py::type_error(place(py::str("params").ptr()) + " must be a list or a tuple.");
   }
   for (Hyperparameter& h : hyperparameters_) {
     PyObject* object = PyDict_GetItemWithError(dict_.ptr(), h.key->key);
@@ -93,13 +112,17 @@ void Group::read_items() {
       throw py::key_error("param_groups[" + std::to_string(index_) + "] has no " +
                           std::string(py::repr(py::handle(h.key->key))) + ": it was removed or never loaded.");
     }
-    if (h.key->item == 0) check_pair(h.key->key, object);
+    if (h.key->item == 0) {
+      if (!PyTuple_CheckExact(object) && !PyList_CheckExact(object)) expect_other_code();
+      check_pair(h.key->key, object);
+    }
     if (h.key->item < 0) {
       read_object(h, object, true);
     } else if (PyTuple_CheckExact(object) && h.key->item < PyTuple_GET_SIZE(object)) {
       read_object(h, PyTuple_GET_ITEM(object, h.key->item), true);
     } else {
       volatile_ = true;
+      if (!PyList_CheckExact(object)) expect_other_code();
       const py::object item = py::reinterpret_borrow<py::object>(object)[py::int_(h.key->item)];
       read_object(h, item.ptr(), false);
     }
@@ -114,6 +137,7 @@ void Group::read_object(Hyperparameter& h, PyObject* object, bool lasting) {
   has_tensors_ |= tensor;
   const at::TensorImpl* impl = tensor ? tensor_of(object).unsafeGetTensorImpl() : nullptr;
   if (object == h.object && impl == h.impl && is_constant(object)) return;  // the same number as before
+  if (!is_constant(object)) expect_other_code();
   const double value = tensor ? value_of(h) : number(h, object);
   TORCH_CHECK_VALUE(!tensor || impl->numel() == 1, "Tensor ", h.key->name, " must be 1-element, got ", impl->numel(),
                     " elements.");
@@ -160,11 +184,13 @@ void Group::read_values() {
       read_object(h, h.object, h.owned.ptr() == nullptr);
     }
     if (h.program) read_scheduled(h);
+    if (h.impl != nullptr) check_backed(h.tensor(), h.key->name);
     if (h.on_device) {
       const void* now = unwrap<const void>(h.tensor());
       changed_ |= std::exchange(h.address, now) != now;
     }
     if (h.impl == nullptr || h.on_device || (h.scheduled() && !h.program->here)) continue;
+    if (!is_read_directly(h.tensor())) expect_other_code();
     const double value = number_in(h.tensor());
     changed_ |= value != value_of(h);
     value_of(h) = value;
@@ -172,15 +198,22 @@ void Group::read_values() {
 }
 
 bool Group::refresh() {
+  const Alive::Until done{alive_};
   PyObject* before = params_;
   if (volatile_ || dict_.may_have_changed()) read_items();
   if (has_tensors_ || has_programs_) read_values();
-  if (params_ != before || PySequence_Fast_GET_SIZE(params_) != static_cast<Py_ssize_t>(members_.size())) return false;
+  return params_ == before && has_same_members();
+}
+
+bool Group::has_same_members() const {
+  if (PySequence_Fast_GET_SIZE(params_) != static_cast<Py_ssize_t>(members_.size())) return false;
   for (size_t i = 0; i < members_.size(); ++i) {
     if (PySequence_Fast_GET_ITEM(params_, i) != members_[i]) return false;
   }
   return true;
 }
+
+bool Group::has_same_list() const { return params_of(dict_.ptr()) == params_ && has_same_members(); }
 
 void Group::set_program(const std::string& name, std::vector<double> table, int unit, const at::Tensor& shown,
                         const int64_t* clocks) {

@@ -99,6 +99,10 @@ class Group {
   // Reads what changed; the group must be alive. False if the list of parameters was replaced or edited: the plan is
   // out of date.
   bool refresh();
+  // Whether code of a user's number or container ran in the last refresh(): it may have changed anything.
+  bool take_other_code() { return std::exchange(other_code_, false); }
+  // Whether the dictionary still has the list that refresh() has found.
+  bool has_same_list() const;
   // The numbers, in the order of the rules' Hyper. One that a kernel reads is NaN.
   const double* values() const { return values_; }
   const Spec& spec() const { return *spec_; }
@@ -129,6 +133,8 @@ class Group {
   std::string place(PyObject* key) const;
   double number(const Hyperparameter& h, PyObject* object) const;
   void check_pair(PyObject* key, PyObject* object) const;
+  bool has_same_members() const;
+  void expect_other_code();
   void read_object(Hyperparameter& h, PyObject* object, bool lasting);
   void read_values();
   void read_scheduled(Hyperparameter& h);
@@ -146,6 +152,17 @@ class Group {
   bool has_tensors_ = false;
   bool has_programs_ = false;
   bool newly_edited_ = false;
+  bool other_code_ = false;
+  // While other code may run: the group and what it holds, which that code may remove.
+  struct Alive {
+    py::object group, items;
+    struct Until {
+      Alive& alive;
+      ~Until() {
+        if (alive.items) alive = {};
+      }
+    };
+  } alive_;
   bool changed_ = true;
 };
 

@@ -30,7 +30,7 @@ std::vector<bool> Plan::sharing() const {
   std::vector<Extent> extents;
   for (const Entry& e : entries_) {
     const at::Tensor& p = e.param();
-    if (is_native(p, device_) && p.numel() > 0) extents.push_back(extent_of(p, e.at));
+    if (is_native(p, device_) && p.numel() > 0 && is_backed(p)) extents.push_back(extent_of(p, e.at));
   }
   std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
   std::vector<bool> found(entries_.size());

@@ -56,7 +56,6 @@ void Plan::add(Entry entry, PyObject* object) {
   entry.object = object;
   entry.at = static_cast<int32_t>(entries_.size());
   entry_counts_.emplace_back();
-  state_objects_.emplace_back();
   packed_copies_.emplace_back();
   const at::Tensor& p = entry.param();
   PyObject* state = PyDict_GetItemWithError(state_.ptr(), object);
@@ -99,16 +98,29 @@ bool Plan::is_current() {
 
 bool Plan::same_structure(const py::list& param_groups) {
   if (param_groups.size() != groups_.size()) return false;
+  bool other_code = false;
   for (size_t g = 0; g < groups_.size(); ++g) {
-    if (PyList_GET_ITEM(param_groups.ptr(), g) != group_objects_[g]) return false;
+    if (g >= param_groups.size() || PyList_GET_ITEM(param_groups.ptr(), g) != group_objects_[g]) return false;
     if (!groups_[g].refresh()) return false;
+    other_code |= groups_[g].take_other_code();
+  }
+  return !other_code || same_lists(param_groups);
+}
+
+// Whether the groups still have the lists that refresh() has found, where that ran the code of a user's number: it may
+// have changed any of them.
+bool Plan::same_lists(const py::list& param_groups) {
+  if (param_groups.size() != groups_.size()) return false;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    if (PyList_GET_ITEM(param_groups.ptr(), g) != group_objects_[g] || !groups_[g].has_same_list()) return false;
   }
   return true;
 }
 
 Plan::Outcome Plan::check(const py::list& param_groups, const py::dict& state) {
-  if (!same_state(state) || !same_structure(param_groups)) return kRebuild;
+  if (!same_structure(param_groups)) return kRebuild;
   check_horizons();
+  if (!same_state(state)) return kRebuild;  // after all that may run other code
   missing_.clear();
   if (!collect(*work_) || (work_->moved && shares_anew())) return kRebuild;
   if (on_host_) work_->moved = false;  // else that is for the tables to say
@@ -117,39 +129,79 @@ Plan::Outcome Plan::check(const py::list& param_groups, const py::dict& state) {
 
 bool Plan::pending() const { return !work_->entries.empty(); }
 
+namespace {
+
+// Whether another thread may replace a gradient now. Those of autograd do it without the interpreter lock; each of them,
+// and each thread that calls backward(), has a thread state.
+bool other_threads() {
+  PyThreadState* first = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+  return first != nullptr && PyThreadState_Next(first) != nullptr;
+}
+
+}  // namespace
+
 Plan::Outcome Plan::step(const py::list& param_groups, const py::dict& state, const OptionalTensor& scale,
                          const OptionalTensor& found_inf) {
   // Before state is made for it. On a device the kernel finds out.
   if (on_host_ && found_inf && found_inf->item<double>() != 0.0) return skip(param_groups, *found_inf);
   const Release at_end{*work_};
+  work_->holds_gradients = scale || found_inf || !on_host_ || other_threads();
   const Outcome outcome = check(param_groups, state);
   if (outcome != kDone) return outcome;
-  return pending() && !may_probe(state, groups_) ? apply(scale, found_inf, false) : kIdle;
+  if (!pending() || may_probe(state, groups_)) return kIdle;
+  if (scale || found_inf) hold(*work_);  // reading those may run other code
+  return apply(scale, found_inf, false);
 }
 
 Plan::Outcome Plan::check_and_hold(const py::list& param_groups, const py::dict& state) {
+  Release unless_done{*work_};
   const Outcome outcome = check(param_groups, state);
   if (outcome == kDone) {
     hold(*work_);
-  } else {
-    work_->release();
+    unless_done.wanted = false;
   }
   return outcome;
 }
 
+// kRebuild: nothing is held, since another thread has done a step in between.
 Plan::Outcome Plan::apply_held(const OptionalTensor& scale, const OptionalTensor& found_inf, bool counts) {
+  if (!work_->holds) return kRebuild;
   const Release at_end{*work_};
   return apply(scale, found_inf, counts);
 }
 
+void Plan::release() { work_->release(); }
+
+Plan::Turn::Turn(Plan& plan) : plan_(plan) {
+  TORCH_CHECK(!plan.in_step(), "step() was called from inside of a step of the same optimizer.");
+  while (plan.stepping_ != std::thread::id()) {
+    const ReleasedInterpreter released;
+    const std::lock_guard<std::mutex> until_done(plan.step_);
+  }
+  plan.step_.lock();
+  plan.stepping_ = std::this_thread::get_id();
+}
+
+Plan::Turn::~Turn() {
+  plan_.stepping_ = std::thread::id();
+  plan_.step_.unlock();
+}
+
 // From here on until the step is done nothing is freed that it has found: other code may run now.
 void Plan::hold(Work& work) const {
-  if (!std::exchange(work.holds, true)) {
-    for (const Entry& entry : entries_) {
-      work.hold(entry.object);
-      work.hold(entry.state_dict.ptr());
-    }
-    for (const Entry* entry : work.entries) work.hold_arrays(*entry, state_objects_[entry->at]);
+  if (std::exchange(work.holds, true)) return;
+  for (const Entry& entry : entries_) {
+    work.hold(entry.object);
+    work.hold(entry.state_dict.ptr());
+  }
+  for (const Entry* entry : work.entries) work.hold_state(*entry);
+  hold_gradients(work);
+}
+
+void Plan::hold_gradients(Work& work) const {
+  if (std::exchange(work.holds_gradients, true)) return;
+  for (const Entry* entry : work.entries) {
+    work.gradients.push_back(gradient_of(*entry->param().unsafeGetTensorImpl()));
   }
 }
 

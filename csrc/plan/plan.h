@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/rules.h"
@@ -26,11 +27,11 @@ struct Layout {
   c10::SmallVector<int64_t, 4> sizes, strides;  // inside the entry: one memory access less for each comparison
   int64_t numel = 0;
   bool contiguous = false;
-  bool matches(const at::TensorImpl& impl) const {
+  [[gnu::always_inline]] bool matches(const at::TensorImpl& impl) const {
     return same(impl.sizes(), sizes) && ((contiguous && impl.is_contiguous()) || same(impl.strides(), strides));
   }
   // For a tensor whose shape was compared before.
-  bool same_order(const at::TensorImpl& impl) const {
+  [[gnu::always_inline]] bool same_order(const at::TensorImpl& impl) const {
     return contiguous ? impl.numel() == numel && impl.is_contiguous() : matches(impl);
   }
   bool is(at::IntArrayRef its_sizes, at::IntArrayRef its_strides) const {
@@ -53,9 +54,11 @@ struct Layout {
 struct TensorFingerprint {
   c10::DispatchKeySet keys;
   caffe2::TypeMeta type;
+  int32_t itemsize = 0;
   void record(const at::TensorImpl& impl) {
     keys = impl.key_set();
     type = impl.dtype();
+    itemsize = static_cast<int32_t>(type.itemsize());
   }
   bool matches(const at::TensorImpl& impl) const { return impl.key_set() == keys && impl.dtype() == type; }
   bool operator==(const TensorFingerprint& other) const { return keys == other.keys && type == other.type; }
@@ -73,30 +76,20 @@ struct EntryKind {
   }
 };
 
-// A tensor that may die: its storage is freed with it, and its few numbers can be read until then and beyond.
-class WeakTensor {
- public:
-  explicit WeakTensor(const at::Tensor& tensor = {}) : impl_(tensor.getIntrusivePtr()) {}
-  const at::TensorImpl& operator*() const { return *impl_._unsafe_get_target(); }
-  bool is(const at::Tensor& tensor) const { return tensor.unsafeGetTensorImpl() == impl_._unsafe_get_target(); }
-
- private:
-  c10::weak_intrusive_ptr<at::TensorImpl, at::UndefinedTensorImpl> impl_;
-};
-
-// A parameter: what was last found of it. Nothing is kept alive, so that what a user replaces is freed at once: a step
-// compares the objects of the live groups and states with those that were found, and reads their addresses anew.
+// A parameter: what was last found of it. These are numbers: no reference is held, so that what a user replaces is freed
+// at once. A step compares the objects in the live groups and states with those that were found, and reads their layouts
+// and addresses anew. Another object at the address of a dead one is read like the first.
 // Read at every step, and in the steady state only read: thousands of them pass through the cache each time, and lines
 // that were written would have to travel back. What changes or is rarely needed is apart.
 struct Entry {
-  // Python's object, borrowed. Not its tensor: torch.utils.swap_tensors, with which Module.to() moves FSDP models,
-  // refuses one that anything else refers to, and puts another one into the same object.
+  // Python's objects, borrowed. Not their tensors: torch.utils.swap_tensors, with which Module.to() moves FSDP models,
+  // refuses one that anything else refers to, weakly too, and puts another one into the same object.
   PyObject* object = nullptr;
   const EntryKind* kind = nullptr;  // null: nothing is known, check everything
   const Layout* layout = nullptr;   // of the state, and of a parameter without gaps
-  WeakTensor state[kMaxStates];
+  PyObject* state[kMaxStates] = {};  // as last read from state_dict
+  PyObject* step = nullptr;        // the count as users see it; none if the family counts no steps
   WatchedDict state_dict;
-  WeakTensor step;                 // the count as users see it; none if the family counts no steps
   int32_t scalars = 0;             // which set of prepared scalars
   int32_t index = 0;               // within its group
   int32_t at = 0;                  // among all
@@ -107,22 +100,16 @@ struct Entry {
   bool by_copy = false;            // it, or its last gradient, went through a copy: check everything again
   Array array{};                   // as the kernel gets it
 
-  // Of objects that this step has found.
+  // Of objects that this step has found in a live group, or in a live state.
   const at::Tensor& param() const { return tensor_of(object); }
-  const at::TensorImpl& state_impl(int k) const { return *state[k]; }
-  const at::TensorImpl& step_impl() const { return *step; }
+  const at::TensorImpl& state_impl(int k) const { return *tensor_of(state[k]).unsafeGetTensorImpl(); }
+  const at::TensorImpl& step_impl() const { return *tensor_of(step).unsafeGetTensorImpl(); }
 };
 
 // How often a parameter was updated: exact, beyond 2**24 too. Of a family that counts no steps, 0 while its state is
 // new and 1 from its first update on.
 struct Count {
   int64_t updates = 0;
-};
-
-// Where an entry's state was found, to see whether it was replaced.
-struct StateObjects {
-  PyObject* state[kMaxStates] = {};  // as last read from state_dict, to be compared first
-  PyObject* step = nullptr;
 };
 
 // The one equal to `value` in `known`, which gets it if there is none.
@@ -189,13 +176,20 @@ class Plan {
   virtual void advance_by(int unit, const at::Tensor& amount) { advance(unit, amount.item<int64_t>()); }
   virtual void check_counts() {}
 
-  // Waits until no other thread is amid an update, which lets go of the interpreter.
-  void await_update() {
-    while (updating_) {
-      const ReleasedInterpreter released;
-      const std::lock_guard<std::mutex> until_done(update_);
-    }
-  }
+  // Lets go of what check_and_hold() found, where apply_held() is not going to be called.
+  void release();
+
+  // Makes the calling thread the only one in a step: others wait for it, without the interpreter lock.
+  class Turn {
+   public:
+    explicit Turn(Plan& plan);
+    ~Turn();
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    Plan& plan_;
+  };
 
   // Shows Python's garbage collector each reference held here, once: a model may hold its optimizer. Nothing is let go
   // on its behalf, since such a circle leads through the optimizer's dictionary, which it can clear.
@@ -216,6 +210,7 @@ class Plan {
   bool state_unchanged(Entry& entry);
   bool has_state(const Entry& entry, int wanted) const;
   bool same_structure(const py::list& param_groups);
+  bool same_lists(const py::list& param_groups);
   py::object live_attribute(const char* name) const;
   bool is_current();
   bool same_state(const py::dict& state);
@@ -230,8 +225,11 @@ class Plan {
   bool forgotten(const Work& work) const;
   bool inspect(Entry& entry, const at::Tensor& grad, Rule rule, Work& work);
   void inspect_gradient(Entry& entry, const at::Tensor& grad, Work& work);
+  void pack(Entry& entry, Work& work);
   void check_writable(const Work& work) const;
   void hold(Work& work) const;
+  void hold_gradients(Work& work) const;
+  bool in_step() const { return stepping_ == std::this_thread::get_id(); }
   void bump_versions(Work& work);
   void finish(Work& work);
   Outcome outcome();
@@ -247,7 +245,6 @@ class Plan {
   std::vector<Group> groups_;
   std::vector<Entry> entries_;
   std::vector<Count> entry_counts_;  // of each entry
-  std::vector<StateObjects> state_objects_;
   std::vector<at::Tensor> packed_copies_;  // what parameters with gaps are updated in
   std::deque<EntryKind> kinds_;      // deques: what points into them stays valid
   std::deque<Layout> layouts_;
@@ -255,8 +252,8 @@ class Plan {
   at::Tensor ring_;    // telemetry; undefined: off
   std::vector<std::pair<int, int>> missing_;
   std::shared_ptr<Work> work_;
-  bool updating_ = false;  // read and written under the interpreter lock
-  std::mutex update_;      // held while that is released
+  std::thread::id stepping_;  // the thread in a step; read and written under the interpreter lock
+  std::mutex step_;           // which that thread holds
 };
 
 }  // namespace fs

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The state of the parameters: where it was found, whether it is still that, and the counts that it cannot tell.
+#include <algorithm>
+#include <iterator>
 #include <unordered_map>
 
 #include "plan/work.h"
@@ -44,17 +46,15 @@ void Plan::read_state(Entry& entry, PyObject* state) {
   int64_t& updates = entry_counts_[entry.at].updates;
   entry.states = -1;
   entry.kind = nullptr;
-  StateObjects& found = state_objects_[entry.at] = {};
-  for (WeakTensor& array : entry.state) array = WeakTensor();
-  entry.step = WeakTensor();
+  std::fill(std::begin(entry.state), std::end(entry.state), nullptr);
+  entry.step = nullptr;
   entry.array.step = nullptr;
   const int wanted = kRuleInfo[groups_[entry.array.group].rule()].states;
   for (int k = 0; k < wanted; ++k) {
     PyObject* object = PyDict_GetItemWithError(state, spec.state_keys[k]);
     if (object == nullptr || !is_tensor(object)) return;
     const at::Tensor& array = tensor_of(object);
-    found.state[k] = object;
-    entry.state[k] = WeakTensor(array);
+    entry.state[k] = object;
     TORCH_CHECK(is_native(array, device_) && entry.layout->matches(*array.unsafeGetTensorImpl()),
                 "state['", std::string(py::str(py::handle(spec.state_keys[k]))), "'] of parameter ",
                 entry.index, " of group ", entry.array.group, " has shape ", array.sizes(), ", strides ", array.strides(),
@@ -65,12 +65,12 @@ void Plan::read_state(Entry& entry, PyObject* state) {
     PyObject* object = PyDict_GetItemWithError(state, step_key());
     if (object == nullptr || !is_tensor(object)) return;
     const at::Tensor& step = tensor_of(object);
-    TORCH_CHECK(is_count(step), "state['step'] of parameter ", entry.index, " of group ", entry.array.group,
+    TORCH_CHECK(is_count(step) || !is_backed(step), "state['step'] of parameter ", entry.index, " of group ", entry.array.group,
                 " must be a float32 tensor with one element on ", device_, ".");
-    found.step = object;
-    entry.step = WeakTensor(step);
-    entry.array.step = static_cast<float*>(unwrap(step));
-    if (on_host_ && static_cast<float>(updates) != *entry.array.step) updates = static_cast<int64_t>(*entry.array.step);
+    entry.step = object;
+    if (is_backed(step)) entry.array.step = static_cast<float*>(unwrap(step));  // else inspect() raises, if it is needed
+    const float* shown = on_host_ ? entry.array.step : nullptr;
+    if (shown != nullptr && static_cast<float>(updates) != *shown) updates = static_cast<int64_t>(*shown);
   } else {
     updates = wanted > 0;  // adopt() knows if it is new
   }
@@ -86,16 +86,16 @@ bool Plan::state_unchanged(Entry& entry) {
   PyObject* dict = entry.state_dict.ptr();
   const Spec& spec = spec_of(entry);
   const int wanted = kRuleInfo[groups_[entry.array.group].rule()].states;
-  const StateObjects& found = state_objects_[entry.at];
-  // The object may be another one in the place of the first.
-  const auto same = [dict](PyObject* key, PyObject* object, const WeakTensor& tensor) {
+  if (!PyDict_Check(dict)) return false;
+  // Where there was a tensor, any object may lie now.
+  const auto same = [dict](PyObject* key, PyObject* before) {
     PyObject* now = PyDict_GetItemWithError(dict, key);
-    return now == object && (now == nullptr || tensor.is(tensor_of(now)));
+    return now == before && (now == nullptr || is_tensor(now));
   };
   for (int k = 0; k < wanted; ++k) {
-    if (!same(spec.state_keys[k], found.state[k], entry.state[k])) return false;
+    if (!same(spec.state_keys[k], entry.state[k])) return false;
   }
-  if (spec.counts_steps && !same(step_key(), found.step, entry.step)) return false;
+  if (spec.counts_steps && !same(step_key(), entry.step)) return false;
   entry.state_dict.looked();
   return true;
 }

@@ -47,12 +47,12 @@ inline bool is_native(const at::TensorImpl& impl) {
 // Skips the checks of Tensor::mutable_data_ptr, one of which reads a further line of memory. Storage that is copied when
 // first written to is known by its deleter.
 template <class T = void>
-T* unwrap_native(const at::TensorImpl& impl) {
+[[gnu::always_inline]] inline T* unwrap_native(const at::TensorImpl& impl, int64_t itemsize) {
   c10::StorageImpl* storage = impl.unsafe_storage().unsafeGetStorageImpl();
   const c10::DataPtr& data = storage->_mutable_data_ptr_no_checks();
   const bool copies = !std::is_const_v<T> && data.get_deleter() == c10::impl::cow::cow_deleter;
   void* start = copies ? storage->mutable_data() : data.get();
-  return static_cast<T*>(static_cast<void*>(static_cast<char*>(start) + impl.storage_offset() * impl.dtype().itemsize()));
+  return static_cast<T*>(static_cast<void*>(static_cast<char*>(start) + impl.storage_offset() * itemsize));
 }
 
 // The address of the first element. Raises TypeError for a tensor that is not native.
@@ -64,7 +64,7 @@ T* unwrap(const at::TensorImpl& impl) {
     TORCH_CHECK_TYPE(impl.dtype() == caffe2::TypeMeta::Make<std::remove_const_t<T>>(), "expected a tensor of dtype ",
                      caffe2::TypeMeta::Make<std::remove_const_t<T>>().name(), ", not ", impl.dtype().name());
   }
-  return unwrap_native<T>(impl);
+  return unwrap_native<T>(impl, static_cast<int64_t>(impl.dtype().itemsize()));
 }
 
 template <class T = void>
@@ -78,10 +78,24 @@ inline at::Tensor native(const at::Tensor& tensor) {
   return is_native(*tensor.unsafeGetTensorImpl()) ? tensor : native_copy(tensor);
 }
 
-// Whether its storage still holds the tensor: somebody may have shrunk it.
+// Whether the storage holds all elements: other code may have freed or shrunk it. Of a native tensor whose elements lie
+// without gaps.
+inline bool is_backed(const at::TensorImpl& impl) {
+  const int64_t numel = impl.numel();
+  if (numel == 0) return true;
+  c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
+  const int64_t end = (impl.storage_offset() + numel) * static_cast<int64_t>(impl.dtype().itemsize());
+  return static_cast<int64_t>(storage.nbytes()) >= end && storage._mutable_data_ptr_no_checks().get() != nullptr;
+}
+
+// Of any native tensor.
 inline bool is_backed(const at::Tensor& tensor) {
-  const int64_t end = (tensor.storage_offset() + tensor.numel()) * static_cast<int64_t>(tensor.itemsize());
-  return static_cast<int64_t>(tensor.storage().nbytes()) >= end;
+  if (tensor.numel() == 0) return true;
+  int64_t last = tensor.storage_offset();
+  for (int64_t d = 0; d < tensor.dim(); ++d) last += (tensor.size(d) - 1) * tensor.stride(d);
+  c10::StorageImpl& storage = *tensor.storage().unsafeGetStorageImpl();
+  const int64_t end = (last + 1) * static_cast<int64_t>(tensor.itemsize());
+  return static_cast<int64_t>(storage.nbytes()) >= end && storage._mutable_data_ptr_no_checks().get() != nullptr;
 }
 
 // Whether its elements cannot be walked in the order of memory: there are gaps, or a conjugate that nobody has computed.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from ..schedules.edit import NO_EDIT, Edit, EditKind, EditRule, apply, edited, end_of_edit, rule_at
+from ..schedules.edit import NO_EDIT, Edit, EditKind, EditRule, apply, edited, end_of_edit, is_low_point, rule_at
 from ..schedules.evaluate import evaluate
 from .watched_values import Seen, copied, is_equal, matches, scalar, snapshot
 
@@ -247,13 +247,20 @@ def edits_of(inputs: Inputs, clock: int, rates: list[Any], scales: list[float], 
         rule, value = rule_at(inputs.rules[i], clock), evaluate(inputs.programs[inputs.rates[i]], clock)
         edit, rate = Edit(*known[i]) if known is not None and i < len(known) else NO_EDIT, scalar(lr)
         still = edit == NO_EDIT or edit.until == end_of_edit(rule, clock)
-        if still and rate == _as_kept(lr, apply(edit, rule, clock, value)):
+        if still and _explains(edit, rule, clock, value, lr):
             found.append(edit)
         elif near(lr, value, scales[i]):
             found.append(NO_EDIT)
         else:
             found.append(edited(edit if still else NO_EDIT, rule, clock, value, rate))
     return found
+
+
+def _explains(edit: Edit, rule: EditRule, clock: int, value: float, lr: Any) -> bool:
+    """Whether an edit that was made at this clock or goes on there has given this rate."""
+    if edit != NO_EDIT and is_low_point(rule, clock):  # where the rates of all waves are the same
+        return edited(NO_EDIT, rule, clock, value, scalar(lr)) == edit
+    return scalar(lr) == _as_kept(lr, apply(edit, rule, clock, value))
 
 
 def _as_kept(lr: Any, value: float) -> float:

@@ -190,9 +190,11 @@ class GreedyLR(MetricScheduler, torch_schedulers.ReduceLROnPlateau):
         if GREEDY.window(self):
             current = self._streaming_avg.add(current)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
-        waits = next((name for name in ("cooldown_counter", "warmup_counter") if getattr(self, name) > 0), None)
-        if waits is not None:
-            setattr(self, waits, getattr(self, waits) - 1)
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = self.num_good_epochs = 0
+        elif self.warmup_counter > 0:
+            self.warmup_counter -= 1
             self.num_bad_epochs = self.num_good_epochs = 0
         elif self.warmup_counter > 0:
             self.warmup_counter -= 1

@@ -150,11 +150,15 @@ class PlanGroup:
             if float(found_inf) != 0.0:
                 return self.skip(param_groups, found_inf)
             found_inf = None
-        outcome = self.check(param_groups, state)
-        if outcome != DONE:
-            return outcome
-        idle = not self.pending() or may_probe(param_groups, state)
-        return IDLE if idle else self.apply(scale, found_inf, False)
+        try:
+            outcome = self.check(param_groups, state)
+            if outcome != DONE:
+                return outcome
+            idle = not self.pending() or may_probe(param_groups, state)
+            return IDLE if idle else self.apply(scale, found_inf, False)
+        finally:
+            for plan in self.plans:
+                plan.release()  # of what one has checked before another one refused
 
     def check(self, param_groups: Any, state: Any) -> int:
         for plan in self.plans:

@@ -28,9 +28,18 @@ from fusedsched.optim.scheduling import value_at
 from fusedsched.optim.state import init_state
 from fusedsched.optim.telemetry import write_row
 from fusedsched.reference.arguments import with_floats
-from fusedsched.runtime.addresses import is_native, native
+from fusedsched.runtime.addresses import check_backed, is_native, native
 from fusedsched.runtime.clocks import number, unwatched
 from fusedsched.runtime.compile_ops import detached_alias
+
+
+def check_memory(p: Tensor, state: dict[str, Any], at: tuple[int, int]) -> None:
+    """Raises RuntimeError where memory that a step reads was freed."""
+    check_backed(p, where(p, at))
+    check_backed(p.grad, f"the gradient of {where(p, at)}")
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            check_backed(value, f"state['{name}'] of {where(p, at)}")
 
 
 class HostPrograms(Programs):
@@ -116,6 +125,7 @@ class ReferencePlan(PythonPlan):
                     )
                 refuse_expanded(p, at)
                 self._check_state(p, state, at)
+                check_memory(p, state, at)
                 if is_native(p):
                     self._check_native(p, state)
                 self._found = True
@@ -127,6 +137,8 @@ class ReferencePlan(PythonPlan):
             check_object(hyper, value, index)
             if isinstance(value, Tensor) and not is_native(value):
                 float(value)  # raises where it has no value
+            elif isinstance(value, Tensor):
+                check_backed(value, f"the tensor that is the {hyper.name} of a group")
 
     def _check_state(self, p: Tensor, state: dict[str, Any], at: tuple[int, int]) -> None:
         for array in self._spec.needed_states(self._members[at[0]][0]):

@@ -123,14 +123,11 @@ class Runtime:
             for _ in range(5):  # rebuild, then state: after more, other code changes things as fast as they are read
                 if outcome in (DONE, DONE_WITH_EDITS):
                     break
-                if outcome == IDLE and not self.plan.pending():
-                    counts = counts_without_gradients(inputs, capturing)
-                    outcome = self.plan.apply(scale, found_inf, counts)
-                    continue
-                if outcome == IDLE:  # no state and a rate of 0; probes() has let other code run
+                if outcome == IDLE:  # no gradient, or no state and a rate of 0; probes() has let other code run
                     outcome = self.plan.check(inputs.groups, inputs.state)
                     if outcome == DONE:
-                        outcome = self.plan.apply(scale, found_inf, True)
+                        counts = self.plan.pending() or counts_without_gradients(inputs, capturing)
+                        outcome = self.plan.apply(scale, found_inf, counts)
                     continue
                 if outcome == STATE_MISSING:
                     if found_inf is not None and self.skips(found_inf):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fusedsched._layouts import MAX_HYPERPARAMETERS, MAX_STATES, NUMBER_SOURCES
-from fusedsched.optim.python_plan import check_gradient, check_object, read_object, refuse_expanded
+from fusedsched.optim.python_plan import check_gradient, check_object, read_object, refuse_expanded, where
 from fusedsched.optim.spec import OptimizerSpec
 from fusedsched.runtime import addresses
 from fusedsched.runtime.addresses import unwrap
@@ -43,7 +43,7 @@ class Entry:
     """A parameter, its layout and its state."""
 
     __slots__ = ("p", "at", "group", "index", "unsupported", "kind", "packed", "sizes", "strides", "contiguous", "kept")
-    __slots__ += ("state", "states", "step")
+    __slots__ += ("state", "states", "step", "known", "gradient_at")
 
     def __init__(self, p: Tensor, at: int, group: int, index: int, device: torch.device) -> None:
         self.p, self.at, self.group, self.index = p, at, group, index
@@ -52,6 +52,8 @@ class Entry:
         self.state: dict[str, Any] = {}
         self.states: tuple[Tensor, ...] | None = None
         self.step: Tensor | None = None
+        self.known: tuple[int, ...] = ()  # addresses of memory that was found to be there
+        self.gradient_at = 0  # the same
         if self.unsupported:
             return
         like = torch.empty_like(p, device="meta")
@@ -106,11 +108,27 @@ class Entry:
         keys = (*names, "step") if counted else names
         return isinstance(state, dict) and all(isinstance(state.get(key), Tensor) for key in keys)
 
+    def check_memory(self, names: tuple[str, ...]) -> None:
+        """Raises RuntimeError where memory that a step reads was freed. Looks only where an address has changed, since
+        a storage that is resized moves. `names`: of all states that there may be."""
+        states = self.states or ()
+        arrays = (self.p, *states, *(() if self.step is None else (self.step,)))
+        now = tuple(addresses.place_of(array) for array in arrays)
+        if now == self.known:
+            return
+        roles = ("", *(f"state['{name}'] of " for name in (*names[: len(states)], "step")))
+        for role, array in zip(roles, arrays, strict=False):
+            addresses.check_backed(array, role + where(self.p, (self.group, self.index)))
+        self.known = now
+
     def packed_gradient(self, spec: OptimizerSpec) -> Tensor:
         """The gradient in the order of the parameter's elements: itself, or a copy. Raises RuntimeError if it does
         not fit."""
         check_gradient(self.p, spec, (self.group, self.index), REAL)
         grad = self.p.grad
+        if not addresses.has_address(grad) or addresses.place_of(grad) != self.gradient_at:
+            addresses.check_backed(grad, f"the gradient of {where(self.p, (self.group, self.index))}")
+            self.gradient_at = addresses.place_of(grad) if addresses.has_address(grad) else 0
         if self.matches(grad) and not grad.is_conj() and not grad.is_neg() and addresses.has_address(grad):
             return grad
         # Strided otherwise than its parameter, walked side by side they would pair the wrong elements. One that is not
@@ -172,6 +190,7 @@ class GroupReader:
         if tensor.device != self._device or not addresses.is_native(tensor):
             self._take_number(k, name, float(tensor.detach()))
             return
+        addresses.check_backed(tensor, f"the tensor that is the {name} of a group")
         kind = _KINDS.get(tensor.dtype)
         if kind is None:  # rare types are converted on the device
             kind = _FLOAT64

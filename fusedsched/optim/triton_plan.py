@@ -122,6 +122,7 @@ class TritonPlan(PythonPlan):
                 last, rule, names = e.group, self._groups[e.group].rule(), self._groups[e.group].state_names()
             if e.p.device != self.device or type(e.p) is not e.kind or not (e.packed or e.matches(e.p)):
                 return False
+            e.check_memory(self._spec.state_names)
             grad = e.packed_gradient(self._spec)
             held = self._state.get(e.p)
             if not e.state_unchanged(held, names):
@@ -138,6 +139,10 @@ class TritonPlan(PythonPlan):
 
     def pending(self) -> bool:
         return bool(self._work.jobs)
+
+    def release(self) -> None:
+        """Lets go of what `check` has found, where `apply` is not going to be called."""
+        self._work = _Work(self.device)
 
     def _update(self, scale: Tensor | None, found_inf: Tensor | None) -> None:
         work, made = self._work, self._prepared

@@ -39,6 +39,34 @@ def has_address(tensor: Tensor) -> bool:
     return tensor.data_ptr() != 0 or (tensor.numel() == 0 and is_native(tensor))
 
 
+def is_backed(tensor: Tensor) -> bool:
+    """Whether the storage of a native tensor still holds its elements.
+
+    >>> moments = torch.ones(4)
+    >>> moments.untyped_storage().resize_(0)
+    >>> is_backed(torch.ones(4)), is_backed(moments)
+    (True, False)
+    """
+    if not tensor.numel():
+        return True
+    last = tensor.storage_offset() + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.untyped_storage().nbytes() >= (last + 1) * tensor.element_size()
+
+
+def check_backed(tensor: Tensor, what: str) -> None:
+    """Raises RuntimeError for a native tensor whose storage does not hold its elements any more."""
+    if is_native(tensor) and not is_backed(tensor):
+        raise RuntimeError(
+            f"The memory of {what} is gone: its storage has {tensor.untyped_storage().nbytes()} bytes. It was freed or "
+            "made smaller by untyped_storage().resize_(). Bring it back before step(). Nothing was changed."
+        )
+
+
+def place_of(tensor: Tensor) -> int:
+    """An address to be compared with an earlier one: where a native tensor lies, 0 if its memory is gone."""
+    return tensor.data_ptr()
+
+
 def unwrap(tensor: Tensor) -> int:
     """The address of the first element. Raises TypeError for a tensor that is not native."""
     if not has_address(tensor):

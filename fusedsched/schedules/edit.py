@@ -87,12 +87,17 @@ def edited(edit: Edit, rule: EditRule, clock: float, value: float, found: float)
     until = end_of_edit(rule, clock)
     if rule.kind == EditKind.HOLD:
         return Edit(0.0, above, until)
-    if rule.kind == EditKind.WAVE and _passed(rule, clock) == 0.0:
+    if is_low_point(rule, clock):
         return Edit(1.0 + above * rule.gain_per_unit, 0.0, until)
     if height != 0.0:
         return Edit(above / height, 0.0, until)
     gain = edit.gain if clock < edit.until else 1.0  # an edit that is over scales nothing
     return Edit(gain, above, until) if rule.kind == EditKind.SCALE_OR_KEEP else edit
+
+
+def is_low_point(rule: EditRule, clock: float) -> bool:
+    """Whether a wave begins at this clock."""
+    return rule.kind == EditKind.WAVE and _passed(rule, clock) == 0.0
 
 
 def end_of_edit(rule: EditRule, clock: float) -> float:
