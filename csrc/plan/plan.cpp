@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "plan/team.h"
 #include "plan/work.h"
 
 namespace fs {
@@ -173,18 +174,27 @@ Plan::Outcome Plan::apply_held(const OptionalTensor& scale, const OptionalTensor
 void Plan::release() { work_->release(); }
 
 Plan::Turn::Turn(Plan& plan) : plan_(plan) {
-  TORCH_CHECK(!plan.in_step(), "step() was called from inside of a step of the same optimizer.");
-  while (plan.stepping_ != std::thread::id()) {
-    const ReleasedInterpreter released;
-    const std::lock_guard<std::mutex> until_done(plan.step_);
+  if (forked_from_threads() && !std::exchange(plan.knows_fork_, true)) {  // whoever was in a step is not in this process
+    plan.turn_ = plan.next_turn_;
+    plan.stepping_ = std::thread::id();
   }
-  plan.step_.lock();
+  TORCH_CHECK(!plan.in_step(), "step() was called from inside of a step of the same optimizer.");
+  const uint64_t mine = plan.next_turn_++;
+  if (mine != plan.turn_) {
+    const ReleasedInterpreter released;
+    std::unique_lock<std::mutex> lock(plan.turn_mutex_);
+    plan.turn_changed_.wait(lock, [&] { return plan.turn_ == mine; });
+  }
   plan.stepping_ = std::this_thread::get_id();
 }
 
 Plan::Turn::~Turn() {
   plan_.stepping_ = std::thread::id();
-  plan_.step_.unlock();
+  {
+    const std::lock_guard<std::mutex> lock(plan_.turn_mutex_);
+    ++plan_.turn_;
+  }
+  plan_.turn_changed_.notify_all();
 }
 
 // From here on until the step is done nothing is freed that it has found: other code may run now.

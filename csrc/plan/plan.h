@@ -6,6 +6,7 @@
 
 #include <c10/util/SmallVector.h>
 
+#include <condition_variable>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -179,7 +180,8 @@ class Plan {
   // Lets go of what check_and_hold() found, where apply_held() is not going to be called.
   void release();
 
-  // Makes the calling thread the only one in a step: others wait for it, without the interpreter lock.
+  // Makes the calling thread the only one in a step: others wait, in the order in which they came, without the
+  // interpreter lock. (A mutex would let a thread that steps in a loop pass all others.)
   class Turn {
    public:
     explicit Turn(Plan& plan);
@@ -252,8 +254,12 @@ class Plan {
   at::Tensor ring_;    // telemetry; undefined: off
   std::vector<std::pair<int, int>> missing_;
   std::shared_ptr<Work> work_;
-  std::thread::id stepping_;  // the thread in a step; read and written under the interpreter lock
-  std::mutex step_;           // which that thread holds
+  // Read and written under the interpreter lock; `turn_` under its mutex, too, for those that wait without it.
+  std::thread::id stepping_;  // the thread in a step
+  uint64_t next_turn_ = 0, turn_ = 0;
+  bool knows_fork_ = false;
+  std::mutex turn_mutex_;
+  std::condition_variable turn_changed_;
 };
 
 }  // namespace fs
