@@ -13,8 +13,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from . import tuning
 from .step import rounded
+from .tuning import METRIC_BLOCK
 
 STATE_WIDTH: tl.constexpr = tl.constexpr(26)
 TARGET_WIDTH: tl.constexpr = tl.constexpr(6)
@@ -190,4 +190,4 @@ def observe_kernel(state, metric, n, BLOCK: tl.constexpr):
 
 def launch(state: Any, metric: Any, n: int) -> None:
     """Launches it for a table of float64."""
-    observe_kernel[(1,)](state, metric, n, BLOCK=tuning.METRIC_BLOCK, num_warps=1, enable_fp_fusion=False)
+    observe_kernel[(1,)](state, metric, n, BLOCK=METRIC_BLOCK, num_warps=1, enable_fp_fusion=False)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fusedsched.optim.inputs import PlanInputs
-from fusedsched.runtime.clocks import number
+from fusedsched.runtime.addresses import is_native
+from fusedsched.runtime.clocks import number, unwatched
 
 
 def counts_without_gradients(inputs: PlanInputs, capturing: bool) -> bool:
@@ -32,9 +33,15 @@ def may_probe(groups: list[dict[str, Any]], state: Any) -> bool:
 
 
 def _is_zero(lr: Any) -> bool:
-    return not (isinstance(lr, Tensor) and lr.device.type != "cpu") and (
-        number(lr.detach() if isinstance(lr, Tensor) else lr) == 0.0
-    )
+    if not isinstance(lr, Tensor):
+        try:
+            return number(lr) == 0.0
+        except (TypeError, ValueError):
+            return False  # no number: the step says so
+    if lr.device.type != "cpu" or not is_native(lr):
+        return False
+    with unwatched():
+        return float(lr.detach()) == 0.0
 
 
 def probes(groups: list[dict[str, Any]], state: Any) -> bool:
