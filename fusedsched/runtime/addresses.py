@@ -43,7 +43,7 @@ def is_backed(tensor: Tensor) -> bool:
     """Whether the storage of a native tensor still holds its elements.
 
     >>> moments = torch.ones(4)
-    >>> moments.untyped_storage().resize_(0)
+    >>> _ = moments.untyped_storage().resize_(0)
     >>> is_backed(torch.ones(4)), is_backed(moments)
     (True, False)
     """
