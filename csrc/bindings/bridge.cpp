@@ -20,7 +20,11 @@ static_assert(offsetof(THPVariable, cdata) == kTensorOffset && std::is_same_v<de
 static_assert(offsetof(torch::autograd::AutogradMeta, grad_) == kGradientOffset,
               "this torch has its gradients elsewhere in the autograd metadata");
 
-bool is_tensor(PyObject* object) { return THPVariable_Check(object); }
+// Of any other object torch asks the metaclass of its tensors, which is Python.
+bool is_tensor(PyObject* object) {
+  const bool is_number = PyFloat_CheckExact(object) || PyLong_CheckExact(object) || PyBool_Check(object);
+  return !is_number && object != Py_None && THPVariable_Check(object);
+}
 
 // Defined where pybind11.h is included, so that what the other files use of error_already_set has its definitions.
 void throw_python_error() { throw py::error_already_set(); }
