@@ -15,9 +15,9 @@ from fusedsched.lr_scheduler import metric_state
 
 PROGRAM = """
 #include "metric.h"
-extern "C" void decide(double* board, double metric) {
-  fs::MetricState& state = *reinterpret_cast<fs::MetricState*>(board);
-  fs::MetricTarget* rates = reinterpret_cast<fs::MetricTarget*>(board + fs::kMetricStateWidth);
+extern "C" void decide(double* table, double metric) {
+  fs::MetricState& state = *reinterpret_cast<fs::MetricState*>(table);
+  fs::MetricTarget* rates = reinterpret_cast<fs::MetricTarget*>(table + fs::kMetricStateWidth);
   const int n = static_cast<int>(state.n_targets);
   const auto rewrite = [&](fs::Verdict verdict) {
     int above = 0;
@@ -28,7 +28,7 @@ extern "C" void decide(double* board, double metric) {
     }
     return above;
   };
-  double* window = board + fs::kMetricStateWidth + n * fs::kMetricTargetWidth;
+  double* window = table + fs::kMetricStateWidth + n * fs::kMetricTargetWidth;
   const fs::Verdict verdict = fs::is_due(state) ? fs::observe(state, window, metric) : fs::kStay;
   if (rewrite(verdict) == 0 && verdict == fs::kLower && fs::starts_over(state)) rewrite(fs::kStartOver);
 }
@@ -87,7 +87,7 @@ def rule(mutant):
     return decide
 
 
-def boarded(monkeypatch, mutant):
+def on_the_device(monkeypatch, mutant):
     """The maker of optimizers for whose schedulers the compiled rule decides; `mutant`: None for the rule as it is."""
     decide = rule(mutant)
     launch = lambda state, metric: decide(state.tensor.data_ptr(), float(metric))  # noqa: E731

@@ -10,7 +10,7 @@ import torch
 from cases import maker
 from cases_lr_schedulers import optimizer as plain
 from cases_plateau import GREEDY, MODES, Oracle, drawn, greedy_options, groups_of, shown
-from plateau_rule import boarded, emulated, mutants_of, recorded
+from plateau_rule import emulated, mutants_of, on_the_device, recorded
 from tiers import full
 
 import fusedsched
@@ -55,12 +55,12 @@ def test_decisions_are_those_of_transformers(product, mode, kind, seeds):
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_the_rule_on_the_host_keeps_the_law(monkeypatch, seeds):
     for mode, kind in MODES:
-        law_of_decisions(boarded(monkeypatch, None), mode, kind, seeds)
+        law_of_decisions(on_the_device(monkeypatch, None), mode, kind, seeds)
 
 
 @pytest.mark.parametrize("mutant", mutants_of("greedy"))
 def test_a_wrong_rule_breaks_the_law(monkeypatch, mutant):
-    make = boarded(monkeypatch, mutant)
+    make = on_the_device(monkeypatch, mutant)
     with pytest.raises(AssertionError):
         for seed, (mode, kind) in itertools.product(range(150), MODES):
             law_of_decisions(make, mode, kind, [seed])

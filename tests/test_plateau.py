@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import maker
 from cases_plateau import MODES, PLATEAU, drawn, groups_of, shown
-from plateau_rule import boarded, emulated, mutants_of
+from plateau_rule import emulated, mutants_of, on_the_device
 from tiers import full
 
 from fusedsched import lr_scheduler as L
@@ -59,7 +59,7 @@ def test_decisions_are_torchs(product, mode, kind, seeds):
 @pytest.mark.parametrize("mutant", mutants_of("plateau"))
 def test_a_wrong_rule_breaks_the_law(monkeypatch, mutant):
     """Mutants of csrc/core/metric.h, compiled for the host: what runs on them is noticed."""
-    make = boarded(monkeypatch, mutant)
+    make = on_the_device(monkeypatch, mutant)
     with pytest.raises(AssertionError):
         for seed, (mode, kind) in itertools.product(range(80), MODES):
             law_of_decisions(make, mode, kind, [seed])
@@ -68,7 +68,7 @@ def test_a_wrong_rule_breaks_the_law(monkeypatch, mutant):
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_the_rule_on_the_host_keeps_the_law(monkeypatch, seeds):
     for mode, kind in MODES:
-        law_of_decisions(boarded(monkeypatch, None), mode, kind, seeds)
+        law_of_decisions(on_the_device(monkeypatch, None), mode, kind, seeds)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])
