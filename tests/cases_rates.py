@@ -86,7 +86,7 @@ def step(opt, sched):
     sched.step()
 
 
-def settled(opt, sched, steps=3):
+def warmed_up(opt, sched, steps=3):
     """After some eager steps, with its tables written."""
     for _ in range(steps):
         step(opt, sched)

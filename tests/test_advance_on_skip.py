@@ -94,7 +94,7 @@ def test_it_holds_in_replays(name, rate):
     for applied, (row, epoch) in zip(PATTERN[4:], rows[4:], strict=True):
         opt.found_inf.fill_(1.0 - applied)
         replay()
-        if applied or rate == "tensor":  # not always: what is read is settled, and that must not be needed
+        if applied or rate == "tensor":  # not always: what is read is synchronized, and that must not be needed
             assert values(opt) == pytest.approx(row, rel=1e-13)
             assert getattr(sched, "last_epoch", None) == epoch
 

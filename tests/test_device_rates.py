@@ -22,10 +22,10 @@ from cases_rates import (
     pair,
     params,
     recorded,
-    settled,
     step,
     tensors,
     values,
+    warmed_up,
 )
 from tiers import full
 from torch.optim import lr_scheduler as theirs
@@ -115,7 +115,7 @@ class Nothing(TorchDispatchMode):
 @pytest.mark.parametrize("n", (1, 40))
 def test_a_step_is_one_launch_and_nothing_else(name, kind, n):
     opt, sched = pair(name, kind, "cuda", lrs=[0.1 + i / 100 for i in range(n)])
-    settled(opt, sched)
+    warmed_up(opt, sched)
     before = emulated().launches()
     with Nothing():
         for _ in range(5):
@@ -130,7 +130,7 @@ def test_a_step_is_one_launch_and_nothing_else(name, kind, n):
 def test_replays_equal_eager_steps(name, kind, place):
     """Edits between them included; counters and states are right when they are read. To the bit, but for numbers: the
     host computes them, and parameters are the same to the bit."""
-    graphed, eager = (settled(*pair(name, kind, place, F32)) for _ in range(2))
+    graphed, eager = (warmed_up(*pair(name, kind, place, F32)) for _ in range(2))
     before = params(graphed[0])
     replay = recorded(place, lambda: step(*graphed), graphed[1])
     assert torch.equal(before, params(graphed[0]))  # a capture runs nothing
@@ -163,7 +163,7 @@ def test_replays_equal_eager_steps(name, kind, place):
 @pytest.mark.parametrize(("place", "kind", "name"), with_kinds("torch", "number"))
 @pytest.mark.parametrize("replayed", (False, True), ids=("eager", "replayed"))
 def test_edits_have_torchs_effect(name, kind, place, replayed):
-    graphed, rival = settled(*pair(name, kind, place)), on_torch(name)
+    graphed, rival = warmed_up(*pair(name, kind, place)), on_torch(name)
     call = lambda: step(*graphed)  # noqa: E731
     call = recorded(place, call, graphed[1]) if replayed else call
     for t in range(3, 45 if place == "cuda" else 16):
@@ -178,7 +178,7 @@ def test_edits_have_torchs_effect(name, kind, place, replayed):
 
 @schedules
 def test_replaced_tensors_and_changed_attributes_are_taken_in(name):
-    opt, sched = settled(*pair(name, "torch", "cuda"))
+    opt, sched = warmed_up(*pair(name, "torch", "cuda"))
     twin, rival = on_torch(name)
     for t in range(3, 20):
         if t == 6:

@@ -22,9 +22,9 @@ from cases_rates import (
     emulated,
     optimizer,
     pair,
-    settled,
     tensors,
     values,
+    warmed_up,
 )
 
 from fusedsched import _native, lr_scheduler as ours
@@ -122,7 +122,7 @@ def pickled(opt, sched, name, kind):
 @pytest.mark.parametrize("way", (loaded, copied, pickled))
 @pytest.mark.parametrize("edited", (False, True), ids=("", "edited"))
 def test_copies_go_on_to_the_same_bits(name, kind, way, edited):
-    opt, sched = settled(*pair(name, kind, "cuda", F32))
+    opt, sched = warmed_up(*pair(name, kind, "cuda", F32))
     graph = emulated().record(sched.step)
     for step in range(5):
         if edited and step == 2:
@@ -139,7 +139,7 @@ def test_copies_go_on_to_the_same_bits(name, kind, way, edited):
 @pytest.mark.parametrize("name", [n for n in SCHEDULERS if n not in ("SequentialLR", "ChainedScheduler")])
 def test_another_step_is_followed_by_the_graph(name):
     """A scheduler that is set to another step or state: the next replay starts there."""
-    opt, sched = settled(*pair(name, "torch", "cuda"))
+    opt, sched = warmed_up(*pair(name, "torch", "cuda"))
     saved = copy.deepcopy(sched.state_dict())
     graph = emulated().record(sched.step)
     expected = []
@@ -159,7 +159,7 @@ def test_another_step_is_followed_by_the_graph(name):
 
 
 def test_a_group_that_joins_after_a_capture_needs_another_one():
-    opt, sched = settled(*pair("CosineAnnealingLR", "torch", "cuda"))
+    opt, sched = warmed_up(*pair("CosineAnnealingLR", "torch", "cuda"))
     graph = emulated().record(sched.step)
     emulated().replay(graph)
     lr = torch.tensor(0.4, dtype=F64)
@@ -181,7 +181,7 @@ def test_a_group_that_joins_after_a_capture_needs_another_one():
 def test_replays_past_the_last_step_are_told():
     opt = optimizer("torch", "cuda", tensors(LRS))
     sched = ours.OneCycleLR(opt, 0.2, total_steps=8, cycle_momentum=False)
-    graph = emulated().record((settled(opt, sched), sched.step)[1])
+    graph = emulated().record((warmed_up(opt, sched), sched.step)[1])
     for _ in range(5):
         emulated().replay(graph)
     assert sched.last_epoch == 8
@@ -195,7 +195,7 @@ def test_replays_past_the_last_step_are_told():
 @kinds
 @schedules
 def test_nothing_is_kept_alive(name, kind):
-    opt, sched = settled(*pair(name, kind, "cuda"))
+    opt, sched = warmed_up(*pair(name, kind, "cuda"))
     graph = emulated().record(sched.step)  # the graph keeps tables and tensors, and no scheduler
     emulated().replay(graph)
     gc.collect()

@@ -109,7 +109,7 @@ class DeviceDriver(ReentrancyGuard):
         if self.edited():
             if capturing:
                 refuse_edited(self._scheduler())
-            self.settle()
+            self.synchronize()
         if runtime is not None and self not in runtime.subscribers:  # the optimizer was loaded: it has another table
             runtime.subscribe(self)
             self.restart()
@@ -132,7 +132,7 @@ class DeviceDriver(ReentrancyGuard):
         changed = self._decisions is not None and self._decisions.is_changed()
         return changed or any(self._places.edited())
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Brings the host up to date, and the devices up to an edit. Waits; does nothing while a graph is captured."""
         if self._busy or self._scheduler() is None or not self._places.targets or self._capturing():
             return
@@ -240,7 +240,7 @@ class DeviceDriver(ReentrancyGuard):
 
     def sync(self, name: str) -> None:
         """Brings the host up to date. Waits; does nothing while a graph is captured."""
-        self.settle()
+        self.synchronize()
 
     def changed(self, name: str) -> None:
         """An attribute of the scheduler was set."""
@@ -249,7 +249,7 @@ class DeviceDriver(ReentrancyGuard):
 
     def release(self) -> None:
         """Brings the host up to date. Decisions are made there from now on."""
-        self.settle()
+        self.synchronize()
         if self._decisions is not None and not self._busy and not self._capturing():
             self._dissolve()
             self._scheduler()._mirror = None
@@ -280,7 +280,7 @@ def host_section(scheduler: Any) -> Iterator[None]:
     if not isinstance(mirror, DeviceDriver):
         yield
         return
-    mirror.settle()
+    mirror.synchronize()
     with mirror.paused():
         yield
     mirror.restart()

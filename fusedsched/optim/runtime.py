@@ -243,7 +243,7 @@ class Runtime:
         """Brings groups and devices up to date with each other; whether an edit was found. Waits for the devices."""
         edited = any(subscriber.edited() for subscriber in self.subscribers)
         for subscriber in self.subscribers:
-            subscriber.settle()
+            subscriber.synchronize()
         return edited
 
     def refuse_scheduled(self, name: str) -> None:

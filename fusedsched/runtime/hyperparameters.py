@@ -95,7 +95,7 @@ class Subscriber(Protocol):
     def edited(self) -> bool:
         """Whether user code wrote to one of them since the host last showed it. Does not wait."""
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Brings the host up to date, and the device up to an edit. Waits; does nothing while a graph is captured."""
 
     def restart(self) -> None:
