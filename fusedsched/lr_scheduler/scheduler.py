@@ -24,7 +24,7 @@ from .building import attach, reattach, resume
 from .capture import refuse_capture
 from .device_driver import host_section
 from .inputs import clock_of
-from .param_groups import add_groups
+from .param_groups import add_groups, sets_late_rate, write_late_rate
 from .skip_guard import extended, set_skip_guard, should_skip
 from .tensors import tensors_kept
 from .traced import traced_step
@@ -163,6 +163,19 @@ class SchedulerMixin:
         self._detach()
         add_groups(self)
         reattach(self)
+
+    def _group_added(self, i: int, schedulers: list[Any]) -> None:
+        """Group i was added to the optimizer, of which these are all schedulers: it may need the rate of now."""
+        if not sets_late_rate(self, schedulers):
+            return
+        self._detach()
+        try:
+            add_groups(self)
+        except ValueError:  # the user may append what is missing; if not, the next step raises this
+            return
+        write_late_rate(self, i)
+        if self._mirror is None:  # else the next plan of the optimizer restarts it
+            reattach(self)
 
     def _detach(self) -> None:
         """Drops the driver, and leaves the composite that steps for this one; the host has all counters then."""
