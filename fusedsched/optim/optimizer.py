@@ -29,7 +29,7 @@ from fusedsched.optim.stepping import plain_step, skips_by_itself, watched_step
 from fusedsched.optim.telemetry import Ring, Telemetry, check_norm, enabled
 from fusedsched.reference.arguments import first_fault, naming_faults, read_texts
 from fusedsched.runtime import backends
-from fusedsched.runtime.compile_ops import schedulers_of
+from fusedsched.runtime.hyperparameters import GROUP_ADDED
 from fusedsched.runtime.order import StepCalled, levels_outside
 from fusedsched.schedules import Schedule
 from fusedsched.torch_originals import SGD as TorchSGD
@@ -80,9 +80,8 @@ class FusedOptimizer(Optimizer):
         super().add_param_group(param_group)
         index = len(runtime.groups()) - 1
         runtime.rebuild(fresh=[(index, hyper.name) for hyper in numbers])
-        schedulers = schedulers_of(runtime) if runtime.complete else []
-        for scheduler in schedulers:
-            scheduler._group_added(index, schedulers)
+        for tell in GROUP_ADDED if runtime.complete else ():
+            tell(runtime, index)
         runtime.show()
 
     def _check_group(self, group: dict[str, Any]) -> None:

@@ -14,19 +14,9 @@ import torch
 from torch import Tensor
 
 from fusedsched.runtime.addresses import is_native, unwrap
-from fusedsched.runtime.hyperparameters import runtime_of
 
 OBJECTS: WeakValueDictionary[str, Any] = WeakValueDictionary()  # optimizers and schedulers
 _NUMBERS = count()
-
-
-def schedulers_of(runtime: Any) -> list[Any]:
-    """The schedulers of this package that write the groups of an optimizer, in the order in which they were made."""
-    return [
-        thing
-        for thing in list(OBJECTS.values())
-        if hasattr(thing, "_group_added") and runtime_of(thing.__dict__.get("optimizer")) is runtime
-    ]
 
 
 class CompileHandle:
