@@ -2,15 +2,13 @@
 """Two of everything: what is done to our scheduler is done to torch's, and what they write is compared."""
 
 import copy
-import functools
-import inspect
 import math
 import random
 import warnings
 
 import numpy as np
-import pytest
 from cases_lr_schedulers import SCHEDULERS, SEED, numbers, optimizer
+from compared import compared
 from torch.optim import lr_scheduler as theirs
 
 from fusedsched import lr_scheduler as ours
@@ -18,29 +16,7 @@ from fusedsched import lr_scheduler as ours
 BOUND = 1e-11  # of max(|base|, peak, |value|); torch's own recursion in Python floats drifts by 2e-12 in 100,000 steps
 
 
-def as_torch(scenario=None, *, bound=0.0):
-    """A test that a scenario sees with our schedulers what it sees with torch's, to the bit or to a relative bound.
-
-    `scenario(m, ...)` gets the package `m` and what the test gets, and returns numbers, in lists and tuples.
-    """
-    if scenario is None:
-        return functools.partial(as_torch, bound=bound)
-
-    @functools.wraps(scenario)
-    def test(**given):
-        mine, other = (list(_flat(scenario(m, **given))) for m in (ours, theirs))
-        assert mine == ([pytest.approx(value, rel=bound, abs=bound / 1e3) for value in other] if bound else other)
-
-    test.__signature__ = inspect.Signature(list(inspect.signature(scenario).parameters.values())[1:])
-    return test
-
-
-def _flat(value):
-    if isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _flat(part)
-    else:
-        yield value
+as_torch = compared(ours, theirs)
 
 
 class Pair:
