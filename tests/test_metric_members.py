@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import maker
-from cases_plateau import Oracle, groups_of, series
+from cases_metric import Oracle, groups_of, series
 from plateau_rule import recorded
 
 from fusedsched import lr_scheduler as L, schedules as S
