@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command lines of all commands, as people type and mistype them: (arguments, exit code, words that are printed)."""
 
+from cases import BACKENDS
+
 # A module of the user's, in the working directory.
 MODULE = """
 import torch
@@ -43,12 +45,7 @@ def trial_tuple():
     model, loader, loss_fn = trial().values()
     return model, loader, loss_fn, torch.optim.SGD(model.parameters(), lr=0.1)
 def ends_early(): return trial(loader=iter(trial()["loader"]))
-def no_batches(): return trial(loader=[])
-def no_parameters(): return trial(model=torch.nn.ReLU())
-def frozen(): return trial(model=torch.nn.Linear(4, 1).requires_grad_(False))
-def infinite(): return trial(loss_fn=lambda out, target: out.sum() * float("inf"))
-def no_steps(): return trial(steps=float("nan"))
-def other_optimizer(): return trial(optimizer=torch.optim.SGD([torch.zeros(1)]))
+def no_optimizer(): return trial(optimizer=0.1)
 def no_gradient(): return trial(loader=lambda: torch.zeros(()))
 """
 FAILS = "import there_is_no_such_module\n"
@@ -79,10 +76,19 @@ GOOD = {
         0,
         "of 40 steps of fusedsched",
     ),
-    "verify: a case": (["verify", "--quick", "--case", "AdamW/float32/cosine/reference"], 0, "1 of 1 checks passed"),
     "verify: a list": (["verify", "--quick", "--list"], 0, "AdamW/float32/fixed/reference"),
     "bench: smoke": (["bench", "--smoke", "--case", "tiny-300"], 0, "300 x 16"),
 }
+CHECKS = {
+    "an update": f"AdamW/float32/cosine/{BACKENDS[0]}",
+    "random numbers": f"random-3/bfloat16/drawn/{BACKENDS[0]}",
+    "a seed that no level has": f"random-12345/float32/drawn/{BACKENDS[0]}",
+    "an edge": f"edge/threads/{BACKENDS[0]}",
+    "a formula": "schedules/one_cycle/formula",
+    "a check of another level": f"resume/SGD-momentum/float64/all/{BACKENDS[0]}",
+}
+PASSED = "As far as these checks go, can this machine be trusted? Yes: 1 of 1 checks passed"
+GOOD |= {f"verify: {name}": (["verify", "--quick", "--case", id], 0, PASSED) for name, id in CHECKS.items()}
 BAD = {
     "nothing": ([], 2, "a command is missing"),
     "empty": ([""], 2, "a command is missing"),
@@ -144,13 +150,8 @@ BAD = {
     "lr-find: no stop above": (["lr-find", "trials:trial", "--start", "50"], 2, "Invalid start, stop: 50.0, 10.0"),
     "lr-find: two steps": (["lr-find", "trials:trial", "--steps", "2"], 2, "not a whole number of 3 or more"),
     "lr-find: a mode": (["lr-find", "trials:trial", "--mode", "slow"], 2, "invalid choice: 'slow'"),
-    "lr-find: steps nan": (["lr-find", "trials:no_steps"], 2, "Invalid steps: nan"),
     "lr-find: ends early": (["lr-find", "trials:ends_early"], 2, "The loader ended after 8 batches, and steps=100"),
-    "lr-find: no batches": (["lr-find", "trials:no_batches"], 2, "no batches at all"),
-    "lr-find: no parameters": (["lr-find", "trials:no_parameters"], 2, "ReLU has 0 parameters"),
-    "lr-find: frozen": (["lr-find", "trials:frozen"], 2, "none of which requires a gradient"),
-    "lr-find: infinite loss": (["lr-find", "trials:infinite"], 2, "The loss of the first step is"),
-    "lr-find: another's optimizer": (["lr-find", "trials:other_optimizer"], 2, "holds no parameter of this model"),
+    "lr-find: not an optimizer": (["lr-find", "trials:no_optimizer"], 2, "optimizer is a float"),
     "lr-find: no gradient": (["lr-find", "trials:no_gradient"], 2, "No parameter of the optimizer got a gradient"),
     "lr-find: its function fails": (["lr-find", "trials:broken"], 1, "in broken"),
     "lr-find: file kind": (["lr-find", "trials:trial", "--out", "lr.gif"], 2, "must end in .png or .svg"),
@@ -179,11 +180,21 @@ BAD = {
     "bench counts: no steps": (["bench", "counts", "--steps", "0"], 2, "is not a whole number of 2 or more"),
     "bench counts: not writable": (["bench", "counts", "--json", "no/a.json"], 2, "there is no folder 'no'"),
 }  # fmt: skip
-# command -> arguments that end at once, and a name in the JSON that it prints or writes to FILE
+# Commands that end at once and print JSON, or write it to FILE, and a name in it.
 JSON = {
     "info": (["info", "--json"], "backends"),
     "lr-find": (["lr-find", "trials:trial", "--json"], "suggestion"),
     "verify": (["verify", "--quick", "--case", "schedules/step/formula", "--json", "FILE"], "machine"),
     "bench": (["bench", "--smoke", "--case", "tiny-300", "--json", "FILE"], "machine"),
     "bench counts": (["bench", "counts", "--steps", "3", "--scheduler", "none", "--json", "FILE"], "counts"),
+}
+# Commands that write files, their names, and the function that does the work.
+DEMO = ["demo", "--quick", "--steps", "2", "--device", "cpu"]
+WORK = {
+    "plot": (["plot", "0.1", "--out", "a.svg"], ["a.svg"], "fusedsched.plotting.command.of_schedules"),
+    "lr-find": (["lr-find", "trials:trial", "--out", "a.svg"], ["a.svg"], "fusedsched.range_test.lr_range_test"),
+    "verify": (JSON["verify"][0], ["FILE"], "fusedsched.verify.command.run_check"),
+    "bench": (JSON["bench"][0], ["FILE"], "fusedsched.benchmarks.bench.run_case"),
+    "bench counts": (JSON["bench counts"][0], ["FILE"], "fusedsched.benchmarks.counts.measure"),
+    "demo": ([*DEMO, "--out", "."], ["curves.png", "results.json"], "fusedsched.demo.command.train"),
 }

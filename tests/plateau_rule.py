@@ -34,7 +34,7 @@ extern "C" void decide(double* table, double metric) {
 }
 """
 FLAGS = ["-x", "c++", "-std=c++20", "-O1", "-shared", "-fPIC", "-ffp-contract=off"]
-# name -> (whose law notices, the right text, the wrong one); all places of it
+# name -> (which scheduler shows it, the right text, the wrong one); all places of it
 MUTANTS = {
     "patience off by one": ("both", "state.bad > state.patience", "state.bad >= state.patience"),
     "cooldown ignored": ("both", "state.cooldown_counter = state.cooldown;", ""),
@@ -57,10 +57,6 @@ MUTANTS = {
     ),
     "the window is one too long": ("greedy", "state.sum -= window[at];", ""),
 }
-
-
-def mutants_of(whose):
-    return [name for name, (law, *_) in MUTANTS.items() if law in ("both", whose)]
 
 
 @functools.cache

@@ -146,19 +146,8 @@ def test_a_list_that_does_not_fit_into_memory_is_not_begun(monkeypatch):
 @needs_extension
 def test_the_command_measures_and_writes(tmp_path, capsys):
     table = tmp_path / "new" / "a.json"
-    argv = [
-        "bench",
-        "--smoke",
-        "--case",
-        "resnet50",
-        "--optimizer",
-        "sgd",
-        "--optimizer",
-        "adamw",
-        "--dtype",
-        "float64",
-    ]
-    assert cli.main([*argv, "--backend", "cpu", "--json", str(table)]) == 0
+    argv = "bench --smoke --case resnet50 --optimizer sgd --optimizer adamw --dtype float64 --backend cpu --json"
+    assert cli.main([*argv.split(), str(table)]) == 0
     printed = capsys.readouterr()
     assert "Not measured:" in printed.out
     assert printed.err.startswith("2 cases, about 10 seconds on an idle machine\n")

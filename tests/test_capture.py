@@ -15,7 +15,7 @@ from emulation import build
 from emulation.driver import Emulation
 from scripting import give_gradients, parameters
 
-from fusedsched import lr_scheduler as L, schedules as S
+from fusedsched import schedules as S
 
 make = maker("cuda")
 
@@ -151,42 +151,6 @@ def test_a_skipped_update_is_skipped_in_replays():
         replay_beside(graphed, eager, graph, update)
     assert_equal(graphed, eager)
     assert graphed[1].skipped_steps == 3
-
-
-REFUSED = {
-    "first step": (lambda: make("AdamW", parameters(4), lr=0.1), None, "first step"),
-    "LambdaLR": (None, CONFIGURED["LambdaLR"], "LambdaLR.step.. cannot be captured"),
-    "plateau": (None, lambda o: L.ReduceLROnPlateau(o), "ReduceLROnPlateau.step.metrics. cannot be captured"),
-    "chain": (
-        None,
-        lambda o: L.ChainedScheduler([L.ExponentialLR(o, 0.9), L.CosineAnnealingLR(o, 9)]),
-        "ChainedScheduler.step.. cannot be captured: its rates have no closed form",
-    ),
-}
-
-
-@pytest.mark.parametrize("row", REFUSED)
-def test_what_would_freeze_is_refused_by_name(row):
-    build, schedule, words = REFUSED[row]
-    if build is not None:
-        optimizer = build()
-        give_gradients(optimizer.param_groups[0]["params"])
-        call = optimizer.step
-    else:
-        params, optimizer, _ = scene("AdamW")
-        scheduler = schedule(optimizer)
-        optimizer.step()
-        call = (lambda: scheduler.step(1.0)) if row == "plateau" else scheduler.step
-    with pytest.raises(RuntimeError, match=words):
-        emulated().record(call)
-
-
-def test_a_second_scheduler_in_a_capture_is_refused():
-    _, optimizer, first = scene("AdamW", SCHEDULERS["ExponentialLR"])
-    second = L.StepLR(optimizer, 2)
-    emulated().record(first.step)
-    with pytest.raises(RuntimeError, match="another scheduler of the same optimizer already is"):
-        emulated().record(second.step)
 
 
 def test_copies_and_states_after_replays():

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws of all commands: exit codes and words, JSON, help, plain output, whole files, optional packages. The table of
-command lines is cases_commands.py."""
+"""Properties of all commands: exit codes and words, JSON, help, progress, colours, whole files, interrupts, optional
+packages. The table of command lines is cases_commands.py."""
 
+import io
 import json
 import os
 import re
@@ -11,16 +12,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases_commands import BAD, FAILS, GOOD, JSON, MODULE
+from cases_commands import BAD, DEMO, FAILS, GOOD, JSON, MODULE, WORK
+from tiers import full
 
 import fusedsched as fs
-from fusedsched import _native, cli, files, info, schedules as S
-from fusedsched.plotting import figure, objects
+from fusedsched import _native, cli, info, schedules as S
+from fusedsched.plotting import figure, objects, of_schedules
+from fusedsched.progress import progress
+from fusedsched.verify import bounds, check, report
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRESS = re.compile(r"(\d+ cases, about .* on an idle machine|[ \d]+ % +\d+ s left  .*)\n")
 LINES = {**GOOD, **BAD}
 needs_extension = pytest.mark.skipif(_native.module() is None, reason=f"no extension: {_native.reason()}")
+
+
+def slow_to_full(commands):
+    """The names of commands; the seconds of some are spent in the full tier alone."""
+    return [full(name) if name in ("bench counts", "demo") else name for name in commands]
 
 
 def run(*argv):
@@ -67,14 +76,14 @@ def test_the_table_has_every_command():
 
 
 @needs_extension
-@pytest.mark.parametrize("name", JSON)
+@pytest.mark.parametrize("name", slow_to_full(JSON))
 def test_json_is_all_that_is_in_its_place(name, folder, capsys):
     argv, key = JSON[name]
-    assert run(*(str(folder / "a.json") if word == "FILE" else word for word in argv)) == 0
+    assert run(*argv) == 0
     printed = capsys.readouterr()
-    text = (folder / "a.json").read_text() if "FILE" in argv else printed.out
+    text = (folder / "FILE").read_text() if "FILE" in argv else printed.out
     assert key in json.loads(text) and PROGRESS.sub("", printed.err) == ""
-    assert written(folder) == ({"a.json"} if "FILE" in argv else set())
+    assert written(folder) == ({"FILE"} if "FILE" in argv else set())
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -98,34 +107,81 @@ def test_version(word, capsys):
     assert run(word) == 0 and capsys.readouterr().out == f"fusedsched {fs.__version__}\n"
 
 
-def test_an_interrupted_command_says_so(monkeypatch, capsys):
-    def interrupted(argv):
-        raise KeyboardInterrupt
+def raising(error):
+    def fails(*args, **options):
+        raise error
 
-    monkeypatch.setattr(info, "main", interrupted)
-    assert run("info") == 130 and capsys.readouterr().err == "\ninterrupted\n"
-
-
-def full(*args):
-    raise OSError(28, "disk full")
+    return fails
 
 
-BROKEN = {
-    "write": lambda patch: patch.setattr(Path, "write_bytes", full),
-    "rename": lambda patch: patch.setattr(os, "replace", full),
+FAULTS = {
+    "interrupted": (None, KeyboardInterrupt(), 130, "\ninterrupted\n"),
+    "a write fails": ("pathlib.Path.write_bytes", OSError(28, "disk full"), 2, "'{}' cannot be written: disk full.\n"),
+    "a rename fails": ("os.replace", OSError(28, "disk full"), 2, "'{}' cannot be written: disk full.\n"),
 }
 
 
-@pytest.mark.parametrize("fails", BROKEN.values(), ids=list(BROKEN))
-def test_a_file_that_cannot_be_written_leaves_the_old_one_and_is_named(fails, monkeypatch, tmp_path, capsys):
-    file = tmp_path / "a.json"
-    file.write_text("old")
-    monkeypatch.setattr(info, "main", lambda argv: files.write_json(file, {}))
+@needs_extension
+@pytest.mark.skipif(not figure.available(), reason="needs matplotlib")
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", slow_to_full(WORK))
+def test_a_command_that_is_cut_short_says_so_and_leaves_the_old_file(name, fault, folder, monkeypatch, capsys):
+    """`None` stands for the function that does the work of the command."""
+    (argv, names, work), (where, error, code, words) = WORK[name], FAULTS[fault]
+    for file in names:
+        (folder / file).write_text("old")
     with monkeypatch.context() as patch:
-        fails(patch)
-        assert run("info") == 2
-    assert capsys.readouterr().err == f"error: '{file}' cannot be written: disk full.\n"
-    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+        patch.setattr(where or work, raising(error))
+        assert run(*argv) == code
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed and any(words.format(file) in printed for file in names)
+    assert written(folder) == {*names} and {(folder / file).read_text() for file in names} == {"old"}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def failed_check():
+    return check.Result(check.Check("id", "cpu", "AdamW", "float32", None), bounds.Verdict("", 3.0, 2.0), 0.0)
+
+
+PRINTERS = {
+    "plot": lambda: of_schedules([("lr", [("a", S.constant(1)), ("b", S.constant(2))])]).show(),
+    "verify": lambda: report.tables([failed_check()]),
+}
+
+
+@pytest.mark.parametrize("printer", PRINTERS.values(), ids=list(PRINTERS))
+@pytest.mark.parametrize(
+    ("stream", "no_color", "term", "coloured"),
+    (
+        (Terminal, "", "xterm", True),
+        (Terminal, "1", "xterm", False),
+        (Terminal, "", "dumb", False),
+        (io.StringIO, "", "xterm", False),
+    ),
+)
+def test_colours_only_in_a_terminal_that_wants_them(stream, no_color, term, coloured, printer, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr("sys.stdout", stream())
+    printer()
+    assert bool(re.search("\x1b\\[3[1-6]m", sys.stdout.getvalue())) is coloured
+    assert coloured or "\x1b" not in sys.stdout.getvalue()
+
+
+@pytest.mark.parametrize("stream", (io.StringIO, Terminal))
+@pytest.mark.parametrize(("lines", "after", "printed"), ((10, 0.0, 10), (3, 0.0, 3), (10, 60.0, 0)))
+def test_progress_is_a_few_plain_lines_and_none_for_what_is_over_at_once(stream, lines, after, printed):
+    out = stream()
+    with progress(100, lines=lines, after=after, stream=out) as show:
+        for done in range(1, 101):
+            show(done, f"[loss] {done}")
+    text = out.getvalue().splitlines()
+    assert len(text) == printed and not any(sign in out.getvalue() for sign in "\x1b\r\b")
+    assert not text or text[-1] == "100 %     0 s left  [loss] 100"
 
 
 @pytest.mark.skipif(not figure.available(), reason="needs matplotlib")
@@ -153,21 +209,21 @@ for argv in {commands!r}:
         code = end.code
     print("exit code", code, flush=True)
 """
-DEMO = ("demo", "--quick", "--steps", "4", "--device", "cpu")
 
 
-def process(code, **environment):
-    """A program in a process of its own, into pipes."""
+def process(*arguments, stdout=subprocess.PIPE, **environment):
+    """Python in a process of its own, into pipes."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment}
     env.pop("NO_COLOR", None)
     env["OMP_NUM_THREADS"] = "1"  # on a busy machine, threads would wait for each other
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=env, timeout=300)
+    line = [sys.executable, *arguments]
+    return subprocess.run(line, stdout=stdout, stderr=subprocess.PIPE, encoding="utf-8", env=env, timeout=300)
 
 
 def without_packages(*commands, **environment):
     """What each of some commands prints where optional packages are missing, and what all write to stderr."""
-    done = process(WITHOUT.format(without=OPTIONAL, commands=[list(argv) for argv in commands]), **environment)
+    done = process("-c", WITHOUT.format(without=OPTIONAL, commands=[*commands]), **environment)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert not any(sign in done.stdout + done.stderr for sign in ("\x1b", "\r", "\b"))
     found = re.findall(r"(.*?)exit code (\d+)\n", done.stdout, re.S)
@@ -176,7 +232,7 @@ def without_packages(*commands, **environment):
 
 
 def test_commands_need_no_optional_package_and_send_no_control_characters_into_pipes(folder):
-    lines = [GOOD[name] for name in ("info", "plot: an expression", "lr-find", "verify: a case", "bench: smoke")]
+    lines = [GOOD[name] for name in ("info", "plot: an expression", "lr-find", "verify: an update", "bench: smoke")]
     found, _ = without_packages(*(argv for argv, _, _ in lines))
     assert [(code, words in text) for (text, code), (_, _, words) in zip(found, lines, strict=True)] == [(0, True)] * 5
 
@@ -187,7 +243,7 @@ def test_the_demo_too_and_letters_that_an_output_lacks_are_no_error(folder):
 
 
 def test_what_needs_a_package_says_which_extra_to_install_and_leaves_nothing(folder):
-    found, errors = without_packages(("plot", "0.1", "--out", "a.svg"), ("lr-find", "trials:trial", "--out", "a.svg"))
+    found, errors = without_packages(WORK["plot"][0], WORK["lr-find"][0])
     assert [code for _, code in found] == [2, 2] and errors.count("pip install 'fusedsched[plot]'") == 2
     assert written(folder) == set()
 
@@ -197,19 +253,22 @@ def test_an_expression_is_drawn_without_torch_and_without_matplotlib():
         "import sys; from fusedsched import cli; cli.main(['plot', 'linear(1, 0, 5)']); "
         "print({'torch', 'matplotlib', 'numpy'} & set(sys.modules))"
     )
-    done = process(code)
+    done = process("-c", code)
     assert done.stdout.splitlines()[-1] == "set()", done.stderr
 
 
 def test_a_reader_that_has_gone_is_no_error():
     reading, writing = os.pipe()
     os.close(reading)
-    line = [sys.executable, "-u", "-m", "fusedsched", "plot", "0.1"]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(line, stdout=writing, stderr=subprocess.PIPE, env=env, timeout=120)
+    done = process("-u", "-m", "fusedsched", "plot", "0.1", stdout=writing)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_a_compiler_the_reference_is_verified():
+    done = process("-m", "fusedsched", "verify", "--quick", "--list", FUSEDSCHED_NO_EXTENSION="1")
+    listed = done.stdout.split()
+    assert "AdamW/float32/fixed/reference" in listed and not any(name.endswith(("/cpu", "/C++")) for name in listed)
 
 
 # ---- what single commands do ----------------------------------------------------------------------------------------

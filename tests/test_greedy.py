@@ -1,90 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: GreedyLR decides as transformers' class does (retold in cases_plateau.py), on the host and on a device."""
+"""Properties of GreedyLR alone: arguments, states, messages. Its decisions: test_metric_decisions.py."""
 
 import copy
-import itertools
 import math
 
 import pytest
 import torch
 from cases import maker
 from cases_lr_schedulers import optimizer as plain
-from cases_plateau import GREEDY, MODES, Oracle, drawn, greedy_options, groups_of, shown
-from plateau_rule import emulated, mutants_of, on_the_device, recorded
-from tiers import full
+from cases_metric import GREEDY, Oracle, built, groups_of, shown, tensor
 
 import fusedsched
 from fusedsched import lr_scheduler as L
 
-SEEDS = [range(50), full(range(50, 250))]  # where the host decides, by one code for all backends, an eighth of them
 KEYS = (
     "factor min_lrs max_lrs patience verbose cooldown warmup cooldown_counter warmup_counter mode threshold "
     "threshold_mode best num_bad_epochs num_good_epochs eps last_epoch smooth window_size reset_start "
     "reset_start_original _last_lr _init_lrs"
 ).split()
-
-
-def tensor(metric):
-    return torch.tensor(metric, dtype=torch.float64)
-
-
-def built(make, lrs, **options):
-    opt = make("SGD", groups_of(lrs), lr=0.1)
-    opt.step()
-    return L.GreedyLR(opt, **options)
-
-
-def law_of_decisions(make, mode, kind, seeds):
-    for seed in seeds:
-        lrs, options, metrics = drawn(seed, mode, kind, greedy_options)
-        sched, oracle, stride = built(make, lrs, **options), Oracle(lrs, **options), 3 + seed % 7
-        for i, metric in enumerate(metrics):
-            sched.step(tensor(metric))
-            oracle.step(metric)
-            if i % stride == stride - 1:
-                assert shown(sched, GREEDY) == oracle.shown(), (seed, i, options)
-        assert shown(sched, GREEDY) == oracle.shown(), (seed, options)
-
-
-@pytest.mark.parametrize("seeds", SEEDS)
-@pytest.mark.parametrize(("mode", "kind"), MODES)
-def test_decisions_are_those_of_transformers(product, mode, kind, seeds):
-    law_of_decisions(product, mode, kind, seeds if product.args[0] == "cuda" else seeds[::8])
-
-
-@pytest.mark.parametrize("seeds", SEEDS)
-def test_the_rule_on_the_host_keeps_the_law(monkeypatch, seeds):
-    for mode, kind in MODES:
-        law_of_decisions(on_the_device(monkeypatch, None), mode, kind, seeds)
-
-
-@pytest.mark.parametrize("mutant", mutants_of("greedy"))
-def test_a_wrong_rule_breaks_the_law(monkeypatch, mutant):
-    make = on_the_device(monkeypatch, mutant)
-    with pytest.raises(AssertionError):
-        for seed, (mode, kind) in itertools.product(range(150), MODES):
-            law_of_decisions(make, mode, kind, [seed])
-
-
-WRONG = {
-    "never better": ("is_better", lambda self, current, best: False),
-    "always better": ("is_better", lambda self, current, best: True),
-    "never raised": ("_increase_lr", lambda self, epoch: None),
-    "never lowered": ("_reduce_lr", lambda self, epoch: None),
-    "never reset": ("_reset", lambda self: None),
-}
-
-
-@pytest.mark.parametrize("mutant", WRONG)
-def test_a_wrong_telling_on_the_host_breaks_the_law(monkeypatch, mutant):
-    monkeypatch.setattr(L.GreedyLR, *WRONG[mutant])
-    with pytest.raises(AssertionError):
-        for mode, kind in MODES:
-            law_of_decisions(maker("reference"), mode, kind, range(20))
+DEFAULTS = dict(min_lr=1e-3, max_lr=1.0, mode="min", threshold_mode="abs", threshold=1e-6, eps=1e-8)
 
 
 def test_it_is_a_scheduler(product):
-    sched = built(product, [0.4])
+    sched = built("greedy", product, [0.4])
     # Trainers call step(metrics) of a scheduler that is a ReduceLROnPlateau.
     assert (
         isinstance(sched, torch.optim.lr_scheduler.ReduceLROnPlateau) and fusedsched.lr_scheduler.GreedyLR is L.GreedyLR
@@ -94,13 +32,11 @@ def test_it_is_a_scheduler(product):
 
 @pytest.mark.parametrize("smooth", [False, True])
 def test_states(product, smooth):
-    """Law: the keys of transformers' class, and one; saved and loaded at any time, it goes on as ever."""
+    """The keys of transformers' class, and one; saved and loaded at any time, it continues as ever."""
     options = dict(patience=1, factor=0.5, cooldown=1, warmup=1, smooth=smooth, window_size=3, reset_start=2)
     metrics = [3.0, 2.0, 1.0, 0.5, 2.0, 3.0, 3.0, 3.0, math.inf, 1.0, 4.0, 0.25]
     for at in (0, 2, 5, 9):
-        whole, oracle = built(product, [0.4, 0.1], **options), Oracle([0.4, 0.1], min_lr=1e-3, max_lr=1.0, mode="min",
-                                                                      threshold_mode="abs", threshold=1e-6, eps=1e-8,
-                                                                      **options)  # fmt: skip
+        whole, oracle = built("greedy", product, [0.4, 0.1], **options), Oracle([0.4, 0.1], **DEFAULTS, **options)
         for metric in metrics[:at]:
             whole.step(tensor(metric))
             oracle.step(metric)
@@ -108,7 +44,7 @@ def test_states(product, smooth):
         assert sorted(state) == sorted([*KEYS, *["_streaming_avg"] * smooth])
         if smooth:
             assert state["_streaming_avg"] == {"window_size": 3, "values": oracle.seen, "sum": oracle.total}
-        part = built(product, [0.4, 0.1], smooth=False)
+        part = built("greedy", product, [0.4, 0.1], smooth=False)
         part.load_state_dict(state)
         twin = copy.deepcopy(whole)
         for metric in metrics[at:]:
@@ -119,32 +55,10 @@ def test_states(product, smooth):
             assert shown(sched, GREEDY) == oracle.shown()
 
 
-def test_replays_read_the_metric_anew():
-    options = dict(patience=0, factor=0.5, smooth=True, window_size=2, min_lr=0.05, max_lr=2.0, reset_start=2)
-    sched, eager = (built(maker("cuda"), [0.4, 0.1], **options) for _ in range(2))
-    metric = tensor(0.0)
-
-    def train():
-        sched.optimizer.step()
-        sched.step(metric)
-
-    graph = recorded(train)
-    assert emulated().nodes(graph) == 2
-    for i, value in enumerate((3.0, 2.0, 2.5, 4.0, 4.0, 5.0, 6.0, 1.0, 0.5, 9.0)):
-        metric.fill_(value)
-        emulated().replay(graph)
-        eager.optimizer.step()
-        eager.step(value)
-        if i % 4 == 3:
-            assert shown(sched, GREEDY) == shown(eager, GREEDY)
-            assert list(sched._streaming_avg.values) == list(eager._streaming_avg.values)
-    assert shown(sched, GREEDY) == shown(eager, GREEDY)
-    params = [[p for g in s.optimizer.param_groups for p in g["params"]] for s in (sched, eager)]
-    assert all(torch.equal(p, q) for p, q in zip(*params, strict=True))
-
-
 def test_verbose_prints_on_the_host(capsys):
-    sched = built(maker("cuda"), [0.4], patience=0, factor=0.5, verbose=True, max_lr=0.8, min_lr=0.4, reset_start=1)
+    sched = built(
+        "greedy", maker("cuda"), [0.4], patience=0, factor=0.5, verbose=True, max_lr=0.8, min_lr=0.4, reset_start=1
+    )
     for metric in (2.0, 3.0, 3.0):
         sched.step(tensor(metric))
     said = capsys.readouterr().out.splitlines()
@@ -154,8 +68,6 @@ def test_verbose_prints_on_the_host(capsys):
         "Scheduler reset to initial state.",
         "Epoch 3: increasing learning rate of group 0 to 8.0000e-01.",
     ]
-    with pytest.raises(RuntimeError, match="GreedyLR.step.metrics. cannot be captured: it decides, or prints"):
-        recorded(lambda: sched.step(tensor(1.0)))
 
 
 BAD = {
@@ -182,7 +94,7 @@ def test_refused_before_anything_changed(row):
 
 
 def test_a_late_group_needs_its_bounds(product):
-    sched = built(product, [0.4], patience=0, factor=0.5)
+    sched = built("greedy", product, [0.4], patience=0, factor=0.5)
     sched.step(tensor(2.0))
     sched.optimizer.add_param_group(groups_of([0.3])[0])
     with pytest.raises(RuntimeError, match="min_lrs has 1 values, the optimizer has 2 param groups"):

@@ -107,13 +107,6 @@ def test_a_state_that_was_saved_after_replays_goes_on(name, plan):
     assert_same_bits(graphed, fresh)
 
 
-@pytest.mark.parametrize("call", [lambda s: s.extend(60), lambda s: s.branch(5)])
-def test_a_plan_is_not_changed_within_a_capture(call):
-    *_, scheduler = scene("AdamW", CAPTURED["CosineAnnealingLR"])
-    with pytest.raises(RuntimeError, match="cannot be captured: a graph would repeat the decision of now for ever"):
-        emulated().record(lambda: call(scheduler))
-
-
 def test_the_law_can_fail(monkeypatch):
     """Programs that stay on the device as they were."""
     monkeypatch.setattr("fusedsched.lr_scheduler.replan.reattach", lambda scheduler: None)

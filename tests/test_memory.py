@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws about what tensors lie in: memory that is exchanged, shared, held in circles, used by several threads."""
+"""What tensors lie in: memory that is exchanged, shared, held in circles, used by several threads."""
 
 import collections
 import copy
@@ -10,16 +10,18 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from compared import compared
 
 import fusedsched
 from fusedsched import schedules
 
-NAMES = ["AdamW", "Adam", "SGD"]
-named = pytest.mark.parametrize("name", NAMES)
+named = pytest.mark.parametrize("name", ["AdamW", "Adam", "SGD"])
+as_torch = compared(fusedsched, torch.optim)
 
 
-def close(mine, other):
-    assert torch.allclose(mine, other, rtol=1e-6, atol=1e-6)
+def made(m, name, params, **options):
+    """An optimizer of the package `m`, with state for each parameter."""
+    return getattr(m, name)(params, lr=0.1, **({"momentum": 0.9} if name == "SGD" else {}), **options)
 
 
 def state_tensors(opt):
@@ -55,31 +57,27 @@ MOVES = [to_other_processes, to_shared_memory, to_another_place, to_another_stor
 
 @named
 @pytest.mark.parametrize("move", MOVES, ids=lambda move: move.__name__)
-def test_state_whose_memory_is_exchanged(name, move):
-    """Law: steps go on from what the state's tensors hold, wherever that lies now."""
-    runs = []
-    for module in (fusedsched, torch.optim):
-        torch.manual_seed(0)
-        params = [torch.nn.Parameter(torch.randn(4)) for _ in range(20)]
-        opt = getattr(module, name)(params, lr=0.01, **({"momentum": 0.9} if name == "SGD" else {}))
-        for t in range(6):
-            if t == 3:
-                move(opt)
-                others = [torch.full((1,), 7.0) for _ in range(100)]  # where freed memory would go
-            for p in params:
-                p.grad = torch.ones_like(p)
-            opt.step()
-        counts = {float(state.get("step", 0.0)) for state in opt.state.values()}
-        runs.append((torch.stack([p.detach() for p in params]), counts))
-        assert all(float(other) == 7.0 for other in others)
-    close(runs[0][0], runs[1][0])
-    assert runs[0][1] == runs[1][1]
+@as_torch(bound=1e-6)
+def test_state_whose_memory_is_exchanged(m, name, move):
+    """Steps continue from what the state's tensors hold, wherever that lies now."""
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(4)) for _ in range(20)]
+    opt = made(m, name, params)
+    for t in range(6):
+        if t == 3:
+            move(opt)
+            others = [torch.full((1,), 7.0) for _ in range(100)]  # where freed memory would go
+        for p in params:
+            p.grad = torch.ones_like(p)
+        opt.step()
+    assert all(float(other) == 7.0 for other in others)
+    return params, [float(state.get("step", 0.0)) for state in opt.state.values()]
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("how", ["shared", "elsewhere"])
 def test_a_shown_number_whose_memory_is_exchanged(backend, how):
-    """Law: a schedule goes on being shown in the tensor of its group, wherever that lies now."""
+    """a schedule goes on being shown in the tensor of its group, wherever that lies now."""
     p = torch.nn.Parameter(torch.ones(4))
     opt = fusedsched.AdamW([p], lr=schedules.linear(0.5, 0.0, steps=10), backend=backend)
     for t in range(4):
@@ -105,29 +103,27 @@ def with_gaps(n):
 @pytest.mark.parametrize("make", [whole, with_gaps], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("n", [12, 300_000])
 @pytest.mark.parametrize("late", [False, True])
-def test_parameters_that_share_memory(name, make, n, late):
-    """Law: they are updated one after the other, at the end of a run that began apart too."""
-    ends = []
-    for module in (fusedsched, torch.optim):
-        a, params = make(n)
-        targets = [p.data for p in params]
-        if late:
-            params[1].data = params[1].data.clone()
-        opt = getattr(module, name)(params, lr=0.1, weight_decay=0.1)
-        for t in range(4):
-            if t == 2:
-                params[1].data = targets[1]
-            for k, p in enumerate(params):
-                p.grad = torch.full_like(p, 1.0 + t + k)
-            opt.step()
-        ends.append(a)
-    close(*ends)
+@as_torch(bound=1e-6)
+def test_parameters_that_share_memory(m, name, make, n, late):
+    """They are updated one after the other, at the end of a run that began apart too."""
+    a, params = make(n)
+    targets = [p.data for p in params]
+    if late:
+        params[1].data = params[1].data.clone()
+    opt = getattr(m, name)(params, lr=0.1, weight_decay=0.1)
+    for t in range(4):
+        if t == 2:
+            params[1].data = targets[1]
+        for k, p in enumerate(params):
+            p.grad = torch.full_like(p, 1.0 + t + k)
+        opt.step()
+    return a
 
 
 @named
 @pytest.mark.parametrize("where", ["parameter", "group", "state"])
 def test_circles_are_collected(name, where):
-    """Law: what holds its optimizer goes with it."""
+    """what holds its optimizer goes with it."""
     net = torch.nn.Linear(3, 3)
     params = list(net.parameters())
     opt = getattr(fusedsched, name)(params, lr=0.1)
@@ -149,7 +145,7 @@ def test_circles_are_collected(name, where):
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_threads_take_turns(transposed):
-    """Law: several threads may step one optimizer; each makes whole steps."""
+    """several threads may step one optimizer; each makes whole steps."""
     params = [torch.nn.Parameter(torch.zeros(200, 300)) for _ in range(10)]
     opt = fusedsched.AdamW(params, lr=1e-3, weight_decay=0.0)
     for p in params:
@@ -160,25 +156,23 @@ def test_threads_take_turns(transposed):
     [thread.join() for thread in threads]
     assert {float(state["step"]) for state in opt.state.values()} == {151.0}
     for p in params:
-        close(p, torch.full_like(p, -0.151))
+        torch.testing.assert_close(p, torch.full_like(p, -0.151), rtol=1e-6, atol=1e-6)
 
 
 @named
 @pytest.mark.parametrize("stepped", [False, True])
-def test_a_gapped_parameter_that_is_laid_out_anew(name, stepped):
-    """Law: state follows the layout of its parameter, whether or not there was any."""
-    ends = []
-    for module in (fusedsched, torch.optim):
-        torch.manual_seed(0)
-        p = torch.randn(4, 3, 2)[..., 0].detach().requires_grad_()
-        opt = getattr(module, name)([p], lr=0.1, **({"momentum": 0.9} if name == "SGD" else {}))
-        for t in range(4):
-            if t == 1:
-                p.data = p.data.t().contiguous().t()
-            p.grad = torch.arange(12.0).view(4, 3) if t or stepped else None
-            opt.step()
-        ends.append(p.detach())
-    close(*ends)
+@as_torch(bound=1e-6)
+def test_a_gapped_parameter_that_is_laid_out_anew(m, name, stepped):
+    """State follows the layout of its parameter, whether or not there was any."""
+    torch.manual_seed(0)
+    p = torch.randn(4, 3, 2)[..., 0].detach().requires_grad_()
+    opt = made(m, name, [p])
+    for t in range(4):
+        if t == 1:
+            p.data = p.data.t().contiguous().t()
+        p.grad = torch.arange(12.0).view(4, 3) if t or stepped else None
+        opt.step()
+    return p
 
 
 EDITS = {
@@ -191,19 +185,17 @@ EDITS = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_types_that_torch_takes(edit):
-    """Law: a group may hold whatever torch's own steps can read."""
-    ends = []
-    for module in (fusedsched, torch.optim):
-        p = torch.nn.Parameter(torch.ones(3))
-        opt = module.Adam([p], lr=np.array(0.01) if "array" in edit else 0.01)
-        for t in range(4):
-            if t == 2:
-                EDITS[edit](opt.param_groups[0])
-            p.grad = torch.ones(3)
-            opt.step()
-        ends.append(p.detach())
-    close(*ends)
+@as_torch(bound=1e-6)
+def test_types_that_torch_takes(m, edit):
+    """A group may hold whatever torch's own steps can read."""
+    p = torch.nn.Parameter(torch.ones(3))
+    opt = m.Adam([p], lr=np.array(0.01) if "array" in edit else 0.01)
+    for t in range(4):
+        if t == 2:
+            EDITS[edit](opt.param_groups[0])
+        p.grad = torch.ones(3)
+        opt.step()
+    return p
 
 
 def test_state_that_is_no_dict():
@@ -216,7 +208,7 @@ def test_state_that_is_no_dict():
 
 @pytest.mark.parametrize("between", ["set_schedule", "advance"])
 def test_an_edit_that_no_step_has_seen(between):
-    """Law: a scheduled number that was written to stays, whatever comes before the next step."""
+    """a scheduled number that was written to stays, whatever comes before the next step."""
     p = torch.nn.Parameter(torch.ones(3))
     opt = fusedsched.AdamW([p], lr=schedules.linear(0.5, 0.0, steps=10), weight_decay=schedules.constant(0.1))
     p.grad = torch.ones(3)
@@ -230,7 +222,7 @@ def test_an_edit_that_no_step_has_seen(between):
 
 @pytest.mark.parametrize("how", ["copy", "group", "load"])
 def test_sgd_with_a_scheduled_momentum_goes_on(how):
-    """Law: a plan that is made anew knows that there is momentum."""
+    """a plan that is made anew knows that there is momentum."""
     p = torch.nn.Parameter(torch.ones(3))
     opt = fusedsched.SGD([p], lr=0.1, momentum=schedules.linear(0.9, 0.5, steps=9))
     p.grad = torch.ones(3)

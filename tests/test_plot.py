@@ -12,29 +12,20 @@ from fusedsched import schedules as S
 from fusedsched.plotting import Curve, Panel, Picture, curves, figure, natural_steps, of_schedules, sample, terminal
 
 
+@pytest.mark.parametrize("steps", [None, 50_000])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_curve_has_the_values_of_the_schedule_and_both_sides_of_its_edges(name):
-    case = SCHEDULES[name]
-    schedule = case.make()
-    curve = sample(schedule)
+def test_a_curve_has_the_values_of_the_schedule_and_both_sides_of_its_edges(name, steps):
+    schedule = SCHEDULES[name].make()
+    if steps is not None and schedule.program.horizon >= 0.0:
+        pytest.skip("it has no more steps")
+    curve = sample(schedule, steps)
     assert 2 <= len(curve.xs) <= 3 * curves.POINTS and list(curve.xs) == sorted(set(curve.xs))
     assert all(schedule(x) == y for x, y in zip(curve.xs, curve.ys, strict=True))
+    assert curve.xs[0] == 0 and (steps is None or curve.xs[-1] == steps - 1)
     begins = {row[0] for row in schedule.program.rows if 0 < row[0] <= curve.xs[-1]}
     assert {x for b in begins for x in (math.ceil(b), math.ceil(b) - 1)} <= set(curve.xs)
     if len(begins) <= curves.MOST_MARKS and schedule.program.period == 0.0:
         assert set(curve.marks) == begins
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_a_long_picture_keeps_its_edges(name):
-    case = SCHEDULES[name]
-    schedule = case.make()
-    if schedule.program.horizon >= 0.0:
-        pytest.skip("it has no more steps")
-    curve = sample(schedule, steps=50_000)
-    begins = {row[0] for row in schedule.program.rows if 0 < row[0] < 50_000}
-    assert {x for b in begins for x in (math.ceil(b), math.ceil(b) - 1)} <= set(curve.xs)
-    assert curve.xs[0] == 0 and curve.xs[-1] == 49_999 and len(curve.xs) <= 3 * curves.POINTS
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from unittest import mock
 
 import pytest
 import torch
-from cases_lr_schedulers import SCHEDULERS, make, optimizer, run
+from cases_lr_schedulers import CONFIGURED, SCHEDULERS, make, numbers, optimizer, rate, run
+from scheduler_pairs import as_torch
 from torch.optim import lr_scheduler as theirs
 
 import fusedsched
@@ -206,34 +207,32 @@ def test_a_method_that_is_replaced_under_way():
     assert opt.param_groups[0]["lr"] == 7.0
 
 
-def test_a_scale_function_that_is_put_in_under_way():
-    """Law: a `scale_fn` that somebody puts into the object is called from then on, when torch calls it."""
-    calls = []
-    for module in (ours, theirs):
-        seen, opt = [], optimizer([1.0])
-        sched = module.CyclicLR(opt, 0.25, 1.0, step_size_up=3, cycle_momentum=False)
-        run(opt, sched, 3)
-        sched.scale_fn = lambda x, seen=seen: seen.append(x) or 0.5
-        run(opt, sched, 4)
-        calls.append((seen, opt.param_groups[0]["lr"]))
-    assert calls[0] == calls[1] and len(calls[0][0]) == 4
+@as_torch
+def test_a_scale_function_that_is_put_in_under_way(m):
+    """A `scale_fn` that user code puts into the object is called from then on, when torch calls it."""
+    seen, opt = [], optimizer([1.0])
+    sched = m.CyclicLR(opt, 0.25, 1.0, step_size_up=3, cycle_momentum=False)
+    run(opt, sched, 3)
+    sched.scale_fn = lambda x: seen.append(x) or 0.5
+    run(opt, sched, 4)
+    assert len(seen) == 4
+    return seen, rate(opt)
 
 
-def test_functions_are_called_when_torch_calls_them():
-    """Law: a user's function sees the same steps in the same order."""
-    calls = []
-    for module in (ours, theirs):
-        seen = []
-        opt = optimizer([0.3, 0.2])
-        for name in ("LambdaLR", "MultiplicativeLR"):
-            sched = getattr(module, name)(opt, lambda t, seen=seen: seen.append(t) or 0.5)
-            run(opt, sched, 3)
-        sched = module.CyclicLR(opt, 0.1, 0.2, 3, scale_fn=lambda x, seen=seen: seen.append(x) or 0.5)
-        run(opt, sched, 3)
-        parts = [module.LambdaLR(opt, lambda t, seen=seen: seen.append(t) or 0.5), module.StepLR(opt, 2)]
-        run(opt, module.SequentialLR(opt, parts, [2]), 4)
-        calls.append(seen)
-    assert calls[0] == calls[1]
+@as_torch
+def test_functions_are_called_when_torch_calls_them(m):
+    """A user's function sees the same steps in the same order."""
+    seen = []
+    opt = optimizer([0.3, 0.2])
+    function = lambda t: seen.append(t) or 0.5  # noqa: E731
+    for build in (
+        lambda: m.LambdaLR(opt, function),
+        lambda: m.MultiplicativeLR(opt, function),
+        lambda: m.CyclicLR(opt, 0.1, 0.2, 3, scale_fn=function),
+        lambda: m.SequentialLR(opt, [m.LambdaLR(opt, function), m.StepLR(opt, 2)], [2]),
+    ):
+        run(opt, build(), 4)
+    return seen
 
 
 class Wrapper(torch.optim.Optimizer):
@@ -252,27 +251,19 @@ class Wrapper(torch.optim.Optimizer):
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, fusedsched.SGD])
 @pytest.mark.parametrize(
-    "build",
-    [
-        lambda m, o: m.CosineAnnealingLR(o, 5),
-        lambda m, o: m.OneCycleLR(o, 0.5, total_steps=20),
-        lambda m, o: m.SequentialLR(o, [m.LinearLR(o, 0.5, total_iters=2), m.StepLR(o, 2)], [3]),
-        lambda m, o: m.ChainedScheduler([m.LinearLR(o, 0.5, total_iters=2), m.StepLR(o, 2)]),
-        lambda m, o: m.ReduceLROnPlateau(o, patience=1),
-    ],
+    "name", ["CosineAnnealingLR", "OneCycleLR", "SequentialLR of three", "ChainedScheduler", "ReduceLROnPlateau"]
 )
-def test_schedulers_of_a_wrapper(build, kind):
-    runs = []
-    for module, inner in ((ours, kind), (theirs, torch.optim.SGD)):
-        optimizer = inner([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.5)
-        wrapper = Wrapper(optimizer)
-        scheduler = build(module, wrapper)
-        metric = (1.0,) if isinstance(scheduler, theirs.ReduceLROnPlateau) else ()
-        seen = []
-        for _ in range(8):
-            wrapper.step()
-            scheduler.step(*metric)
-            seen.append([optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]])
-        scheduler.load_state_dict(scheduler.state_dict())
-        runs.append(seen)
-    torch.testing.assert_close(torch.tensor(runs[0]), torch.tensor(runs[1]))
+@as_torch(bound=1e-12)
+def test_schedulers_of_a_wrapper(m, name, kind):
+    inner = kind if m is ours else torch.optim.SGD
+    optimizer = inner([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.5)
+    wrapper = Wrapper(optimizer)
+    scheduler = CONFIGURED[name](wrapper, m)
+    metric = (1.0,) if name == "ReduceLROnPlateau" else ()
+    seen = []
+    for _ in range(8):
+        wrapper.step()
+        scheduler.step(*metric)
+        seen.append(numbers(optimizer))
+    scheduler.load_state_dict(scheduler.state_dict())
+    return seen

@@ -3,14 +3,14 @@
 the others have from the base rate that they bring. torch raises for most, sooner or later.
 """
 
-import copy
 import math
 import random
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from cases_lr_schedulers import SCHEDULERS, SEED, near, numbers, optimizer, rate
+from cases_lr_schedulers import SCHEDULERS, SEED, near, numbers, optimizer, rate, run
+from scheduler_pairs import as_torch
 from torch.optim import lr_scheduler as theirs
 from torch.optim.swa_utils import SWALR
 
@@ -137,42 +137,32 @@ def test_a_late_group_in_a_composition(name):
     assert rate(opt, 1) == near(expected) and sched.get_last_lr()[1] == rate(opt, 1)
 
 
-def test_a_wave_and_a_ramp_in_a_chain():
-    """Law: where torch's chain goes on with a late group, ours has its values."""
-    seen = []
-    for module in (ours, theirs):
-        opt = optimizer([1.0])
-        sched = module.ChainedScheduler(
-            [module.CosineAnnealingLR(opt, 20, eta_min=0.1), module.LinearLR(opt, 0.5, total_iters=9)]
-        )
-        rates = []
-        for t in range(12):
-            if t == 4:
-                add(opt, 0.5)
-            sched.step()
-            rates.append([group["lr"] for group in opt.param_groups])
-        seen.append(sum(rates, []))
-    assert seen[0] == near(seen[1])
+@as_torch(bound=1e-12)
+def test_a_wave_and_a_ramp_in_a_chain(m):
+    """Where torch's chain continues with a late group, ours has its values."""
+    opt = optimizer([1.0])
+    sched = m.ChainedScheduler([m.CosineAnnealingLR(opt, 20, eta_min=0.1), m.LinearLR(opt, 0.5, total_iters=9)])
+    before = run(opt, sched, 4)
+    add(opt, 0.5)
+    return before, run(opt, sched, 8)
 
 
-def test_a_state_of_torch_in_which_a_group_joined_late():
-    """Law: it has fewer base rates than groups; those groups have the rates that they have."""
-    seen = []
-    for module in (ours, theirs):
-        opt = optimizer([1.0])
-        sched = theirs.ExponentialLR(opt, 0.5)
-        for t in range(5):
-            if t == 4:
-                add(opt, 0.35)
-            sched.step()
-        states = copy.deepcopy((opt.state_dict(), sched.state_dict()))
-        fresh = optimizer([1.0, 0.35])
-        other = module.ExponentialLR(fresh, 0.5)
-        fresh.load_state_dict(states[0]), other.load_state_dict(states[1])
-        assert len(other.base_lrs) == 1 and rate(fresh, 1) == 0.175
-        other.step()
-        seen.append([rate(fresh), rate(fresh, 1)])
-    assert seen[0] == seen[1] == [0.5**6, 0.0875]
+@as_torch
+def test_a_state_of_torch_in_which_a_group_joined_late(m):
+    """It has fewer base rates than groups; those groups have the rates that they have."""
+    opt = optimizer([1.0])
+    sched = theirs.ExponentialLR(opt, 0.5)
+    run(opt, sched, 4)
+    add(opt, 0.35)
+    sched.step()
+    fresh = optimizer([1.0, 0.35])
+    other = m.ExponentialLR(fresh, 0.5)
+    fresh.load_state_dict(opt.state_dict())
+    other.load_state_dict(sched.state_dict())
+    assert len(other.base_lrs) == 1 and rate(fresh, 1) == 0.175
+    other.step()
+    assert (rate(fresh), rate(fresh, 1)) == (0.5**6, 0.0875)
+    return rate(fresh), rate(fresh, 1)
 
 
 @pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)

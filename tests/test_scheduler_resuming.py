@@ -110,59 +110,39 @@ def test_resuming_a_second_time():
         assert rate(opt) == near(0.5**4 * 0.1)
 
 
-@pytest.mark.parametrize("k", [0, 1, 2, 3, 6, 7, 8, 14])
-def test_resuming_a_sequence(k):
-    def build(opt, **resume):
-        inner = ours.SequentialLR(opt, [ours.ExponentialLR(opt, 0.5), ours.CosineAnnealingWarmRestarts(opt, 3)], [2])
-        return ours.SequentialLR(
-            opt, [ours.LinearLR(opt, 0.5, 1.0, 5), inner, ours.StepLR(opt, 2, 0.5)], [3, 8], **resume
-        )
+def of_sequences(o):
+    inner = ours.SequentialLR(o, [ours.ExponentialLR(o, 0.5), ours.CosineAnnealingWarmRestarts(o, 3)], [2])
+    return [ours.LinearLR(o, 0.5, 1.0, 5), inner, ours.StepLR(o, 2, 0.5)], [3, 8]
 
-    whole = optimizer([1.0])
-    expected = curve(whole, build(whole), 20)
-    opt = optimizer([1.0])
-    sched = build(opt, last_epoch=k)
+
+def of_a_chain(o):
+    chain = ours.ChainedScheduler([ours.LinearLR(o, 0.5, 1.0, 5), ours.ExponentialLR(o, 0.5)])
+    return [ours.StepLR(o, 2, 0.5), chain], [3]
+
+
+def of_numbers(kind):
+    return lambda o: ([ours.StepLR(o, kind(2)), ours.CosineAnnealingLR(o, kind(10))], [3])
+
+
+SEQUENCES = {
+    "of sequences": of_sequences,
+    "of a chain": of_a_chain,
+    "of integers": of_numbers(int),
+    "of whole floats": of_numbers(float),
+    "of integers of numpy": of_numbers(np.int64),
+    "of a member whose every step is torch's": lambda o: (
+        [ours.StepLR(o, 2), ours.CyclicLR(o, 0.1, 0.2, 3, scale_fn=lambda x: 0.5, cycle_momentum=False)], [3],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 3, 6, 7, 8, 14])
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_resuming_a_sequence(name, k):
+    """Whatever its members are, and without a warning about the order of calls."""
+    whole, opt = optimizer([1.0]), torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.9)
+    expected = curve(whole, ours.SequentialLR(whole, *SEQUENCES[name](whole)), 20)
+    sched = ours.SequentialLR(opt, *SEQUENCES[name](opt), last_epoch=k)
+    opt._opt_called = True  # from here on its steps would warn
     assert sched.last_epoch == k + 1
     assert curve(opt, sched, 20 - k - 1) == near(expected[k + 1 :])
-
-
-@pytest.mark.parametrize("kind", [int, float, np.int64])
-def test_resuming_a_sequence_of_whole_numbers(kind):
-    """Law: whole numbers of another type count steps as integers do."""
-
-    def build(opt, **resume):
-        wave = ours.CosineAnnealingLR(opt, kind(10))
-        return ours.SequentialLR(opt, [ours.StepLR(opt, kind(2)), wave], [3], **resume)
-
-    whole = optimizer([1.0])
-    expected = curve(whole, build(whole), 14)
-    opt = optimizer([1.0])
-    assert curve(opt, build(opt, last_epoch=6), 6) == near(expected[7:13])
-
-
-def test_resuming_a_sequence_without_a_closed_form():
-    """Law: the same for a member whose every step is torch's."""
-
-    def build(opt, **resume):
-        up = ours.CyclicLR(opt, 0.1, 0.2, 3, scale_fn=lambda x: 0.5, cycle_momentum=False)
-        return ours.SequentialLR(opt, [ours.StepLR(opt, 2), up], [3], **resume)
-
-    whole = optimizer([1.0])
-    expected = curve(whole, build(whole), 14)
-    opt = optimizer([1.0])
-    assert curve(opt, build(opt, last_epoch=6), 6) == near(expected[7:13])
-
-
-def test_resuming_a_chain_in_a_sequence():
-    """Law: the same for a chain inside, and without a warning about the order of calls."""
-
-    def build(opt, **resume):
-        chain = ours.ChainedScheduler([ours.LinearLR(opt, 0.5, 1.0, 5), ours.ExponentialLR(opt, 0.5)])
-        return ours.SequentialLR(opt, [ours.StepLR(opt, 2, 0.5), chain], [3], **resume)
-
-    whole = optimizer([1.0])
-    expected = curve(whole, build(whole), 14)
-    opt = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    sched = build(opt, last_epoch=7)
-    opt._opt_called = True
-    assert curve(opt, sched, 6) == near(expected[8:])

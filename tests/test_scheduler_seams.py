@@ -101,15 +101,6 @@ def test_a_refused_extend_leaves_the_device_where_it_was():
     assert sched.last_epoch == 2 and sched.num_bad_epochs == 0 and values(opt) == [0.15, 0.1]
 
 
-def test_a_gated_plateau_is_not_captured_into_a_standstill():
-    opt, sched = plateau(advance_on_skip=False)
-    metric = torch.ones((), dtype=torch.float64)
-    opt.step()
-    sched.step(metric)
-    with pytest.raises(RuntimeError, match="advance_on_skip=False the host looks"):
-        emulated().record(lambda: (opt.step(), sched.step(metric)))
-
-
 def test_a_gate_before_what_cannot_follow_is_refused_when_built():
     opt = optimizer("ours", "cuda", list(LRS))
     inner = L.SequentialLR(opt, [L.LinearLR(opt, 0.1, total_iters=3), L.ExponentialLR(opt, 0.9)], [3])

@@ -2,9 +2,13 @@
 """The traps of torch's schedulers: each test shows torch falling into one, so that we notice when it no longer does,
 and what we do instead."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import pytest
 import torch
 from cases_lr_schedulers import SCHEDULERS, arguments_of, curve, near, optimizer, rate
+from scheduler_pairs import as_torch
 from torch.optim import lr_scheduler as theirs
 from torch.optim.swa_utils import SWALR
 
@@ -44,63 +48,85 @@ def test_loading_twice_is_loading_once():
     assert runs[0] == runs[1] == curve(opt, sched, 8)
 
 
-# m12: compositions
+# m12: compositions, and what crashes in torch
 
 
-def test_a_sequence_in_a_sequence():
-    """torch: NotImplementedError at the milestone. Ours: the member starts afresh."""
-
-    def build(module):
-        opt = optimizer([1.0])
-        inner = module.SequentialLR(
-            opt, [module.ConstantLR(opt, factor=0.5, total_iters=2), module.ExponentialLR(opt, gamma=0.5)], [2]
-        )
-        return opt, module.SequentialLR(opt, [module.LinearLR(opt, start_factor=0.25, total_iters=3), inner], [3])
-
-    opt, sched = build(theirs)
-    with pytest.raises(NotImplementedError):
-        curve(opt, sched, 8)
-    opt, sched = build(ours)
-    assert curve(opt, sched, 8) == near([0.25, 0.5, 0.75, 0.5, 0.5, 1.0, 0.5, 0.25])
+def inner_sequence(m, o):
+    return m.SequentialLR(o, [m.ConstantLR(o, 0.5, 2), m.ExponentialLR(o, 0.5)], [2])
 
 
-def test_a_chain_in_a_sequence():
-    """torch: NotImplementedError at the milestone, and a first member that starts a step late."""
-
-    def build(module, chain_first):
-        opt = optimizer([1.0])
-        chain = module.ChainedScheduler([module.ExponentialLR(opt, gamma=0.5), module.ConstantLR(opt, 0.5, 2)], opt)
-        other = module.LinearLR(opt, start_factor=0.25, total_iters=3)
-        return opt, module.SequentialLR(opt, [chain, other] if chain_first else [other, chain], [3])
-
-    opt, sched = build(theirs, chain_first=False)
-    with pytest.raises(NotImplementedError):
-        curve(opt, sched, 6)
-    opt, sched = build(theirs, chain_first=True)
-    assert curve(opt, sched, 3) == near([0.25, 0.125, 0.125])
-    opt, sched = build(ours, chain_first=True)
-    assert curve(opt, sched, 6) == near([0.5, 0.25, 0.25, 0.25, 0.5, 0.75])
-    opt, sched = build(ours, chain_first=False)
-    assert curve(opt, sched, 7) == near([0.25, 0.5, 0.75, 0.5, 0.25, 0.25, 0.125])
+def chain(m, o):
+    return m.ChainedScheduler([m.ExponentialLR(o, 0.5), m.ConstantLR(o, 0.5, 2)], o)
 
 
-def test_a_first_member_that_is_a_sequence():
-    """torch: its milestones come one step early."""
+def then(first, second, at):
+    """A sequence of two, of functions that make them."""
+    return lambda m, o: m.SequentialLR(o, [first(m, o), second(m, o)], [at])
 
-    def build(module):
-        opt = optimizer([1.0])
-        inner = module.SequentialLR(
-            opt, [module.ConstantLR(opt, factor=0.5, total_iters=9), module.ExponentialLR(opt, gamma=0.5)], [3]
-        )
-        return opt, module.SequentialLR(opt, [inner, module.ConstantLR(opt, factor=0.125, total_iters=9)], [5])
 
-    assert curve(*build(theirs), 6) == near([0.5, 0.5, 1.0, 0.5, 0.25, 0.125])
-    assert curve(*build(ours), 6) == near([0.5, 0.5, 0.5, 1.0, 0.5, 0.125])
+def of(name, *arguments, **options):
+    return lambda m, o: getattr(m, name)(o, *arguments, **options)
+
+
+class Trap(NamedTuple):
+    """`torchs`: the rates with torch's class from the base rate on, or what it raises; `ours`: those here."""
+
+    build: Callable[[Any, Any], Any]
+    torchs: list[float] | type[Exception]
+    ours: list[float]
+    base: float = 1.0
+
+
+WARMUP = of("LinearLR", 0.25, total_iters=3)
+TRAPS = {
+    "a sequence in a sequence": Trap(
+        then(WARMUP, inner_sequence, 3), NotImplementedError, [0.25, 0.5, 0.75, 0.5, 0.5, 1.0, 0.5, 0.25]
+    ),
+    "a chain in a sequence": Trap(
+        then(WARMUP, chain, 3), NotImplementedError, [0.25, 0.5, 0.75, 0.5, 0.25, 0.25, 0.125]
+    ),
+    # The first member starts a step late.
+    "a chain that is the first member": Trap(
+        then(chain, WARMUP, 3), [0.25, 0.125, 0.125], [0.5, 0.25, 0.25, 0.25, 0.5, 0.75]
+    ),
+    # Its milestones come one step early.
+    "a sequence that is the first member": Trap(
+        then(then(of("ConstantLR", 0.5, 9), of("ExponentialLR", 0.5), 3), of("ConstantLR", 0.125, 9), 5),
+        [0.5, 0.5, 1.0, 0.5, 0.25, 0.125],
+        [0.5, 0.5, 0.5, 1.0, 0.5, 0.125],
+    ),
+    # OneCycleLR overwrites initial_lr, from which the warmup then starts.
+    "OneCycleLR in a sequence": Trap(
+        then(of("LinearLR", 0.5, total_iters=2), of("OneCycleLR", 1.0, 10), 2),
+        [0.02, 0.03, 0.04, 0.52, 1.0],
+        [0.5, 0.75, 0.04, 0.52, 1.0],
+    ),
+    "a constant factor of zero": Trap(of("ConstantLR", 0.0, total_iters=2), ZeroDivisionError, [0, 0, 0.5, 0.5], 0.5),
+    "a ramp of no steps in a sequence": Trap(
+        then(of("StepLR", 9), of("LinearLR", 0.25, total_iters=0), 2), ZeroDivisionError, [0.5, 0.5, 0.125, 0.125], 0.5
+    ),
+    "a power of no steps in a sequence": Trap(
+        then(of("StepLR", 9), of("PolynomialLR", total_iters=0), 2), ZeroDivisionError, [0.5] * 4, 0.5
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_a_trap(name):
+    trap = TRAPS[name]
+    opt = optimizer([trap.base])
+    if isinstance(trap.torchs, list):
+        assert curve(opt, trap.build(theirs, opt), len(trap.torchs)) == near(trap.torchs)
+    else:
+        with pytest.raises(trap.torchs):
+            curve(opt, trap.build(theirs, opt), len(trap.ours))
+    opt = optimizer([trap.base])
+    assert curve(opt, trap.build(ours, opt), len(trap.ours)) == pytest.approx(trap.ours, rel=1e-15, abs=0.0)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_a_deep_composition_is_its_parts_put_in_place(depth):
-    """Law: each member has, at its own step, what it has when it stands alone."""
+    """Each member has, at its own step, what it has when it stands alone."""
 
     def build(opt, depth):
         warmup = ours.LinearLR(opt, start_factor=0.5, total_iters=4)
@@ -115,51 +141,6 @@ def test_a_deep_composition_is_its_parts_put_in_place(depth):
 
     opt = optimizer([1.0])
     assert curve(opt, build(opt, depth), 30) == near([expected(t, depth) for t in range(30)])
-
-
-def test_one_cycle_in_a_sequence():
-    """torch: OneCycleLR overwrites initial_lr, from which the warmup then starts: 0.02, 0.03 instead of 0.5, 0.75."""
-    for module, warmup in ((theirs, [0.02, 0.03]), (ours, [0.5, 0.75])):
-        opt = optimizer([1.0])
-        members = [module.LinearLR(opt, start_factor=0.5, total_iters=2), module.OneCycleLR(opt, 1.0, 10)]
-        sched = module.SequentialLR(opt, members, [2])
-        assert curve(opt, sched, 3) == near([*warmup, 0.04])
-        assert curve(opt, sched, 3) == near([0.04, 0.52, 1.0])
-
-
-# m13: drift
-
-
-@pytest.mark.parametrize(
-    "name, arguments, exact",
-    [
-        ("ExponentialLR", {"gamma": 0.9999}, lambda t: 0.9999**t),
-        ("PolynomialLR", {"total_iters": 20_000, "power": 2.0}, lambda t: (1 - t / 20_000) ** 2),
-        ("LinearLR", {"start_factor": 0.001, "total_iters": 20_000}, lambda t: 0.001 + 0.999 * t / 20_000),
-    ],
-)
-def test_a_float32_rate_does_not_drift(name, arguments, exact):
-    """torch: off by 1e-6 and more after 10,000 steps. Ours: one rounding."""
-    for module, low, high in ((theirs, 1e-6, 1.0), (ours, 0.0, 1e-7)):
-        opt = optimizer([torch.tensor(1.0)])
-        sched = getattr(module, name)(opt, **arguments)
-        for _ in range(10_000):
-            sched.step()
-        assert low <= abs(rate(opt) / exact(10_000) - 1) <= high, module.__name__
-
-
-# What crashes in torch
-
-
-def test_a_constant_factor_of_zero():
-    for module in (theirs, ours):
-        opt = optimizer([0.5])
-        sched = module.ConstantLR(opt, factor=0.0, total_iters=2)
-        if module is theirs:
-            with pytest.raises(ZeroDivisionError):
-                curve(opt, sched, 4)
-        else:
-            assert curve(opt, sched, 4) == [0.0, 0.0, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -185,46 +166,65 @@ def test_a_phase_of_no_width(arguments, expected):
         curve(opt, ours.OneCycleLR(opt, max_lr=1.0, **arguments), steps + 1)
 
 
-@pytest.mark.parametrize("name, first", [("LinearLR", 0.125), ("PolynomialLR", 0.5)])
-def test_no_steps_at_all_in_a_sequence(name, first):
-    """torch: total_iters=0 divides by zero at a milestone."""
-    for module in (theirs, ours):
-        opt = optimizer([0.5])
-        options = {"start_factor": 0.25} if name == "LinearLR" else {}
-        members = [module.StepLR(opt, 9), getattr(module, name)(opt, total_iters=0, **options)]
-        sched = module.SequentialLR(opt, members, [2])
-        if module is theirs:
-            with pytest.raises(ZeroDivisionError):
-                curve(opt, sched, 4)
-        else:
-            assert curve(opt, sched, 4) == [0.5, 0.5, first, first]
+# m13: drift
+
+
+@pytest.mark.parametrize(
+    "name, arguments, exact",
+    [
+        ("ExponentialLR", {"gamma": 0.9999}, lambda t: 0.9999**t),
+        ("PolynomialLR", {"total_iters": 20_000, "power": 2.0}, lambda t: (1 - t / 20_000) ** 2),
+        ("LinearLR", {"start_factor": 0.001, "total_iters": 20_000}, lambda t: 0.001 + 0.999 * t / 20_000),
+    ],
+)
+def test_a_float32_rate_does_not_drift(name, arguments, exact):
+    """torch: off by 1e-6 and more after 10,000 steps. Ours: one rounding."""
+    for module, low, high in ((theirs, 1e-6, 1.0), (ours, 0.0, 1e-7)):
+        opt = optimizer([torch.tensor(1.0)])
+        sched = getattr(module, name)(opt, **arguments)
+        for _ in range(10_000):
+            sched.step()
+        assert low <= abs(rate(opt) / exact(10_000) - 1) <= high, module.__name__
 
 
 # What is odd in torch and kept
 
 
-def test_what_is_kept():
-    """The climb past T_max, the jump of a warmup cut short, a OneCycle rate below zero, a total_iters of 0."""
-    for module in (theirs, ours):
-        opt = optimizer([1.0])
-        assert curve(opt, module.CosineAnnealingLR(opt, T_max=4), 9)[8] == near(1.0)
-        opt = optimizer([1.0])
-        sched = module.SequentialLR(opt, [module.LinearLR(opt, 0.1, 1.0, 10), module.ExponentialLR(opt, 0.5)], [3])
-        assert curve(opt, sched, 5) == near([0.1, 0.19, 0.28, 1.0, 0.5])
-        opt = optimizer([1.0])
-        sched = module.OneCycleLR(opt, 1.0, total_steps=10, three_phase=True, anneal_strategy="linear")
-        assert curve(opt, sched, 11)[10] < 0
-        opt = optimizer([1.0])
-        assert curve(opt, module.ConstantLR(opt, 0.25, total_iters=0), 4) == [0.25] * 4
-        opt = optimizer([1.0])
-        swa = (SWALR if module is theirs else ours.SWALR)(opt, swa_lr=0.5, anneal_epochs=2, anneal_strategy="linear")
-        opt.param_groups[0]["lr"] = 2.0  # built up front, stepped later: it starts from the present rate
-        assert curve(opt, swa, 4) == near([2.0, 1.25, 0.5, 0.5])
+def built_up_front(m, o):
+    """It is stepped later, and starts from the rate of then."""
+    sched = getattr(m, "SWALR", SWALR)(o, swa_lr=0.5, anneal_epochs=2, anneal_strategy="linear")
+    o.param_groups[0]["lr"] = 2.0
+    return sched
+
+
+KEPT = {
+    "the climb past T_max": (of("CosineAnnealingLR", T_max=4), lambda rates: rates[8] == near(1.0)),
+    "the jump of a warmup that is cut short": (
+        then(of("LinearLR", 0.1, 1.0, 10), of("ExponentialLR", 0.5), 3),
+        lambda rates: rates[:5] == near([0.1, 0.19, 0.28, 1.0, 0.5]),
+    ),
+    "a rate below zero": (
+        of("OneCycleLR", 1.0, total_steps=10, three_phase=True, anneal_strategy="linear"),
+        lambda rates: rates[10] < 0,
+    ),
+    "a total_iters of 0": (of("ConstantLR", 0.25, total_iters=0), lambda rates: rates == [0.25] * 11),
+    "an SWALR that is built up front": (built_up_front, lambda rates: rates[:4] == near([2.0, 1.25, 0.5, 0.5])),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+@as_torch(bound=1e-11)
+def test_what_is_kept(m, name):
+    build, is_odd = KEPT[name]
+    opt = optimizer([1.0])
+    rates = curve(opt, build(m, opt), 11)
+    assert is_odd(rates)
+    return rates
 
 
 @pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)
 def test_a_subclass_that_keeps_its_counter_elsewhere(row):
-    """Law: `last_epoch` may be a property of a user's class."""
+    """`last_epoch` may be a property of a user's class."""
     curves = []
     for base in (row.theirs, row.ours):
         own = type("Own", (base,), {"last_epoch": property(lambda s: s.at, lambda s, value: setattr(s, "at", value))})

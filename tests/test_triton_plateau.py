@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws: the decisions in Triton are those of the rule, for our optimizers and for tensor rates of any."""
+"""The decisions in Triton are those of the rule, for our optimizers and for tensor rates of any."""
 
 import pytest
-import test_greedy
 import test_plateau
 import torch
 from cases import maker
-from cases_plateau import MODES
+from cases_metric import MODES, SCHEDULERS, decisions_are_the_judges
 from interpreted import interpreter, metric  # noqa: F401
 from tiers import full
 
@@ -18,19 +17,19 @@ SEEDS = [range(1), full(range(1, 6))]  # of each mode: the interpreter is slow
 
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize(("mode", "kind"), MODES)
-@pytest.mark.parametrize("law", [test_plateau.law_of_decisions, test_greedy.law_of_decisions])
-def test_decisions(law, mode, kind, seeds):
-    law(maker("triton"), mode, kind, seeds)
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_decisions(name, mode, kind, seeds):
+    decisions_are_the_judges(name, maker("triton"), mode, kind, seeds)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_tensor_rates(dtype):
-    test_plateau.law_of_tensor_rates("torch", dtype, "triton")
+    test_plateau.tensor_rates_are_written_in_place("torch", dtype, "triton")
 
 
-@pytest.mark.parametrize("law", ["updates_use_the_rates", "edits_are_what_it_reduces_from", "states_go_both_ways"])
-def test_laws_of_the_other_backends(law):
-    getattr(test_plateau, f"test_{law}")(maker("triton"))
+@pytest.mark.parametrize("test", ["updates_use_the_rates", "edits_are_what_it_reduces_from", "states_go_both_ways"])
+def test_properties_of_the_other_backends(test):
+    getattr(test_plateau, f"test_{test}")(maker("triton"))
 
 
 def test_columns_are_those_of_the_state():
@@ -39,7 +38,7 @@ def test_columns_are_those_of_the_state():
     assert (metric.STATE_WIDTH.value, metric.TARGET_WIDTH.value) == (len(METRIC_STATE), len(METRIC_TARGET))
 
 
-def test_the_law_can_fail(monkeypatch):
+def test_a_wrong_rule_is_found(monkeypatch):
     """Mutant: a patience that is one too long."""
     write = MetricState.write
 
@@ -48,6 +47,6 @@ def test_the_law_can_fail(monkeypatch):
         write(self, options._replace(config=config), *rest)
 
     monkeypatch.setattr(MetricState, "write", wrong)
-    for law in (test_plateau.law_of_decisions, test_greedy.law_of_decisions):
+    for name in SCHEDULERS:
         with pytest.raises(AssertionError):
-            law(maker("triton"), "min", "rel", range(6))
+            decisions_are_the_judges(name, maker("triton"), "min", "rel", range(6))

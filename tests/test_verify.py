@@ -2,7 +2,6 @@
 """The command `verify`: what it covers, what it says, what it writes, and that it can fail."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -107,22 +106,6 @@ def test_the_report_has_what_a_bug_needs(quick):
     assert any("GPU" in row["why"] or "cuda" in row["why"] for row in report["not_verified"]) or "cuda" in BACKENDS
 
 
-@pytest.mark.parametrize(
-    "case",
-    (
-        f"AdamW/float32/cosine/{BACKENDS[0]}",
-        f"random-3/bfloat16/drawn/{BACKENDS[0]}",
-        f"random-12345/float32/drawn/{BACKENDS[0]}",  # which no level has
-        f"edge/threads/{BACKENDS[0]}",
-        "schedules/one_cycle/formula",
-        f"resume/SGD-momentum/float64/all/{BACKENDS[0]}",  # of another level
-    ),
-)
-def test_one_case_of_any_kind(case, capsys):
-    assert verify("--case", case) == 0
-    assert "As far as these checks go, can this machine be trusted? Yes: 1 of 1 checks" in capsys.readouterr().out
-
-
 def test_a_failure_is_printed_as_a_command(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(command.report, "_SETTINGS", ())
     path = tmp_path / "report.json"
@@ -159,16 +142,6 @@ def test_a_backend_that_is_missing_says_why(capsys, monkeypatch):
         with pytest.raises(SystemExit, match="2"):
             verify(*arguments)
         assert "torch finds no GPU" in capsys.readouterr().err
-
-
-def test_an_interrupted_run_leaves_no_report(tmp_path, monkeypatch):
-    def interrupt(check):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command, "run_check", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        verify("--case", CASE, "--json", str(tmp_path / "report.json"))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_numpy_it_says_what_is_left_out(monkeypatch):
@@ -222,11 +195,3 @@ def test_a_huge_tensor_that_were_smaller(monkeypatch):
 @pytest.mark.parametrize("schedule", table.NAMED)
 def test_the_evaluators_agree(schedule):
     assert evaluators.compare_evaluators("C++", schedule).passed
-
-
-def test_without_a_compiler_the_reference_is_verified():
-    line = [sys.executable, "-m", "fusedsched", "verify", "--quick", "--list"]
-    environment = {**os.environ, "FUSEDSCHED_NO_EXTENSION": "1"}
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=environment, check=True)
-    listed = done.stdout.split()
-    assert "AdamW/float32/fixed/reference" in listed and not any(name.endswith(("/cpu", "/C++")) for name in listed)

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `verify` prints: tables, colours; and the comparisons behind the numbers."""
-
-import io
+"""What `verify` prints, and the comparisons behind the numbers."""
 
 import pytest
 import torch
@@ -10,11 +8,6 @@ from fusedsched.verify import bounds, report, snapshots
 from fusedsched.verify.check import Check, Result
 
 GOOD, BAD, EXACT = bounds.Verdict("", 1.0, 2.0), bounds.Verdict("", 3.0, 2.0), bounds.Verdict("", 0.0, 0.0)
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def rows():
@@ -26,25 +19,6 @@ def test_a_table_shows_the_worst_of_each_cell(capsys):
     report.tables(rows())
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert lines == [["cpu", "float32", "torch"], ["AdamW", "FAIL"], ["SGD", "50"], ["skip", "ok"]]
-
-
-COLOURS = (
-    (True, "", "xterm", True),
-    (True, "1", "xterm", False),
-    (True, "", "dumb", False),
-    (False, "", "xterm", False),
-)
-
-
-@pytest.mark.parametrize("terminal, no_color, term, coloured", COLOURS)
-def test_colours_only_where_they_are_wanted(terminal, no_color, term, coloured, monkeypatch):
-    monkeypatch.setenv("TERM", term)
-    out = Terminal() if terminal else io.StringIO()
-    monkeypatch.setattr("sys.stdout", out)
-    monkeypatch.setenv("NO_COLOR", no_color)
-    report.tables(rows())
-    assert ("\x1b[31mFAIL" in out.getvalue()) is coloured
-    assert coloured or "\x1b" not in out.getvalue()
 
 
 # The comparisons

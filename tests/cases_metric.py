@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random metrics and options for the schedulers that follow a metric, and plain tellings to judge them by."""
+"""The schedulers that follow a metric: random metrics and options, and what judges them."""
 
 import math
 import random
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
+
+from fusedsched import lr_scheduler as L
+
+THEIRS = torch.optim.lr_scheduler.ReduceLROnPlateau
 
 MODES = [(mode, kind) for mode in ("min", "max") for kind in ("rel", "abs")]
 
@@ -59,6 +65,33 @@ def groups_of(lrs):
         p.grad = torch.ones(3)
         made.append({"params": [p], "lr": lr})
     return made
+
+
+def tensor(metric, dtype=torch.float64):
+    return torch.tensor(metric, dtype=dtype)
+
+
+def pair(make, lrs=(0.4, 0.2), **options):
+    """ReduceLROnPlateau of ours and of torch, each with an optimizer that has updated once."""
+    ours, theirs = make("SGD", groups_of(lrs), lr=0.1), torch.optim.SGD(groups_of(lrs), lr=0.1)
+    ours.step()
+    theirs.step()
+    return L.ReduceLROnPlateau(ours, **options), THEIRS(theirs, **options)
+
+
+def both(pair, metrics, dtype=torch.float64):
+    for metric in metrics:
+        pair[0].step(tensor(metric, dtype))
+        pair[1].step(tensor(metric, dtype))
+
+
+def same(pair):
+    return shown(pair[0], PLATEAU) == shown(pair[1], PLATEAU)
+
+
+def same_parameters(scheds, rtol=1e-6):
+    params = [[p for group in s.optimizer.param_groups for p in group["params"]] for s in scheds]
+    return all(torch.allclose(p, q, rtol=rtol, atol=0.0) for p, q in zip(*params, strict=True))
 
 
 def shown(sched, names):
@@ -136,8 +169,56 @@ class Oracle:
         return [repr(float(value)) for value in (*values, *self.lrs, *self.lrs)]
 
 
+class Torchs:
+    """ReduceLROnPlateau as torch has it."""
+
+    def __init__(self, lrs, **options):
+        self.scheduler = THEIRS(torch.optim.SGD(groups_of(lrs), lr=0.1), **options)
+
+    def step(self, metric):
+        self.scheduler.step(tensor(metric))
+
+    def shown(self):
+        return shown(self.scheduler, PLATEAU)
+
+
+class MetricScheduler(NamedTuple):
+    """`options`: random ones; `judge`: made of learning rates and options, with `step(metric)` and `shown()`; `names`:
+    what a user can read."""
+
+    ours: type
+    options: Callable[..., dict[str, Any]]
+    judge: Callable[..., Any]
+    names: tuple[str, ...]
+
+
+SCHEDULERS = {
+    "plateau": MetricScheduler(L.ReduceLROnPlateau, options, Torchs, PLATEAU),
+    "greedy": MetricScheduler(L.GreedyLR, greedy_options, Oracle, GREEDY),
+}
+
+
+def built(name, make, lrs, **options):
+    """That scheduler, of an optimizer that has updated once."""
+    opt = make("SGD", groups_of(lrs), lr=0.1)
+    opt.step()
+    return SCHEDULERS[name].ours(opt, **options)
+
+
 def drawn(seed, mode, kind, options=options):
     """A case: rates, options, metrics."""
     rng = random.Random(f"{seed} {mode} {kind}")
     lrs = rates(rng)
     return lrs, options(rng, mode, kind, len(lrs)), series(rng, 30)
+
+
+def decisions_are_the_judges(name, make, mode, kind, seeds):
+    """The property of all of them; not looked at after each step, since looking reads from the device."""
+    for seed in seeds:
+        lrs, options, metrics = drawn(seed, mode, kind, SCHEDULERS[name].options)
+        sched, judge, stride = built(name, make, lrs, **options), SCHEDULERS[name].judge(lrs, **options), 3 + seed % 7
+        for i, metric in enumerate(metrics):
+            sched.step(tensor(metric))
+            judge.step(metric)
+            if i % stride == stride - 1 or i + 1 == len(metrics):
+                assert shown(sched, SCHEDULERS[name].names) == judge.shown(), (seed, i, options)
