@@ -17,7 +17,7 @@ SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -na
 # The extension lies in the source tree and belongs to one torch, so there is one stamp at a time.
 BUILT := build/.built$(subst /,-,$(VENV))
 
-.PHONY: demo test bench verify build lint clean check-cuda test-gpu bench-gpu
+.PHONY: demo test bench verify build lint clean check-cuda check-gpu bench-gpu
 .DELETE_ON_ERROR:
 
 demo: $(BUILT)
@@ -38,11 +38,14 @@ bench: $(BUILT)
 # These two use $(PYTHON) and its own torch as they are: no virtual environment, nothing from the network. Without a GPU
 # they say so and exit with 0.
 BUILD_HERE = TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-native}" $(PYTHON) setup.py -q build_ext --inplace
-test-gpu bench-gpu: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+check-gpu bench-gpu: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-test-gpu:
+# Checks on a GPU in three stages of a few minutes (tests/gpu/stages.py): what is new, everything, times.
+STAGE ?= 1
+DIR ?= build/gpu
+check-gpu:
 	@if $(PYTHON) benchmarks/gpu_here.py $@; then \
-	  $(BUILD_HERE) && $(PYTHON) -m pytest -m gpu -rs tests $(ARGS); \
+	  TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-native}" $(PYTHON) tests/gpu/stages.py $(STAGE) $(DIR) $(ARGS); \
 	fi
 
 bench-gpu:

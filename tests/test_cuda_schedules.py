@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases_cuda import DTYPES_OF_TENSORS, F32, F64, LOOPS, RULES, tensors
 from cases_schedules import SCHEDULES
-from emulation.driver import SAMPLES, UPDATES, Emulation, Plan, check
+from emulation.driver import SAMPLES, UPDATES, Emulation, HostCopy, Plan, check
 
 from fusedsched import schedules as S
 
@@ -200,11 +200,12 @@ def test_tables_can_be_written_while_a_stream_is_being_recorded(machine):
     runtime = machine.runtime
     source, target = torch.tensor([1.0, 2.0]), torch.zeros(2, dtype=F32)
     state = ctypes.c_bool()
+    copies = (HostCopy * 2)(*(HostCopy(target[i:].data_ptr(), source[i:].data_ptr(), 4) for i in range(2)))
 
     def capture():
         check(runtime.capturing(5, ctypes.byref(state)))
         assert state.value
-        check(runtime.write(0, target.data_ptr(), source.data_ptr(), 8))
+        check(runtime.write(copies, len(copies)))
 
     graph = machine.record(capture, stream=5)
     assert torch.equal(target, source) and machine.library.fs_emulation_nodes(ctypes.c_int64(graph)) == 0
@@ -214,7 +215,15 @@ def test_tables_can_be_written_while_a_stream_is_being_recorded(machine):
 
 def test_what_a_device_refuses_comes_back_in_words(machine):
     plan, _ = plain_sgd(machine)
-    launch, blocks = plan.launch()
-    words = machine.runtime.step(-1, 0, plan.rule, plan.variant, blocks, ctypes.byref(launch))
-    assert words == b"invalid device ordinal"
-    assert machine.runtime.step(0, 0, plan.rule, plan.variant, 0, ctypes.byref(launch)) is not None
+    launch, _ = plan.launch()
+    words = machine.runtime.step(0, plan.rule, plan.variant, 0, ctypes.byref(launch))
+    assert words == b"invalid configuration argument"
+
+
+def test_a_driver_that_is_too_old_is_named(machine):
+    machine.library.fs_emulation_set_driver(12000)
+    try:
+        assert machine.runtime.load() == b"the driver is too old for these kernels: R530 or newer is needed"
+    finally:
+        machine.library.fs_emulation_set_driver(13000)
+    assert machine.runtime.load() is None

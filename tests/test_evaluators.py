@@ -62,7 +62,8 @@ def build(folder: Path, header: str | None = None):
     if compiler is None:
         pytest.skip("no C++ compiler")
     (folder / "probe.cpp").write_text(PROBE)
-    (folder / "platform.h").write_text((CORE / "platform.h").read_text())
+    for name in ("platform.h", "sine.h"):
+        (folder / name).write_text((CORE / name).read_text())
     (folder / "schedule.h").write_text((CORE / "schedule.h").read_text() if header is None else header)
     command = [compiler, "-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     subprocess.run([*command, "probe.cpp", "-o", "probe.so"], cwd=folder, check=True)

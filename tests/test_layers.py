@@ -154,7 +154,7 @@ def test_includes_of_csrc(folder):
     assert found == {(path, name) for path, name in PENDING["includes"] if path.startswith(f"{folder}/")}
 
 
-@pytest.mark.parametrize("path", ["cpu/step.cpp", "cuda/step.cu", "cuda/memory.cuh", "cuda/hyperparameters.cuh"])
+@pytest.mark.parametrize("path", ["cpu/step.cpp", "cuda/step.cu", "cuda/batch.cuh", "cuda/memory.cuh", "cuda/hyperparameters.cuh"])
 def test_loops_name_no_rule(path):
     text = (ROOT / "csrc" / path).read_text()
     code = re.sub(r"//.*", "", text) if path.startswith("cuda") else text

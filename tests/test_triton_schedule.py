@@ -21,6 +21,7 @@ from triton import language as tl
 from fusedsched.schedules import Shape, evaluate
 
 CSRC = Path(__file__).parents[1] / "csrc"
+WITHOUT_POWER = (Shape.CONSTANT, Shape.LINEAR, Shape.COSINE, Shape.TABLE)
 
 
 def worst_ulp(table, clocks, factors=1):
@@ -40,9 +41,10 @@ def test_triton_evaluator_agrees_with_the_python_one(case):
 
 @pytest.mark.parametrize("shape", list(Shape), ids=lambda s: s.name)
 def test_evaluators_agree_on_every_shape(shape):
-    table = SHAPES[shape].lower().table
-    assert worst_ulp(table, clocks_of((55, 77, 777, 1554, 700_000))) <= MOST_ULP
-    assert worst_ulp(table, [c + 0.5 for c in range(0, 2000, 7)]) <= MOST_ULP
+    """Bit by bit, but for shapes with a power, which Triton forms in its own way."""
+    table, bound = SHAPES[shape].lower().table, 0.0 if shape in WITHOUT_POWER else MOST_ULP
+    assert worst_ulp(table, clocks_of((55, 77, 777, 1554, 700_000))) <= bound
+    assert worst_ulp(table, [c + 0.5 for c in range(0, 2000, 7)]) <= bound
 
 
 def test_an_unknown_shape_shows_as_nan():

@@ -13,6 +13,7 @@ from triton import language as tl
 
 from fusedsched import schedules as S
 from fusedsched.optim import state
+from fusedsched.runtime.launching import launching
 
 BLOCK = 32  # of the kernel, so that short tensors have several tiles
 AROUND = (0, 1, 2, 15, 16, 17, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 17)
@@ -23,6 +24,12 @@ def short(monkeypatch):
     monkeypatch.setattr(tuning, "BLOCK", BLOCK)
     monkeypatch.setattr(tuning, "PREPARE_BLOCK", 8)
     monkeypatch.setattr(test_geometry, "STEPS", 2)
+
+
+def test_interpreted_kernels_refuse_a_gpu():
+    with pytest.raises(RuntimeError, match="are interpreted, since TRITON_INTERPRET=1 was set"):
+        with launching(torch.device("cuda")):
+            raise AssertionError("the kernels would have been launched")
 
 
 def test_every_length(monkeypatch):

@@ -25,6 +25,7 @@ class DeviceSchedule {
                  py::object stream_of)
       : runtime_(runtime()), table_(std::move(table)), clock_(std::move(clock)),
         updates_(std::move(updates)), past_horizon_(std::move(past_horizon)), stream_of_(std::move(stream_of)) {
+    fs::call_on(table_.device(), runtime_.load);
     args_.targets = static_cast<fs_cuda::ScheduledTarget*>(fs::unwrap(table_));
     args_.clock = fs::unwrap<int64_t>(clock_);
     args_.seen = args_.clock + 1;
@@ -33,7 +34,7 @@ class DeviceSchedule {
     args_.n_targets = static_cast<int32_t>(table_.size(0));
   }
 
-  void launch() const { fs::check_cuda(runtime_.schedule(index(), stream(), args_)); }
+  void launch() const { fs::call_on(table_.device(), runtime_.schedule, stream(), args_); }
 
  private:
   int index() const { return table_.device().has_index() ? table_.device().index() : 0; }
@@ -55,8 +56,8 @@ bool capturing(uint64_t stream) {
 
 void write_now(const at::Tensor& target, const at::Tensor& host) {
   TORCH_CHECK(target.nbytes() == host.nbytes() && target.is_contiguous() && host.is_contiguous());
-  const int index = target.device().has_index() ? target.device().index() : 0;
-  fs::check_cuda(runtime().write(index, fs::unwrap(target), fs::unwrap<const void>(host), host.nbytes()));
+  const fs_cuda::HostCopy copy{fs::unwrap(target), fs::unwrap<const void>(host), host.nbytes()};
+  fs::call_on(target.device(), runtime().write, &copy, 1);
 }
 
 at::Tensor allocate(const at::Device& device, int64_t n) { return fs::beside_graphs(device, {n}, at::kDouble); }

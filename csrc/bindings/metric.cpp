@@ -9,8 +9,6 @@
 
 namespace {
 
-int index_of(const at::Tensor& t) { return t.device().has_index() ? t.device().index() : 0; }
-
 const fs_cuda::Runtime& runtime() {
   const fs_cuda::Runtime* found = fs::cuda_runtime();
   TORCH_CHECK(found != nullptr, "fusedsched was built without CUDA.");
@@ -21,8 +19,8 @@ void observe(const at::Tensor& table, const at::Tensor& given, uint64_t stream) 
   const at::Tensor metric = fs::native(given);
   TORCH_CHECK_TYPE(fs::is_native(metric, table.device()) && metric.numel() == 1,
                    "the metric must be a floating point tensor with one element on ", table.device());
-  fs::check_cuda(runtime().observe(index_of(table), stream, fs::unwrap<double>(table), fs::unwrap<const void>(metric),
-                                   *fs::dtype_of(metric.scalar_type())));
+  fs::call_on(table.device(), runtime().observe, stream, fs::unwrap<double>(table), fs::unwrap<const void>(metric),
+              *fs::dtype_of(metric.scalar_type()));
 }
 
 // Steps of ReduceLROnPlateau on the host that change no learning rate, on the attributes of the scheduler.

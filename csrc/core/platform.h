@@ -31,12 +31,6 @@ FS_HD double sqrt(double x) { return ::sqrt(x); }
 FS_HD float max(float a, float b) { return (a > b || a != a) ? a : b; }
 FS_HD double max(double a, double b) { return (a > b || a != a) ? a : b; }
 FS_HD double pow(double x, double y) { return ::pow(x, y); }
-// sin(pi/2 * x) for 0 <= x <= 1. A device reduces no range for sinpi; for sin it would need memory of its own.
-#if defined(__CUDA_ARCH__) || defined(__HIP_DEVICE_COMPILE__)
-FS_HD double sin_quarter(double x) { return ::sinpi(0.5 * x); }
-#else
-FS_HD double sin_quarter(double x) { return ::sin(1.5707963267948966 * x); }
-#endif
 FS_HD double floor(double x) { return ::floor(x); }
 FS_HD double fmod(double x, double y) { return ::fmod(x, y); }
 FS_HD double log(double x) { return ::log(x); }

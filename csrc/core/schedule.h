@@ -9,6 +9,7 @@
 #pragma once
 
 #include "platform.h"
+#include "sine.h"
 
 FS_NAMESPACE_BEGIN
 

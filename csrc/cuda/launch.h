@@ -54,15 +54,17 @@ struct NativeSchedules {
   NativeSchedule* list;
 };
 
-// Where a block begins: block b works from starts[b] up to starts[b + 1], tile after tile.
+// Where a block begins: block b works from starts[b] up to starts[b + 1], tile after tile; the first one at the first
+// tile of the first array. Arrays without tiles belong to the block before, so that each array that lies in one share
+// has a block that counts its updates.
 struct Start {
   int32_t array, tile;
 };
 
 #if defined(FS_SMALL_ARGUMENTS)  // CUDA before 12.1
-constexpr int kArgumentBytes = 4096, kMaxBlocks = 256, kMaxPending = 16;
+constexpr int kArgumentBytes = 4096, kMaxBlocks = 256, kMaxPending = 16, kOldestDriver = 0;
 #else
-constexpr int kArgumentBytes = 32764, kMaxBlocks = 640, kMaxPending = 64;
+constexpr int kArgumentBytes = 32764, kMaxBlocks = 640, kMaxPending = 64, kOldestDriver = 12010;
 #endif
 
 struct Header {
@@ -74,7 +76,7 @@ struct Header {
   int32_t* past_horizon;    // set to 1 when a program is past its horizon; memory that the host can read
   const float* grad_scale;  // the gradients are divided by it, in memory too; or null
   const float* found_inf;   // not zero: change nothing; or null
-  int32_t n_arrays, n_groups, n_pending;
+  int32_t n_groups, n_pending;
   bool last;                // of this step's launches: it advances the clocks
   PendingValue pending[kMaxPending];
   Start starts[kMaxBlocks + 1];
@@ -82,7 +84,10 @@ struct Header {
 
 constexpr int kMaxGrads = (kArgumentBytes - sizeof(Header)) / sizeof(void*);
 
-// Arguments of a launch, passed by value. grads[i] belongs to arrays[i]; null: no gradient, nothing happens to it.
+// Arguments of a launch, passed by value. grads[i] belongs to arrays[i]. A number below kFirstAddress is no address:
+// arrays[i] has no gradient, nor have those after it, so many in all; a kernel passes over them at once.
+constexpr uintptr_t kFirstAddress = 1 << 16;
+
 struct Launch : Header {
   void* grads[kMaxGrads];
 };
@@ -114,37 +119,48 @@ struct DeviceSchedule {
   int32_t n_targets;
 };
 
-// What a device can do for the plan. `rule` is fs::Rule, `variant` a storage variant (fs::kVariants of them). Functions
-// return null or CUDA's words for what went wrong. Streams are cudaStream_t as numbers.
+// Bytes from the host to the device.
+struct HostCopy {
+  void* to;
+  const void* from;
+  uint64_t bytes;
+};
+
+// What a device can do for the plan: always the current one. The callers make it current with torch's guard, which
+// leaves devices that this process does not use without a context (cudaSetDevice would create one). `rule` is fs::Rule,
+// `variant` a storage variant (fs::kVariants of them). Functions return null or CUDA's words for what went wrong. Streams
+// are cudaStream_t as numbers.
 struct Runtime {
   const char* name;                                     // "cuda", or what stands in for it
-  const char* (*blocks)(int device, int rule, int variant, int* blocks);  // as many as run at once, at most kMaxBlocks
-  const char* (*step)(int device, uint64_t stream, int rule, int variant, int blocks, const Launch& launch);
+  // Loads all kernels but those of the step, which `blocks` loads: a driver may refuse to load one in a capture.
+  const char* (*load)();
+  const char* (*blocks)(int rule, int variant, int* blocks);  // as many as run at once, at most kMaxBlocks
+  const char* (*step)(uint64_t stream, int rule, int variant, int blocks, const Launch& launch);
   // Adds `by` to *clock.
-  const char* (*advance)(int device, uint64_t stream, int64_t* clock, int64_t by);
+  const char* (*advance)(uint64_t stream, int64_t* clock, int64_t by);
   // Adds the number on the device that `by` points to, int64 if `wide`, else int32. A negative one adds nothing and
   // sets *negative to 1, memory that the host can read.
-  const char* (*advance_by)(int device, uint64_t stream, int64_t* clock, const void* by, bool wide,
+  const char* (*advance_by)(uint64_t stream, int64_t* clock, const void* by, bool wide,
                             int32_t* negative);
   // Evaluates native schedules at the present clocks and stores their values, edited ones excepted. `most`: how many
   // there are, as the host knows it.
-  const char* (*write_current)(int device, uint64_t stream, const NativeSchedules& schedules, int most,
+  const char* (*write_current)(uint64_t stream, const NativeSchedules& schedules, int most,
                                int32_t* past_horizon);
   // Stores `n` values, in device memory, where they belong.
-  const char* (*store)(int device, uint64_t stream, const Group* groups, const PendingValue* values, int n);
+  const char* (*store)(uint64_t stream, const Group* groups, const PendingValue* values, int n);
   // Writes the row of telemetry (core/telemetry.h) that belongs to the step that is launched next with this header.
-  const char* (*record)(int device, uint64_t stream, const Header& header, double* ring, int64_t rows);
+  const char* (*record)(uint64_t stream, const Header& header, double* ring, int64_t rows);
   const char* (*capturing)(uint64_t stream, bool* capturing);
   // Copies from the host at once and waits for it, also while a stream is being captured: on a stream of its own, in
   // relaxed capture mode. Nothing of it becomes part of a graph. It overtakes what waits in other streams: only for
   // captures, before which the device is idle.
-  const char* (*write)(int device, void* to, const void* from, uint64_t bytes);
+  const char* (*write)(const HostCopy* copies, int n);
   // One step of a drop-in scheduler.
-  const char* (*schedule)(int device, uint64_t stream, const DeviceSchedule& schedule);
+  const char* (*schedule)(uint64_t stream, const DeviceSchedule& schedule);
   // Decides by a metric, one number in memory, and writes the learning rates. `table`: see core/metric.h.
-  const char* (*observe)(int device, uint64_t stream, double* table, const void* metric, DType dtype);
+  const char* (*observe)(uint64_t stream, double* table, const void* metric, DType dtype);
   // Memory that is never freed, also while a stream is being captured.
-  const char* (*allocate)(int device, uint64_t bytes, void** result);
+  const char* (*allocate)(uint64_t bytes, void** result);
 };
 
 }  // namespace fs_cuda

@@ -18,7 +18,8 @@ struct Raw {
 };
 
 // In PTX, since the compiler cannot know of an address from a table that it is one of global memory, and splits vectors
-// where it is told.
+// where it is told. The statements are volatile, which keeps their order, and name no memory that they change: nothing
+// in a kernel reads in C++ what they write, and a clobber would make the compiler load the tables again.
 template <int kBytes>
 __device__ __forceinline__ Raw load_bytes(const void* from) {
   Raw raw{};
@@ -58,6 +59,13 @@ __device__ __forceinline__ void store_bytes(void* to, const Raw& raw) {
   }
 #else
   __builtin_memcpy(__builtin_assume_aligned(to, kBytes), raw.words, kBytes);
+#endif
+}
+
+// Asks for the 128 bytes around an address, and does not wait for them.
+__device__ __forceinline__ void prefetch(const void* address) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(address)));
 #endif
 }
 

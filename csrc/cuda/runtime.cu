@@ -45,42 +45,33 @@ const StepKernels& kernels_of(int variant) {
 
 const char* words(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
 
-// The device of a launch, and the caller's again afterwards.
-class OnDevice {
- public:
-  explicit OnDevice(int device) {
-    error = cudaGetDevice(&before_);
-    if (error == cudaSuccess && before_ != device) {
-      error = cudaSetDevice(device);
-      changed_ = error == cudaSuccess;
-    }
-  }
-  ~OnDevice() {
-    if (changed_) cudaSetDevice(before_);
-  }
-  OnDevice(const OnDevice&) = delete;
-
-  cudaError_t error;
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-};
-
 cudaStream_t stream_of(uint64_t number) { return reinterpret_cast<cudaStream_t>(static_cast<uintptr_t>(number)); }
 
 template <class Kernel>
-const char* launch_on(int device, uint64_t stream, Kernel kernel, int blocks, int threads, void** arguments,
-                      int shared_bytes) {
-  const OnDevice on(device);
-  if (on.error != cudaSuccess) return words(on.error);
+const char* launch_on(uint64_t stream, Kernel kernel, int blocks, int threads, void** arguments, int shared_bytes = 0) {
   return words(cudaLaunchKernel(kernel, dim3(blocks), dim3(threads), arguments, shared_bytes, stream_of(stream)));
 }
 
-const char* blocks(int device, int rule, int variant, int* result) {
-  const OnDevice on(device);
-  cudaError_t error = on.error;
-  int multiprocessors = 0, resident = 0;
+template <class... Kernels>
+cudaError_t load_all(Kernels... kernels) {
+  cudaFuncAttributes attributes;
+  cudaError_t error = cudaSuccess;
+  ((error = error != cudaSuccess ? error : cudaFuncGetAttributes(&attributes, kernels)), ...);
+  return error;
+}
+
+const char* load() {
+  int driver = 0;
+  const cudaError_t error = cudaDriverGetVersion(&driver);
+  if (error != cudaSuccess) return words(error);
+  if (driver < kOldestDriver) return "the driver is too old for these kernels: R530 or newer is needed";
+  return words(load_all(advance_kernel, advance_by_kernel, write_current_kernel, store_kernel, record_kernel,
+                        schedule_kernel, observe_kernel));
+}
+
+const char* blocks(int rule, int variant, int* result) {
+  int device = 0, multiprocessors = 0, resident = 0;
+  cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error == cudaSuccess) {
     const StepKernels& kernels = kernels_of(variant);
@@ -92,42 +83,42 @@ const char* blocks(int device, int rule, int variant, int* result) {
   return words(error);
 }
 
-const char* step(int device, uint64_t stream, int rule, int variant, int blocks, const Launch& launch) {
+const char* step(uint64_t stream, int rule, int variant, int blocks, const Launch& launch) {
   const StepKernels& kernels = kernels_of(variant);
   void* arguments[] = {const_cast<Launch*>(&launch)};
-  return launch_on(device, stream, kernels.kernel[rule], blocks, kThreads, arguments, kernels.shared_bytes[rule]);
+  return launch_on(stream, kernels.kernel[rule], blocks, kThreads, arguments, kernels.shared_bytes[rule]);
 }
 
-const char* advance(int device, uint64_t stream, int64_t* clock, int64_t by) {
+const char* advance(uint64_t stream, int64_t* clock, int64_t by) {
   void* arguments[] = {&clock, &by};
-  return launch_on(device, stream, advance_kernel, 1, 1, arguments, 0);
+  return launch_on(stream, advance_kernel, 1, 1, arguments);
 }
 
-const char* advance_by(int device, uint64_t stream, int64_t* clock, const void* by, bool wide, int32_t* negative) {
+const char* advance_by(uint64_t stream, int64_t* clock, const void* by, bool wide, int32_t* negative) {
   void* arguments[] = {&clock, &by, &wide, &negative};
-  return launch_on(device, stream, advance_by_kernel, 1, 1, arguments, 0);
+  return launch_on(stream, advance_by_kernel, 1, 1, arguments);
 }
 
-const char* schedule(int device, uint64_t stream, const DeviceSchedule& schedule) {
+const char* schedule(uint64_t stream, const DeviceSchedule& schedule) {
   void* arguments[] = {const_cast<DeviceSchedule*>(&schedule)};
-  return launch_on(device, stream, schedule_kernel, 1, kSmallThreads, arguments, 0);
+  return launch_on(stream, schedule_kernel, 1, kSmallThreads, arguments);
 }
 
-const char* write_current_values(int device, uint64_t stream, const NativeSchedules& schedules, int most,
+const char* write_current_values(uint64_t stream, const NativeSchedules& schedules, int most,
                                  int32_t* past_horizon) {
   const int blocks = (most + kSmallThreads - 1) / kSmallThreads;
   void* arguments[] = {const_cast<NativeSchedules*>(&schedules), &past_horizon};
-  return blocks == 0 ? nullptr : launch_on(device, stream, write_current_kernel, blocks, kSmallThreads, arguments, 0);
+  return blocks == 0 ? nullptr : launch_on(stream, write_current_kernel, blocks, kSmallThreads, arguments);
 }
 
-const char* store(int device, uint64_t stream, const Group* groups, const PendingValue* values, int n) {
+const char* store(uint64_t stream, const Group* groups, const PendingValue* values, int n) {
   void* arguments[] = {&groups, &values, &n};
-  return launch_on(device, stream, store_kernel, 1, kSmallThreads, arguments, 0);
+  return launch_on(stream, store_kernel, 1, kSmallThreads, arguments);
 }
 
-const char* record_row(int device, uint64_t stream, const Header& header, double* ring, int64_t rows) {
+const char* record_row(uint64_t stream, const Header& header, double* ring, int64_t rows) {
   void* arguments[] = {const_cast<Header*>(&header), &ring, &rows};
-  return launch_on(device, stream, record_kernel, 1, kSmallThreads, arguments, 0);
+  return launch_on(stream, record_kernel, 1, kSmallThreads, arguments);
 }
 
 const char* capturing(uint64_t stream, bool* result) {
@@ -154,37 +145,33 @@ class Relaxed {
 };
 
 // A stream of its own that waits for no other, and that no capture sees.
-const char* write(int device, void* to, const void* from, uint64_t bytes) {
-  const OnDevice on(device);
-  cudaError_t error = on.error;
-  if (error != cudaSuccess) return words(error);
+const char* write(const HostCopy* copies, int n) {
   const Relaxed relaxed;
   if (relaxed.error != cudaSuccess) return words(relaxed.error);
   cudaStream_t stream = nullptr;
-  error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
-  if (error == cudaSuccess) {
-    error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream);
-    const cudaError_t waited = cudaStreamSynchronize(stream);
-    if (error == cudaSuccess) error = waited;
-    cudaStreamDestroy(stream);
+  cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  if (error != cudaSuccess) return words(error);
+  for (int i = 0; i < n && error == cudaSuccess; ++i) {
+    error = cudaMemcpyAsync(copies[i].to, copies[i].from, copies[i].bytes, cudaMemcpyHostToDevice, stream);
   }
+  const cudaError_t waited = cudaStreamSynchronize(stream);
+  if (error == cudaSuccess) error = waited;
+  cudaStreamDestroy(stream);
   return words(error);
 }
 
-const char* allocate(int device, uint64_t bytes, void** result) {
-  const OnDevice on(device);
-  if (on.error != cudaSuccess) return words(on.error);
+const char* allocate(uint64_t bytes, void** result) {
   const Relaxed relaxed;
   return words(relaxed.error != cudaSuccess ? relaxed.error : cudaMalloc(result, bytes));
 }
 
-const char* observe(int device, uint64_t stream, double* table, const void* metric, DType dtype) {
+const char* observe(uint64_t stream, double* table, const void* metric, DType dtype) {
   void* arguments[] = {&table, &metric, &dtype};
-  return launch_on(device, stream, observe_kernel, 1, kSmallThreads, arguments, 0);
+  return launch_on(stream, observe_kernel, 1, kSmallThreads, arguments);
 }
 
-constexpr Runtime kRuntime = {FS_RUNTIME_NAME, blocks,    step,  advance,  advance_by, write_current_values, store,
-                              record_row,      capturing, write, schedule, observe,    allocate};
+constexpr Runtime kRuntime = {FS_RUNTIME_NAME, load,      blocks,  step,  advance,  advance_by, write_current_values,
+                              store,           record_row, capturing, write, schedule, observe,    allocate};
 
 }  // namespace
 

@@ -3,34 +3,17 @@
 // (FS_VARIANT) to build in parallel.
 //
 // A block walks its share of all arrays' elements. Of each batch of arrays it first works out the scalars, in float64,
-// then it updates their tiles. The block that is done last knows that all others have read the tables: it counts the
-// updates, advances the clocks and evaluates the native schedules for the next step.
+// then it updates their tiles. It counts the updates of arrays that no other block reads. The block that is done last
+// knows that all others have read the tables: it counts the arrays that span blocks, advances the clocks and evaluates
+// the native schedules for the next step.
+#include "batch.cuh"
 #include "kernels.cuh"
-#include "memory.cuh"
-#include "hyperparameters.cuh"
-#include "tuning.h"
 
 namespace fs_cuda {
-
-using namespace fs;  // where the rules are
 
 extern __shared__ uint4 shared_memory[];
 
 namespace {
-
-// What the threads of a block share. The numbers that every thread could hold for itself are here too: across the
-// preparation of the scalars, which needs many registers, they would be spilled.
-template <class R, class A>
-struct Block {
-  Array arrays[kBatch];
-  typename R::template Scalars<A> scalars[kBatch];
-  double hyper[kBatch][kMaxHyperparameters];
-  double updates[kBatch];  // the number of this update of each array, 1 for its first
-  double gain;             // gradients are multiplied by it
-  Start start, stop;       // of the block's share
-  int32_t first, n, end;   // the present batch; the end of all
-  bool skipped, is_last;
-};
 
 // A tile of an array: where its first elements lie.
 template <class R, class A>
@@ -41,12 +24,6 @@ struct Tile {
   A gain;         // the gradient is multiplied by it
   bool unscaled;  // and stored so
 };
-
-__device__ __forceinline__ int64_t updates_of(const Array& array) {
-  const int64_t count = *array.count;
-  if (array.step == nullptr || static_cast<float>(count) == *array.step) return count;
-  return static_cast<int64_t>(*array.step);
-}
 
 // One vector of each array, in place. grad changes only if it has to be stored unscaled.
 template <class R, class A, class Arrays, int kWidth>
@@ -139,48 +116,6 @@ __device__ __forceinline__ void update_tile(const Launch& launch, const Array& a
   update<R, A, Arrays, 1, kSingles<Arrays::kMixed>>(tile, scalars, even, n);
 }
 
-template <class R, class A>
-__device__ __forceinline__ typename R::template Scalars<A> rounded(const typename R::template Scalars<double>& wide) {
-  using Scalars = typename R::template Scalars<A>;
-  constexpr int kCount = sizeof(Scalars) / sizeof(A);
-  double from[kCount];
-  A to[kCount];
-  __builtin_memcpy(from, &wide, sizeof from);
-#pragma unroll
-  for (int k = 0; k < kCount; ++k) to[k] = static_cast<A>(from[k]);
-  Scalars scalars;
-  __builtin_memcpy(&scalars, to, sizeof scalars);
-  return scalars;
-}
-
-// The scalars of the present batch.
-template <class R, class A>
-__device__ __forceinline__ void prepare(const Launch& launch, Block<R, A>& block) {
-  constexpr int32_t kWords = sizeof(Array) / sizeof(uint64_t);
-  static_assert(sizeof(Array) % sizeof(uint64_t) == 0);
-  const int32_t thread = threadIdx.x;
-  const uint64_t* from = reinterpret_cast<const uint64_t*>(launch.arrays + block.first);
-  uint64_t* to = reinterpret_cast<uint64_t*>(block.arrays);
-#pragma unroll 1
-  for (int32_t word = thread; word < block.n * kWords; word += kThreads) to[word] = from[word];
-  __syncthreads();
-#pragma unroll 1
-  for (int32_t item = thread; item < kBatch * (kMaxHyperparameters + 1); item += kThreads) {
-    const int32_t i = item % kBatch, k = item / kBatch;
-    if (i >= block.n || launch.grads[block.first + i] == nullptr) continue;
-    if (k == kMaxHyperparameters) {
-      block.updates[i] = static_cast<double>(updates_of(block.arrays[i]) + 1);
-    } else {
-      block.hyper[i][k] = hyperparameter_value(launch, block.arrays[i].group, k);
-    }
-  }
-  __syncthreads();
-  if (thread < block.n && launch.grads[block.first + thread] != nullptr) {
-    block.scalars[thread] = rounded<R, A>(R::prepare(block.hyper[thread], StepInfo{block.gain, block.updates[thread]}));
-  }
-  __syncthreads();
-}
-
 // The block's share of the tiles of the present batch.
 template <class R, class A, class Arrays>
 __device__ __forceinline__ void update_batch(const Launch& launch, const Block<R, A>& block) {
@@ -188,7 +123,7 @@ __device__ __forceinline__ void update_batch(const Launch& launch, const Block<R
 #pragma unroll 1
   for (int32_t i = 0; i < block.n; ++i) {
     void* const grad = launch.grads[block.first + i];
-    if (grad == nullptr) continue;
+    if (!has_gradient(grad)) continue;
     const Array& array = block.arrays[i];
     const int32_t tiles = static_cast<int32_t>((array.numel + kTile - 1) / kTile);
     const int32_t end = block.first + i == block.stop.array ? block.stop.tile : tiles;
@@ -203,12 +138,11 @@ __device__ __forceinline__ void update_batch(const Launch& launch, const Block<R
 __device__ __forceinline__ void finish(const Launch& launch, bool skipped) {
   const int32_t thread = threadIdx.x;
 #pragma unroll 1
-  for (int32_t i = thread; i < launch.n_arrays && !skipped; i += kThreads) {
-    if (launch.grads[i] == nullptr) continue;
-    const Array& array = launch.arrays[i];
-    const int64_t updates = updates_of(array) + 1;
-    *array.count = updates;
-    if (array.step != nullptr) *array.step = static_cast<float>(updates);
+  for (int32_t b = 1 + thread; b < static_cast<int32_t>(gridDim.x) && !skipped; b += kThreads) {
+    const Start start = launch.starts[b], before = launch.starts[b - 1];
+    if (start.tile == 0 || (before.array == start.array && before.tile > 0)) continue;  // not cut here, or before too
+    const Array& array = launch.arrays[start.array];
+    store_updates(array, updates_of(array) + 1);
   }
   if (thread == 0) *launch.ticket = 0;
   if (!launch.last) return;
@@ -232,19 +166,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Arrays::kBy
     block.stop = launch.starts[blockIdx.x + 1];
     block.skipped = launch.found_inf != nullptr && *launch.found_inf != 0.0f;
     block.gain = launch.grad_scale != nullptr ? 1.0 / *launch.grad_scale : 1.0;
-    block.first = block.start.array;
     block.end = block.stop.tile > 0 ? block.stop.array + 1 : block.stop.array;
-    block.n = block.end - block.first < kBatch ? block.end - block.first : kBatch;
+    choose_batch(launch, block, block.start.array);
   }
   __syncthreads();
   while (!block.skipped && block.n > 0) {
-    prepare(launch, block);
+    prepare<R, A, Arrays>(launch, block);
     update_batch<R, A, Arrays>(launch, block);
     __syncthreads();
-    if (threadIdx.x == 0) {
-      block.first += block.n;
-      block.n = block.end - block.first < kBatch ? block.end - block.first : kBatch;
-    }
+    if (threadIdx.x == 0) choose_batch(launch, block, block.first + block.n);
     __syncthreads();
   }
   if (threadIdx.x == 0) {

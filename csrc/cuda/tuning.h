@@ -36,6 +36,10 @@ constexpr int kSmallThreads = 128;
 // Arrays whose scalars are prepared at a time: one warp prepares one batch, a lane each.
 constexpr int kBatch = 32;
 
+// Bytes that a block asks for before it works out the scalars of a batch, so that memory is not idle meanwhile, and the
+// arrays that it takes them from. 396 blocks ask for 19 MB: what 4 us bring, and less than half of the L2 cache.
+constexpr int kPrefetchBytes = 48 * 1024, kPrefetchArrays = 4, kLine = 128;
+
 // Vectors that a thread loads from each array before it computes, as long as they are 16 bytes of the widest type. One
 // of 16-bit numbers has 8 elements already.
 template <int kBytesPerElement>

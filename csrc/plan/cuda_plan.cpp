@@ -13,8 +13,8 @@ namespace fs {
 
 namespace {
 
-// An empty tensor has no address; to the kernel, none means no gradient.
-void* const kNoElements = reinterpret_cast<void*>(16);
+// An empty tensor has no address, but a gradient.
+void* const kNoElements = reinterpret_cast<void*>(fs_cuda::kFirstAddress);
 
 size_t index_named(const Group& group, const std::string& name) {
   const auto& all = group.hyperparameters();
@@ -38,6 +38,7 @@ CudaPlan::CudaPlan(const py::object& spec, py::object optimizer, const py::list&
       stream_of_(std::move(stream_of)),
       flags_(std::move(flags)),
       ticket_(clocks.new_zeros({1}, at::kInt)),
+      zero_(clocks.new_zeros({1}, at::kInt)),
       rows_(std::move(rows)),
       empty_batch_(std::make_unique<LaunchBatch>()) {
   TORCH_CHECK(rows_.size() == groups_.size(), "There must be one row of hyperparameters for each group.");
@@ -78,12 +79,33 @@ void CudaPlan::check_horizons() {
   for (const Group& group : groups_) {
     if (group.has_programs()) group.check_horizons(unwrap<const int64_t>(clocks));
   }
+  clear_flag(kUpdates);  // nothing is past its end: set by a launch that still had the program before
 }
+
+// In stream order: launches that are under way may set it again.
+void CudaPlan::clear_flag(int flag) { flags_.narrow(0, flag, 1).copy_(zero_, /*non_blocking=*/true); }
 
 Plan::Outcome CudaPlan::check(const py::list& param_groups, const py::dict& state) {
   check_stream_ = stream();  // first: asking for it may let other threads run
   const Outcome found = Plan::check(param_groups, state);
-  return found == kDone ? prepare_tables(work_->moved && pending()) : found;
+  if (found != kDone) return found;
+  const Outcome prepared = prepare_tables(work_->moved && pending());
+  if (prepared == kDone && std::find(streams_.begin(), streams_.end(), check_stream_) == streams_.end()) record_stream();
+  return prepared;
+}
+
+// Tells torch's allocator that the present stream reads the tables. Their memory belongs to the stream that they were
+// made on, which would hand it out again while kernels on another one are under way.
+void CudaPlan::record_stream() {
+  streams_.push_back(check_stream_);
+  if (!device_.is_cuda()) return;
+  const c10::Stream present = c10::impl::VirtualGuardImpl(device_.type()).getStream(device_);
+  std::vector<at::Tensor> tables = {clocks_, ticket_, zero_, groups_table_, schedules_table_, counts_, ring_};
+  tables.insert(tables.end(), programs_.begin(), programs_.end());
+  for (const auto& batch : batches_) tables.push_back(batch->arrays);
+  for (at::Tensor& table : tables) {
+    if (table.defined()) table.record_stream(present);
+  }
 }
 
 // Brings what the kernels read up to date with the groups; with the arrays too, if they moved.
@@ -96,7 +118,11 @@ Plan::Outcome CudaPlan::prepare_tables(bool moved) {
               ready ? "a parameter or its state moved, or has its first gradient," : "it is the optimizer's first step,",
               " and the tables that the kernel reads have to be written before the capture. Call step() once with the "
               "same gradients, outside of the graph, and capture then.");
-  if (!ready) build_groups();
+  streams_.clear();  // what is made now, they have not been recorded for
+  if (!ready) {
+    call_on(device_, runtime_.load);
+    build_groups();
+  }
   if (moved) build_batches();
   return kDone;
 }
@@ -142,7 +168,6 @@ void CudaPlan::address(LaunchBatch& batch, const OptionalTensor& scale, const Op
   args.past_horizon = unwrap<int32_t>(flags_);
   args.grad_scale = scale ? unwrap<const float>(*scale) : nullptr;
   args.found_inf = found_inf ? unwrap<const float>(*found_inf) : nullptr;
-  args.n_arrays = static_cast<int32_t>(batch.members.size());
   args.n_groups = static_cast<int32_t>(groups_.size());
   args.n_pending = static_cast<int32_t>(pending_values_.size());
   args.last = last;
@@ -174,7 +199,7 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
   for (LaunchBatch* batch : chosen) address(*batch, scale_here, found_inf_here, batch == chosen.back());
   if (ring_.defined()) record(*chosen.front());
   for (LaunchBatch* batch : chosen) {
-    check_cuda(runtime_.step(index(), check_stream_, batch->rule, batch->variant, batch->blocks, batch->launch));
+    call_on(device_, runtime_.step, check_stream_, batch->rule, batch->variant, batch->blocks, batch->launch);
   }
   pending_values_.clear();
   if (scale) {
@@ -191,7 +216,7 @@ void CudaPlan::advance(int unit, int64_t amount) {
   auto* clocks = static_cast<int64_t*>(unwrap(clocks_));
   if (amount != 0) {
     captured_ |= capturing();
-    check_cuda(runtime_.advance(index(), stream(), clocks + unit, amount));
+    call_on(device_, runtime_.advance, stream(), clocks + unit, amount);
   }
   write_current();
 }
@@ -200,16 +225,15 @@ void CudaPlan::advance_by(int unit, const at::Tensor& amount) {
   if (!groups_table_.defined()) prepare_tables(false);
   captured_ |= capturing();
   const at::Tensor number = native(amount.scalar_type() == at::kInt ? amount : amount.to(at::kLong));
-  check_cuda(runtime_.advance_by(index(), stream(), static_cast<int64_t*>(unwrap(clocks_)) + unit,
-                                 unwrap<const void>(number), number.scalar_type() == at::kLong,
-                                 unwrap<int32_t>(flags_) + unit));
+  call_on(device_, runtime_.advance_by, stream(), static_cast<int64_t*>(unwrap(clocks_)) + unit,
+          unwrap<const void>(number), number.scalar_type() == at::kLong, unwrap<int32_t>(flags_) + unit);
   write_current();
 }
 
 void CudaPlan::write_current() {
   if (n_schedules_ == 0) return;
-  check_cuda(runtime_.write_current(index(), stream(), schedules(), static_cast<int>(n_schedules_),
-                                    unwrap<int32_t>(flags_) + kUpdates));
+  call_on(device_, runtime_.write_current, stream(), schedules(), static_cast<int>(n_schedules_),
+          unwrap<int32_t>(flags_) + kUpdates);
 }
 
 bool CudaPlan::set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) {
@@ -218,7 +242,7 @@ bool CudaPlan::set_program(int group, const std::string& name, std::vector<doubl
   is_current();  // reads the group
   if (leaves_graph(group)) return true;
   rewrite(group, index_named(groups_[group], name));
-  unwrap<int32_t>(flags_)[kUpdates] = 0;  // set again for those that are past their horizon
+  clear_flag(kUpdates);  // set again for those that are past their horizon
   write_current();
   return false;
 }

@@ -45,9 +45,11 @@ class CudaPlan : public Plan {
   enum Source : uint8_t { kNumber, kProgram, kTensor };
 
   uint64_t stream() const;
+  void record_stream();
   bool captures(uint64_t stream) const;
   at::Tensor upload(const void* data, size_t bytes);
   void check_horizons() override;
+  void clear_flag(int flag);
   Source source_of(size_t group, size_t k) const;
   fs_cuda::Hyperparameter for_device(size_t group, size_t k) const;
   fs_cuda::NativeSchedule schedule_of(size_t group, size_t k);
@@ -74,7 +76,8 @@ class CudaPlan : public Plan {
   const fs_cuda::Runtime& runtime_;
   py::object stream_of_;
   uint64_t check_stream_ = 0;  // the present stream when the last check began: the one of its step
-  at::Tensor flags_, ticket_, groups_table_, schedules_table_, counts_;
+  std::vector<uint64_t> streams_;  // those that the tables were recorded for
+  at::Tensor flags_, ticket_, zero_, groups_table_, schedules_table_, counts_;
   std::vector<at::Tensor> rows_;               // the table of hyperparameters, by group
   std::vector<at::Tensor> programs_;           // of native schedules, by number
   std::vector<int32_t> schedule_at_;           // by number: which of the native schedules; -1: none

@@ -24,7 +24,7 @@ const fs_cuda::Runtime* cuda_runtime() { return chosen(); }
 at::Tensor beside_graphs(at::Device device, at::IntArrayRef sizes, at::ScalarType type) {
   void* memory = nullptr;
   const uint64_t bytes = c10::multiply_integers(sizes) * c10::elementSize(type);
-  check_cuda(cuda_runtime()->allocate(device.has_index() ? device.index() : 0, bytes, &memory));
+  call_on(device, cuda_runtime()->allocate, bytes, &memory);
   return tensor_over(memory, sizes, type, device);
 }
 

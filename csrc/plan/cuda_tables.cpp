@@ -166,15 +166,18 @@ void CudaPlan::read_number(size_t at, double value) {
 void CudaPlan::store_pending(bool now) {
   const auto& values = pending_values_;
   const auto* groups = static_cast<const fs_cuda::Group*>(unwrap<const void>(groups_table_));
-  for (size_t i = 0; now && i < values.size(); ++i) {
-    double* row = device_groups_[values[i].at / kMaxHyperparameters].values;
-    check_cuda(runtime_.write(index(), row + values[i].at % kMaxHyperparameters, &values[i].value, sizeof(double)));
+  if (now) {
+    std::vector<fs_cuda::HostCopy> copies;
+    for (const fs_cuda::PendingValue& value : values) {
+      double* row = device_groups_[value.at / kMaxHyperparameters].values;
+      copies.push_back({row + value.at % kMaxHyperparameters, &value.value, sizeof(double)});
+    }
+    call_on(device_, runtime_.write, copies.data(), static_cast<int>(copies.size()));
   }
   if (!now && !values.empty()) {
     const at::Tensor there = upload(values.data(), values.size() * sizeof values[0]);
-    check_cuda(runtime_.store(index(), stream(), groups,
-                              static_cast<const fs_cuda::PendingValue*>(unwrap<const void>(there)),
-                              static_cast<int>(values.size())));
+    call_on(device_, runtime_.store, stream(), groups,
+            static_cast<const fs_cuda::PendingValue*>(unwrap<const void>(there)), static_cast<int>(values.size()));
   }
   pending_values_.clear();
 }
@@ -246,7 +249,7 @@ void CudaPlan::assign_tiles(LaunchBatch& batch) {
     batch.present += batch.launch.grads[i] != nullptr;
   }
   int resident = 1;
-  check_cuda(runtime_.blocks(index(), batch.rule, batch.variant, &resident));
+  call_on(device_, runtime_.blocks, batch.rule, batch.variant, &resident);
   batch.blocks = static_cast<int>(std::clamp<int64_t>(tiles, 1, std::min(resident, kMaxBlocks)));
   int64_t before = 0;  // tiles of the arrays before i
   size_t i = 0;
@@ -254,6 +257,12 @@ void CudaPlan::assign_tiles(LaunchBatch& batch) {
     const int64_t first = tiles * b / batch.blocks;
     while (i < batch.members.size() && before + tiles_of(i) <= first) before += tiles_of(i++);
     batch.launch.starts[b] = {static_cast<int32_t>(i), static_cast<int32_t>(first - before)};
+  }
+  batch.launch.starts[0] = {0, 0};  // arrays without tiles before the first tile are counted too
+  uintptr_t absent = 0;  // arrays without a gradient from here on
+  for (size_t k = batch.members.size(); k-- > 0;) {
+    absent = batch.launch.grads[k] == nullptr ? absent + 1 : 0;
+    if (absent > 0) batch.launch.grads[k] = reinterpret_cast<void*>(absent);
   }
 }
 

@@ -45,8 +45,7 @@ void CudaPlan::record_to(const OptionalTensor& ring) {
 }
 
 void CudaPlan::record(const LaunchBatch& batch) {
-  check_cuda(runtime_.record(index(), stream(), batch.launch, static_cast<double*>(unwrap(ring_)),
-                             ring_.size(0) - 1));
+  call_on(device_, runtime_.record, stream(), batch.launch, static_cast<double*>(unwrap(ring_)), ring_.size(0) - 1);
 }
 
 // Another plan has looked at found_inf, and the step is not going to be launched.
@@ -60,7 +59,7 @@ Plan::Outcome CudaPlan::skip(const py::list& param_groups, const at::Tensor& fou
     address(*empty_batch_, std::nullopt, here, true);
     record(*empty_batch_);
   }
-  check_cuda(runtime_.advance(index(), stream(), clocks + kSkipped, 1));
+  call_on(device_, runtime_.advance, stream(), clocks + kSkipped, 1);
   return kDone;
 }
 

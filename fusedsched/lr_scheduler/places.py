@@ -123,7 +123,7 @@ class ScheduledPlaces:
             kept = None if old is None else old.clock
             self.schedules[device] = DeviceSchedule(placement, len(targets), updates, past, kept)
         schedule = self.schedules[device]
-        schedule.past_horizon.zero_()
+        schedule.clear_past_horizon()
         schedule.write(targets, clock)
         if guard is not None and old is None:
             schedule.set_last_updates(guard.last_updates)

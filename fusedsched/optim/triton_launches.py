@@ -12,6 +12,7 @@ from torch import Tensor
 from fusedsched._layouts import MAX_HYPERPARAMETERS, MAX_SCALARS, MAX_STATES
 from fusedsched.optim.python_plan import Programs
 from fusedsched.runtime.addresses import native, place_of, unwrap
+from fusedsched.runtime.flags import new_flags
 from fusedsched.runtime.launching import launching
 from fusedsched.triton_kernels import rules, step, tuning
 from fusedsched.triton_kernels.telemetry import record_kernel
@@ -251,9 +252,7 @@ class DevicePrograms(Programs):
         self._written = torch.zeros(most, dtype=torch.float64, device=device)
         self._edited = torch.zeros(most, dtype=torch.int32, device=device)
         # The host reads these without waiting, so they are host memory; the device writes there.
-        pinned = device.type != "cpu"
-        self.past_horizon = torch.zeros(most, dtype=torch.int32, device="cpu", pin_memory=pinned)
-        self.negative = torch.zeros(len(clocks), dtype=torch.int32, device="cpu", pin_memory=pinned)
+        self.past_horizon, self.negative = new_flags(most, device), new_flags(len(clocks), device)
 
     def put(self, name: tuple[int, str], table: list[float], unit: int, shown: Tensor) -> int:
         """What was launched before reads what was there before."""
@@ -266,7 +265,7 @@ class DevicePrograms(Programs):
         self._table[0, 0] = len(self)
         self._written[i].copy_(shown)  # nothing has been edited yet
         self._edited[i] = 0
-        self.past_horizon[i] = 0
+        self.past_horizon[i : i + 1].copy_(self._edited[i : i + 1], non_blocking=True)  # 0, in stream order
         return i
 
     def arguments(self) -> tuple[Any, ...]:

@@ -47,7 +47,9 @@ class Clocks:
         device = torch.device(device)
         if device not in self._tensors:
             with unwatched():
-                self._tensors[device] = torch.tensor(self.read(), dtype=torch.int64, device=device)
+                pinned = device.type == "cuda"  # so that the copy does not wait for the device
+                host = torch.tensor(self.read(), dtype=torch.int64, device="cpu", pin_memory=pinned)
+                self._tensors[device] = host.to(device, non_blocking=True)
         return self._tensors[device]
 
     def tensors(self) -> list[Tensor]:

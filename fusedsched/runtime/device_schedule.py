@@ -19,6 +19,7 @@ from torch import Tensor
 from fusedsched import _native
 from fusedsched._layouts import EDIT_RULE, SCHEDULED_TARGET
 from fusedsched.runtime.addresses import unwrap
+from fusedsched.runtime.flags import new_flags
 from fusedsched.runtime.hyperparameters import DTYPES, Placement
 from fusedsched.runtime.launching import launching
 from fusedsched.schedules.edit import Edit, EditRule
@@ -122,10 +123,7 @@ class DeviceSchedule:
         device = placement.device
         self.table = allocate(placement, n * WIDTH).view(torch.int64).view(n, WIDTH)
         self.clock = allocate(placement, 2).view(torch.int64) if clock is None else clock
-        # The host looks at it without waiting, so it is the host's memory; the device writes there.
-        if past_horizon is None:
-            past_horizon = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type != "cpu")
-        self.past_horizon = past_horizon
+        self.past_horizon = new_flags(1, device) if past_horizon is None else past_horizon
         self._targets: list[Target] = []
         self._rates: Sequence[Tensor] = ()
         self._numbers: Tensor | None = None
@@ -184,6 +182,15 @@ class DeviceSchedule:
             return unwrap(block) if isinstance(block, Tensor) else first + 8 * at[block.tobytes()]
 
         return [(address(program), address(rules)) for program, rules in words]
+
+    def clear_past_horizon(self) -> None:
+        """In stream order, since launches that are under way may set it; at once in a capture, before which the device
+        is idle."""
+        if is_capturing(self.placement):
+            self.past_horizon.zero_()
+        else:
+            zeros = torch.zeros(len(self.past_horizon), dtype=torch.int32, device=self.placement.device)
+            self.past_horizon.copy_(zeros, non_blocking=True)
 
     def seek(self, clock: int) -> None:
         """Sets the counter."""

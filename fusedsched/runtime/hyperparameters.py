@@ -19,6 +19,7 @@ from fusedsched._layouts import CLOCKS, MAX_HYPERPARAMETERS
 from fusedsched.runtime.addresses import is_native
 from fusedsched.runtime.backends import for_device
 from fusedsched.runtime.clocks import Clocks, unwatched
+from fusedsched.runtime.flags import new_flags
 
 DTYPES = tuple(getattr(torch, name) for name in _layouts.DTYPES)
 
@@ -46,9 +47,7 @@ class HyperparameterTable:
         self._rows: list[Tensor] = []
         self._row_of: dict[int, Tensor] = {}  # by the identity of the group
         self._places: dict[tuple[int, int, str], Tensor] = {}
-        with unwatched():
-            pinned = self.device.type == "cuda"
-            self.flags = torch.zeros(len(CLOCKS), dtype=torch.int32, device="cpu", pin_memory=pinned)
+        self.flags = new_flags(len(CLOCKS), self.device)
 
     def reserve(self, rows: int) -> None:
         """Allocates so many rows, together with those in use."""

@@ -12,7 +12,7 @@ from torch import Tensor
 # The allowed error of an update, as a multiple of torch's own error (plus one ulp). Not 1.0: two correct orders of one
 # formula differ by about 5 % in the mean and the maximum over a thousand elements.
 TORCH_ERRORS = 1.1
-# All evaluators use the same fixed forms; sin and pow of another maths library differ by 1 ulp to 2 ulp each.
+# All evaluators use the same fixed forms and the same sine; pow of another maths library differs by 1 ulp to 2 ulp.
 EVALUATOR_ULPS = 4.0
 # Drop-in schedulers over 10,000 steps, relative to the largest of base, peak and value: torch's recursion in float64
 # adds 1e-16 a step, so 1e-12 at the end, and a cosine that amplifies it tenfold near its zero.

@@ -32,7 +32,6 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorInvalidConfiguration = 9,
-  cudaErrorInvalidDevice = 101,
   cudaErrorLaunchFailure = 719,
   cudaErrorStreamCaptureUnsupported = 900
 };
@@ -50,7 +49,9 @@ enum Broken : int { kSound, kFourthBarrierMissing, kFirstBlockIsLast };
 inline int broken = kSound;
 
 void barrier();
-cudaError_t submit(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> thread);
+cudaError_t submit(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                   std::function<void()> thread);
+void load(const void* kernel);
 
 }  // namespace emulation
 
@@ -68,18 +69,28 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block
   auto copies = [&]<size_t... i>(std::index_sequence<i...>) {
     return std::make_shared<std::tuple<Arguments...>>(*static_cast<Arguments*>(arguments[i])...);
   }(std::index_sequence_for<Arguments...>());
-  return emulation::submit(grid, block, shared_bytes, stream, [kernel, copies] { std::apply(kernel, *copies); });
+  return emulation::submit(reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, stream,
+                           [kernel, copies] { std::apply(kernel, *copies); });
 }
 
 cudaError_t emulated_occupancy(int* blocks, int threads, size_t shared_bytes);
 template <class Kernel>
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int threads, size_t shared_bytes) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel kernel, int threads, size_t shared_bytes) {
+  emulation::load(reinterpret_cast<const void*>(kernel));
   return emulated_occupancy(blocks, threads, shared_bytes);
 }
 
+struct cudaFuncAttributes {};
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel kernel) {
+  emulation::load(reinterpret_cast<const void*>(kernel));
+  return cudaSuccess;
+}
+
 const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaDriverGetVersion(int* version);
+// There is no cudaSetDevice: it would create a context on a device that the process does not use.
 cudaError_t cudaGetDevice(int* device);
-cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode);

@@ -27,7 +27,7 @@ from fusedsched._layouts import MAX_HYPERPARAMETERS, ROLES
 MAX_BLOCKS, MAX_PENDING, ARGUMENT_BYTES, TILE = 640, 64, 32764, 4096
 DTYPES = tuple(getattr(torch, name) for name in _layouts.DTYPES)
 UPDATES, SAMPLES, TOKENS, SKIPPED = map(_layouts.CLOCKS.index, ("updates", "samples", "tokens", "skipped"))
-NOWHERE = 64  # of a gradient without elements: there is one, and nothing to be read
+NOWHERE = 1 << 16  # of a gradient without elements: there is one, and nothing to be read
 
 
 class Array(Structure):
@@ -82,7 +82,6 @@ class Header(Structure):
         ("past_horizon", c_void_p),
         ("grad_scale", c_void_p),
         ("found_inf", c_void_p),
-        ("n_arrays", c_int32),
         ("n_groups", c_int32),
         ("n_pending", c_int32),
         ("last", c_bool),
@@ -98,24 +97,26 @@ class Launch(Structure):
     _fields_ = [("header", Header), ("grads", c_void_p * MAX_GRADS)]
 
 
+class HostCopy(Structure):
+    _fields_ = [("to", c_void_p), ("source", c_void_p), ("bytes", c_uint64)]
+
+
 class Runtime(Structure):
     _fields_ = [
         ("name", c_char_p),
-        ("blocks", ctypes.CFUNCTYPE(c_char_p, c_int, c_int, c_int, POINTER(c_int))),
-        ("step", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_int, c_int, c_int, POINTER(Launch))),
-        ("advance", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_int64)),
-        ("advance_by", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_void_p, c_bool, c_void_p)),
-        (
-            "write_current",
-            ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, POINTER(NativeSchedules), c_int, c_void_p),
-        ),
-        ("store", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_void_p, c_int)),
-        ("record", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, POINTER(Header), c_void_p, c_int64)),
+        ("load", ctypes.CFUNCTYPE(c_char_p)),
+        ("blocks", ctypes.CFUNCTYPE(c_char_p, c_int, c_int, POINTER(c_int))),
+        ("step", ctypes.CFUNCTYPE(c_char_p, c_uint64, c_int, c_int, c_int, POINTER(Launch))),
+        ("advance", ctypes.CFUNCTYPE(c_char_p, c_uint64, c_void_p, c_int64)),
+        ("advance_by", ctypes.CFUNCTYPE(c_char_p, c_uint64, c_void_p, c_void_p, c_bool, c_void_p)),
+        ("write_current", ctypes.CFUNCTYPE(c_char_p, c_uint64, POINTER(NativeSchedules), c_int, c_void_p)),
+        ("store", ctypes.CFUNCTYPE(c_char_p, c_uint64, c_void_p, c_void_p, c_int)),
+        ("record", ctypes.CFUNCTYPE(c_char_p, c_uint64, POINTER(Header), c_void_p, c_int64)),
         ("capturing", ctypes.CFUNCTYPE(c_char_p, c_uint64, POINTER(c_bool))),
-        ("write", ctypes.CFUNCTYPE(c_char_p, c_int, c_void_p, c_void_p, c_uint64)),
-        ("schedule", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p)),
-        ("observe", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, c_void_p, c_void_p, c_uint8)),
-        ("allocate", ctypes.CFUNCTYPE(c_char_p, c_int, c_uint64, POINTER(c_void_p))),
+        ("write", ctypes.CFUNCTYPE(c_char_p, POINTER(HostCopy), c_int)),
+        ("schedule", ctypes.CFUNCTYPE(c_char_p, c_uint64, c_void_p)),
+        ("observe", ctypes.CFUNCTYPE(c_char_p, c_uint64, c_void_p, c_void_p, c_uint8)),
+        ("allocate", ctypes.CFUNCTYPE(c_char_p, c_uint64, POINTER(c_void_p))),
     ]
 
 
@@ -128,7 +129,7 @@ class Emulation:
         for name in ("end", "launches", "nodes"):
             getattr(self.library, f"fs_emulation_{name}").restype = c_int64
         self.runtime = self.library.fs_cuda_runtime().contents
-        for kind in (Array, Group, NativeSchedule, PendingValue, Header, Launch, Runtime):
+        for kind in (Array, Group, NativeSchedule, PendingValue, Header, HostCopy, Launch, Runtime):
             size = c_int64.in_dll(self.library, f"fs_emulation_size_of_{kind.__name__}").value
             assert size == ctypes.sizeof(kind), f"{kind.__name__} of driver.py is not that of launch.h"
 
@@ -237,7 +238,7 @@ class Plan:
 
     def blocks(self):
         result = c_int()
-        check(self.emulation.runtime.blocks(0, self.rule, self.variant, byref(result)))
+        check(self.emulation.runtime.blocks(self.rule, self.variant, byref(result)))
         return result.value
 
     def launch(self, first=0, n=None, last=True, pending=(), grad_scale=None, found_inf=None, blocks=None):
@@ -250,7 +251,7 @@ class Plan:
         h.clocks, h.ticket, h.past_horizon = (t.data_ptr() for t in (self.clocks, self.ticket, self.past_horizon))
         h.grad_scale = None if grad_scale is None else grad_scale.data_ptr()
         h.found_inf = None if found_inf is None else found_inf.data_ptr()
-        h.n_arrays, h.n_groups, h.n_pending, h.last = len(tensors), self.n_groups, len(pending), last
+        h.n_groups, h.n_pending, h.last = self.n_groups, len(pending), last
         for p, (group, k, value) in enumerate(pending):
             h.pending[p] = PendingValue(group * MAX_HYPERPARAMETERS + k, 0, value)
         tiles = [(i, k) for i, t in enumerate(tensors) for k in range(-(-t.param.numel() // TILE))]
@@ -258,23 +259,26 @@ class Plan:
         for b in range(blocks + 1):
             at = len(tiles) * b // blocks
             h.starts[b] = Start(*(tiles[at] if at < len(tiles) else (len(tensors), 0)))
-        for i, t in enumerate(tensors):
-            launch.grads[i] = None if t.grad is None else t.grad.data_ptr() or NOWHERE
+        h.starts[0] = Start(0, 0)
+        absent = 0
+        for i in reversed(range(len(tensors))):
+            absent = absent + 1 if tensors[i].grad is None else 0
+            launch.grads[i] = absent or tensors[i].grad.data_ptr() or NOWHERE
         return launch, blocks
 
     def step(self, stream=0, **options):
         launch, blocks = self.launch(**options)
-        check(self.emulation.runtime.step(0, stream, self.rule, self.variant, blocks, byref(launch)))
+        check(self.emulation.runtime.step(stream, self.rule, self.variant, blocks, byref(launch)))
 
     def write_current(self, stream=0):
         most, past = int(self.n_schedules), self.past_horizon.data_ptr()
-        check(self.emulation.runtime.write_current(0, stream, byref(self._schedules()), most, past))
+        check(self.emulation.runtime.write_current(stream, byref(self._schedules()), most, past))
 
     def store(self, values, stream=0):
         """Stores (group, k, value) in the table."""
         table = (PendingValue * len(values))(*(PendingValue(g * MAX_HYPERPARAMETERS + k, 0, x) for g, k, x in values))
         groups = ctypes.addressof(self.groups)
-        check(self.emulation.runtime.store(0, stream, groups, ctypes.addressof(table), len(values)))
+        check(self.emulation.runtime.store(stream, groups, ctypes.addressof(table), len(values)))
 
     def advance(self, clock, by, stream=0):
-        check(self.emulation.runtime.advance(0, stream, self.clocks[clock:].data_ptr(), by))
+        check(self.emulation.runtime.advance(stream, self.clocks[clock:].data_ptr(), by))

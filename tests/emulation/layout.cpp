@@ -10,6 +10,7 @@ FS_SIZE(Group);
 FS_SIZE(NativeSchedule);
 FS_SIZE(PendingValue);
 FS_SIZE(Header);
+FS_SIZE(HostCopy);
 FS_SIZE(Launch);
 FS_SIZE(Runtime);
 

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <map>
 #include <new>
+#include <set>
 #include <vector>
 
 #include "machine.h"
@@ -22,8 +23,9 @@ using Graph = std::vector<Node>;
 
 std::map<cudaStream_t, Graph> recordings;
 std::map<int64_t, Graph> graphs;
+std::set<const void*> loaded;  // kernels: a driver loads each at its first use
 int64_t next_graph = 1, launches = 0;
-int multiprocessors = 3, current_device = 0;
+int multiprocessors = 3, driver = 13000;
 thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 
 cudaStream_t stream_of(uint64_t number) { return reinterpret_cast<cudaStream_t>(static_cast<uintptr_t>(number)); }
@@ -36,10 +38,14 @@ cudaError_t forbidden_while_recording() {
 
 }  // namespace
 
-cudaError_t emulation::submit(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+void emulation::load(const void* kernel) { loaded.insert(kernel); }
+
+cudaError_t emulation::submit(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                               std::function<void()> thread) {
   const auto recording = recordings.find(stream);
+  const bool first = loaded.insert(kernel).second;
   if (recording != recordings.end()) {
+    if (first) return cudaErrorStreamCaptureUnsupported;  // as drivers before 12.3
     recording->second.push_back({grid, block, shared_bytes, std::move(thread)});
     return cudaSuccess;
   }
@@ -54,6 +60,11 @@ void fs_emulation_configure(int new_multiprocessors, uint32_t seed) {
   multiprocessors = new_multiprocessors;
   emulation::seed(seed);
 }
+
+// Forgets which kernels were loaded.
+void fs_emulation_unload() { loaded.clear(); }
+
+void fs_emulation_set_driver(int version) { driver = version; }
 
 void fs_emulation_break(int how) { emulation::broken = how; }
 
@@ -97,7 +108,6 @@ const char* cudaGetErrorString(cudaError_t error) {
     case cudaSuccess: return "no error";
     case cudaErrorInvalidValue: return "invalid argument";
     case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
     case cudaErrorLaunchFailure: return "unspecified launch failure: some threads of a block missed a barrier";
     case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
   }
@@ -109,14 +119,13 @@ cudaError_t emulated_occupancy(int* blocks, int, size_t) {
   return cudaSuccess;
 }
 
-cudaError_t cudaGetDevice(int* device) {
-  *device = current_device;
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = driver;
   return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int device) {
-  if (device < 0) return cudaErrorInvalidDevice;
-  current_device = device;
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
   return cudaSuccess;
 }
 
