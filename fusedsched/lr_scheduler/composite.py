@@ -26,8 +26,8 @@ from fusedsched.torch_originals import schedulers as torch_schedulers
 
 from ..schedules.compositions import active_member, is_composite, leaf_schedulers, takes_metric
 from .building import attach
-from .capture import is_capturing
 from .device_driver import host_section
+from .devices import is_capturing
 from .member_counters import MemberMirror, mirror_of, release_members
 from .members import advance, check_resumable, metric_for, placeholder_members, present_rates, restart, seek_to
 from .metric import decider_of, step_on_device
@@ -103,9 +103,8 @@ class Composite(SchedulerMixin):
             return
         driver, mirror = self._driver or self._mirror, mirror_of(self)
         if driver is not None and mirror is not None and not isinstance(self._mirror, MemberMirror):
-            clock = driver.read_clock() if driver.on_device else driver.clock
-            if clock is not None:
-                mirror.move(self, clock)  # now: the collector has cleared what they find this by
+            # Now: the collector has cleared what they find this by.
+            mirror.move(self, driver.read_clock() if driver.on_device else driver.clock)
             release_members(self)
 
     def _initial_step(self) -> None:
