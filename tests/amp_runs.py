@@ -8,7 +8,7 @@ import copy
 
 import torch
 from cases import VISIBLE, torch_twin
-from compiling import equal
+from compared import equal
 from scripting import assert_same, parameters, seen
 
 from fusedsched import schedules as S

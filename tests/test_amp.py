@@ -23,7 +23,8 @@ from amp_runs import (
 )
 from cases import DROP_INS, VISIBLE, torch_twin
 from cases_lr_schedulers import CONFIGURED
-from compiling import QUIET, equal
+from compared import equal
+from compiling import QUIET
 from scripting import assert_same, give_gradients, parameters, seen
 
 from fusedsched import lr_scheduler as L, schedules as S

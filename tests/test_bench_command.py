@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiers import full
 
 from fusedsched import _native, cli
 
@@ -178,7 +179,7 @@ def test_quick_is_announced_as_two_minutes_at_most():
 
 
 @needs_extension
-@pytest.mark.parametrize(("budget", "rounds"), ((0.0, 3), (math.inf, 5)))
+@pytest.mark.parametrize(("budget", "rounds"), ((0.0, 3), full(math.inf, 5)))
 def test_beyond_the_budget_races_are_short(monkeypatch, budget, rounds):
     """Lest a disturbed machine makes two minutes ten."""
     monkeypatch.setattr(bench.starting, "measure", lambda runs: {})

@@ -7,7 +7,8 @@ import random
 import numpy
 import pytest
 import torch
-from range_test_models import Net, data, equal, one_thread as one_thread
+from compared import equal
+from range_test_models import Net, data, one_thread as one_thread
 from torch import nn
 
 import fusedsched as fs
