@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws on a real GPU: `make test-gpu`. Everywhere else the same kernels run emulated and interpreted."""
+"""Properties on a real GPU: `make test-gpu`. Everywhere else the same kernels run emulated and interpreted."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws on a real GPU about rates that are tensors: `make test-gpu`. Everywhere else the kernels are emulated."""
+"""Properties on a real GPU about rates that are tensors: `make test-gpu`. Everywhere else the kernels are emulated."""
 
 import pytest
 import torch

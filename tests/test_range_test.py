@@ -83,7 +83,7 @@ def test_it_is_the_loop_of_the_tutorials(name, mode):
 
 
 @pytest.mark.parametrize("mutant", ["late", "factor", "no updates"])
-def test_the_law_above_finds(mutant, monkeypatch):
+def test_the_property_above_finds(mutant, monkeypatch):
     ramp = stand_in.ramp
     if mutant == "late":
         monkeypatch.setattr(run, "ramp", lambda a, b, n, mode: S.join([a, ramp(a, b, n, mode)], [1]))
