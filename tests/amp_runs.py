@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws about `torch.amp.GradScaler`, for test_amp.py and, under Triton's interpreter, test_amp_triton.py.
+"""Properties of `torch.amp.GradScaler`, for test_amp.py and, under Triton's interpreter, test_amp_triton.py.
 
 `make(name, params, **options)` builds an optimizer. Scales are powers of two, so that scaling rounds nothing.
 """
@@ -8,7 +8,7 @@ import copy
 
 import torch
 from cases import VISIBLE, torch_twin
-from compiling import equal
+from compared import equal
 from scripting import assert_same, parameters, seen
 
 from fusedsched import schedules as S
@@ -58,7 +58,7 @@ class Behind:
         self._once(grads)
 
 
-def law_of_bounds(make, row, dtype):
+def check_bounds(make, row, dtype):
     """What a scaled run with skipped updates comes to is as near to float64 as torch's plain run."""
     verdict = updates.run(lambda *args, **options: Behind(make(*args, **options)), Case(row, dtype), 30)
     assert verdict.passed, verdict
@@ -81,7 +81,7 @@ def drive(make, row, unscale=(), schedule=None):
     return history, optimizer
 
 
-def law_of_the_scale(make, row):
+def check_scale(make, row):
     """Scale, parameters and state are torch's after each update, whether gradients were unscaled before it or in it."""
     for unscale in ((), range(STEPS), (0, 2, 4, 5)):
         (ours, optimizer), (torchs, _) = drive(make, row, unscale), drive(torch_twin, row, unscale)
@@ -114,7 +114,7 @@ def everything(params, optimizer):
     return outcome(params, optimizer), versions, optimizer._runtime.clocks.read()[:3]
 
 
-def law_of_skipping(make, row, before, late):
+def check_skipping(make, row, before, late):
     """A skipped update changes nothing, after `before` applied ones; `late`: a parameter's first gradient is in it."""
     given = OPTIMIZERS[row]
     params = parameters((5, 3), 17)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables that laws run over: optimizers, backends, types, geometries. A new row gets all tests."""
+"""The tables that properties run over: optimizers, backends, types, geometries. A new row gets all tests."""
 
 from __future__ import annotations
 

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command lines of all commands, as people type and mistype them: (arguments, exit code, words that are printed)."""
 
+import sys
+from pathlib import Path
+
+import pytest
 from cases import BACKENDS
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # A module of the user's, in the working directory.
 MODULE = """
@@ -198,3 +204,21 @@ WORK = {
     "bench counts": (JSON["bench counts"][0], ["FILE"], "fusedsched.benchmarks.counts.measure"),
     "demo": ([*DEMO, "--out", "."], ["curves.png", "results.json"], "fusedsched.demo.command.train"),
 }
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with the user's modules in it."""
+    (tmp_path / "trials.py").write_text(MODULE)
+    (tmp_path / "fails.py").write_text(FAILS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))  # fusedsched.benchmarks of a source tree
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("trials", "fails"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield tmp_path
+    sys.modules.pop("trials", None)
+
+
+def written(folder):
+    return {path.name for path in folder.iterdir()} - {"trials.py", "fails.py", "__pycache__"}

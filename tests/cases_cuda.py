@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables for the laws about the CUDA kernels: rules, storage variants, lengths; and what one update is in float64."""
+"""Tables of the CUDA kernels' properties: rules, storage variants, lengths; and what one update is in float64."""
 
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -99,7 +99,7 @@ LENGTHS = (*range(18), 33, TILE - 1, TILE, TILE + 1, 2 * TILE + 5)
 MARGIN, FILLED = 16, 7.0  # elements around each array that must stay as they are
 
 
-class Room(NamedTuple):
+class Buffer(NamedTuple):
     """A tensor amid others' memory. `shift` elements after an aligned address."""
 
     whole: Tensor
@@ -111,22 +111,22 @@ class Room(NamedTuple):
         return bool((outside == FILLED).all())
 
 
-def room(values: Tensor, dtype: torch.dtype, shift: int = 0) -> Room:
+def buffer(values: Tensor, dtype: torch.dtype, shift: int = 0) -> Buffer:
     whole = torch.full((values.numel() + 2 * MARGIN + shift,), FILLED, dtype=dtype)
     inner = whole[MARGIN + shift : MARGIN + shift + values.numel()]
     inner.copy_(values)
-    return Room(whole, inner)
+    return Buffer(whole, inner)
 
 
 def tensors(rule: RuleCase, dtypes, n: int, seed: int = 0, shifts=(0, 0, 0, 0, 0), group: int = 0):
-    """Random `Tensors` of one parameter, and the rooms that they lie in."""
+    """Random `Tensors` of one parameter, and the buffers that they lie in."""
     generator = torch.Generator().manual_seed(seed)
     draw = [torch.randn(n, generator=generator, dtype=F64) for _ in range(2)]
     values = [*draw, *(torch.zeros(n) for _ in range(rule.states))]
-    rooms = [room(v, d, s) for v, d, s in zip(values, dtypes, shifts, strict=False)]
-    param, grad, *state = (r.inner for r in rooms)
+    buffers = [buffer(v, d, s) for v, d, s in zip(values, dtypes, shifts, strict=False)]
+    param, grad, *state = (r.inner for r in buffers)
     step = torch.zeros(1) if rule.spec.counts_steps else None
-    return Tensors(param, grad, state, torch.zeros(1, dtype=torch.int64), step, group), rooms
+    return Tensors(param, grad, state, torch.zeros(1, dtype=torch.int64), step, group), buffers
 
 
 def updated(rule: RuleCase, t: Tensors, values=None, gain: float = 1.0) -> list[Tensor]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables for the laws about schedules. A new row of SCHEDULES gets every law; its formula stands in `formulas.py` or
+"""Tables of the properties of schedules. A new row of SCHEDULES gets all of them; its formula is in `formulas.py` or
 here, and is independent of what it judges."""
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ SCHEDULES: dict[str, Case] = {
         lambda u: mpf(2 * (u % 5)), (5,)),
 }  # fmt: skip
 
-# One segment of every shape, for the law that evaluators agree: numbers with no symmetry to hide behind.
+# One segment of every shape, for the property that evaluators agree: numbers with no symmetry to hide behind.
 SHAPES: dict[Shape, Schedule] = {
     Shape.CONSTANT: Segment(Shape.CONSTANT, start=0.3),
     Shape.LINEAR: Segment(Shape.LINEAR, span=7e5, start=0.9, stop=0.1),

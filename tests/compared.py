@@ -41,3 +41,14 @@ def _flat(value):
             yield from _flat(part)
     else:
         yield value
+
+
+def equal(a, b):
+    """Whether two nested results are the same to the bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b

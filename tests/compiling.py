@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 import torch._dynamo
+from compared import equal
 from torch._dynamo.utils import counters
 
 from fusedsched import lr_scheduler as L
@@ -45,16 +46,6 @@ def numbers(params, optimizer, scheduler=None):
         optimizer._runtime.clocks.read() if hasattr(optimizer, "_runtime") else None,
         rates,
     )
-
-
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
 
 
 def takes_metric(scheduler):

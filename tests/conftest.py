@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeds, and the backends as a fixture: a law that takes `make` runs on each backend of this machine."""
+"""Seeds, and the backends as a fixture: a property that takes `make` runs on each backend of this machine."""
 
 import gc
 import os
@@ -36,7 +36,7 @@ def make(request):
 
 @pytest.fixture(params=BACKENDS)
 def product(request):
-    """As `make`, without the eager reference: for laws about more than the update."""
+    """As `make`, without the eager reference: for properties about more than the update."""
     return maker(request.param)
 
 

@@ -124,7 +124,7 @@ def columns(text):
 
 
 def chosen_archs():
-    """What the laws are checked for: FUSEDSCHED_CHECK_ARCHS, e.g. "8.0 9.0", or one processor."""
+    """What the properties are checked for: FUSEDSCHED_CHECK_ARCHS, e.g. "8.0 9.0", or one processor."""
     return os.environ.get("FUSEDSCHED_CHECK_ARCHS", "").split() or ONE
 
 

@@ -32,7 +32,6 @@ import torch  # noqa: E402
 from triton.runtime.interpreter import InterpretedFunction as jit  # noqa: E402, F401
 
 import fusedsched  # noqa: E402
-from fusedsched.optim import triton_plan as _triton  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +56,3 @@ def evaluated(table, clocks):
     with numpy.errstate(all="ignore"):
         schedule.evaluate_kernel[(1,)](program, at, out, len(clocks), BLOCK=block)
     return out.tolist()
-
-
-def plan_of(optimizer) -> _triton.TritonPlan:
-    return optimizer._runtime.ready()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the range test train, and how they compare."""
+"""What the tests of the range test train, on one thread."""
 
 import pytest
 import torch
@@ -34,13 +34,3 @@ def data(seed=0, n=160, batch=16):
     x = torch.randn(n, 6, generator=generator)
     dataset = torch.utils.data.TensorDataset(x, x[:, :3].argmax(1))
     return torch.utils.data.DataLoader(dataset, batch, shuffle=True)
-
-
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the package as text for the laws of test_layers.py: modules, imports, circles, private reads, sizes.
+"""Reads the package as text for the properties of test_layers.py: modules, imports, circles, private reads, sizes.
 
 A tree maps the full name of a module to its source. Imports at any depth count, also lazy ones and those under
 TYPE_CHECKING.
@@ -25,10 +25,10 @@ def package_tree():
     return tree
 
 
-def room(module):
+def subpackage(module):
     """The part of the package that a module belongs to: its folder, or itself if it has none.
 
-    >>> room("fusedsched.optim.adam"), room("fusedsched.monitor"), room("fusedsched")
+    >>> subpackage("fusedsched.optim.adam"), subpackage("fusedsched.monitor"), subpackage("fusedsched")
     ('optim', 'monitor', '')
     """
     return (module.split(".") + [""])[1]
@@ -74,16 +74,16 @@ def circular(edges):
 
 
 def private_reads(tree):
-    """(room, name): private names that another part of the package defines and this one reads.
+    """(subpackage, name): private names that another part of the package defines and this one reads.
 
     A name that both define counts where it is read from something called an optimizer.
     """
     defined, reads = {}, set()
     for module, text in tree.items():
         for name in _definitions(ast.parse(text)):
-            defined.setdefault(name, set()).add(room(module))
+            defined.setdefault(name, set()).add(subpackage(module))
     for module, text in tree.items():
-        here = room(module)
+        here = subpackage(module)
         for name, owner in _private_uses(ast.parse(text)):
             elsewhere = defined.get(name, set()) - {here} - TORCH
             of_optimizer = owner.rpartition(".")[2].lstrip("_") in ("optimizer", "opt") and "optim" in elsewhere
@@ -137,7 +137,7 @@ def methods(tree):
         for base in node.bases:
             for other, parent in classes.get(ast.unparse(base).rpartition(".")[2], ()):
                 # Torch's class of the same name is no base of ours.
-                if parent is not node and room(other) == room(module) and (other, parent.name) not in seen:
+                if parent is not node and subpackage(other) == subpackage(module) and (other, parent.name) not in seen:
                     found |= of(other, parent, seen | {(other, parent.name)})
         return found
 

@@ -111,7 +111,7 @@ def compose(rng, opt, module, depth):
     return getattr(module, row.name)(opt, **arguments)
 
 
-def law_of_edits(row, draw):
+def check_edits(row, draw):
     """An edit of group["lr"] between steps has torch's effect, class by class."""
     rng = random.Random(SEED + 100 + draw)
     pair, _ = random_case(rng, row)

@@ -121,7 +121,7 @@ def hooks(optimizer, params, name):
 
 @script(4)
 def arguments_that_hooks_see(optimizer, params, name):
-    """Law: hooks are told how the closure was passed, as torch tells them."""
+    """Hooks are told how the closure was passed, as torch tells them."""
     give_gradients(params)
     calls = []
 

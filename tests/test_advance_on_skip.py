@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws: with advance_on_skip=False a scheduler holds while no update is applied, eager, replayed and compiled, and is
+"""With advance_on_skip=False a scheduler holds while no update is applied, eager, replayed and compiled, and is
 otherwise the very same scheduler. The flag is kept where a state is kept, and torch's keys stay torch's.
 """
 

@@ -11,11 +11,11 @@ from amp_runs import (
     SCALE,
     SKIPPED,
     STEPS,
+    check_bounds,
+    check_scale,
+    check_skipping,
     drive,
     give_scaled,
-    law_of_bounds,
-    law_of_skipping,
-    law_of_the_scale,
     micro_batches,
     outcome,
     scaler,
@@ -23,7 +23,8 @@ from amp_runs import (
 )
 from cases import DROP_INS, VISIBLE, torch_twin
 from cases_lr_schedulers import CONFIGURED
-from compiling import QUIET, equal
+from compared import equal
+from compiling import QUIET
 from scripting import assert_same, give_gradients, parameters, seen
 
 from fusedsched import lr_scheduler as L, schedules as S
@@ -39,18 +40,18 @@ def torch_fused(name, params, **options):
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
 def test_a_scaled_run_is_as_near_to_float64_as_torchs_plain_one(row, dtype, product):
-    law_of_bounds(product, row, dtype)
+    check_bounds(product, row, dtype)
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_scale_and_results_are_those_of_torchs_run(row, product):
-    law_of_the_scale(product, row)
+    check_scale(product, row)
 
 
 @pytest.mark.parametrize("before, late", ((0, False), (2, False), (2, True)))
 @pytest.mark.parametrize("row", ROWS)
 def test_a_skipped_update_changes_nothing_at_all(row, before, late, product):
-    law_of_skipping(product, row, before, late)
+    check_skipping(product, row, before, late)
 
 
 @pytest.mark.parametrize("name", VISIBLE)
@@ -269,7 +270,7 @@ def test_a_warning_where_the_order_is_wrong(scheduler, product):
         assert warned(product, module, scheduler, "wrong", fused=False)
 
 
-# The laws can fail.
+# The properties can fail.
 
 
 def test_an_update_that_keeps_its_scale_is_noticed():
@@ -287,6 +288,6 @@ def test_an_update_that_keeps_its_scale_is_noticed():
         return Deaf(params, foreach=False, **options)
 
     with pytest.raises(AssertionError):
-        law_of_bounds(deaf, "SGD-momentum", "float32")
+        check_bounds(deaf, "SGD-momentum", "float32")
     with pytest.raises(AssertionError):
         assert_same(micro_batches(deaf, "SGD"), micro_batches(torch_twin, "SGD"))

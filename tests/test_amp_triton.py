@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The laws of test_amp.py and test_random_runs.py for the Triton kernels, under Triton's interpreter."""
+"""The properties of test_amp.py and test_random_runs.py for the Triton kernels, under Triton's interpreter."""
 
 import pytest
 import random_runs
-from amp_runs import law_of_skipping, law_of_the_scale, micro_batches, several_optimizers
+from amp_runs import check_scale, check_skipping, micro_batches, several_optimizers
 from cases import VISIBLE, torch_twin
 from interpreted import interpreter as interpreter, jit, make, step
 from scripting import assert_same
@@ -14,13 +14,13 @@ from fusedsched.optim.runtime import Runtime
 
 @pytest.mark.parametrize("row", ("AdamW-amsgrad", "SGD-dampening"))
 def test_scale_and_results_are_those_of_torchs_run(row):
-    law_of_the_scale(make, row)
+    check_scale(make, row)
 
 
 @pytest.mark.parametrize("before, late", ((0, False), (2, False), (2, True)))
 @pytest.mark.parametrize("row", ("AdamW", "Adam-amsgrad", "SGD", "SGD-nesterov", "SGD-dampening"))
 def test_a_skipped_update_changes_nothing_at_all(row, before, late):
-    law_of_skipping(make, row, before, late)
+    check_skipping(make, row, before, late)
 
 
 @pytest.mark.parametrize("name", VISIBLE)
@@ -40,7 +40,7 @@ def test_a_random_program_sees_what_it_sees_with_torch(seed):
 def test_state_that_a_skipped_first_step_leaves_is_noticed(monkeypatch):
     monkeypatch.setattr(Runtime, "skips", lambda self, found_inf: False)
     with pytest.raises(AssertionError):
-        law_of_skipping(make, "AdamW", 0, False)
+        check_skipping(make, "AdamW", 0, False)
 
 
 @jit
@@ -51,4 +51,4 @@ def _counts_always(programs, written, edited, clocks, past_horizon, n_programs, 
 def test_a_skip_that_counts_is_noticed(monkeypatch):
     monkeypatch.setattr(step, "write_current", _counts_always)
     with pytest.raises((AssertionError, UserWarning)):  # the warning: what is shown is not what the clock says
-        law_of_skipping(make, "SGD", 2, False)
+        check_skipping(make, "SGD", 2, False)

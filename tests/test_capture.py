@@ -166,8 +166,8 @@ def test_copies_and_states_after_replays():
     assert twin.last_epoch == 9 and twin._mirror is None
 
 
-def test_the_law_can_fail():
-    """A scheduler whose step is not in the graph: the rate stays, and the law sees it."""
+def test_the_property_can_fail():
+    """A scheduler whose step is not in the graph: the rate stays, and the property sees it."""
     graphed, eager = scene("AdamW", SCHEDULERS["ExponentialLR"]), scene("AdamW", SCHEDULERS["ExponentialLR"])
     graph = emulated().record(graphed[1].step)
     for update in range(3, 6):

@@ -49,7 +49,7 @@ def test_tables_of_a_graph_outlive_a_parameter_that_joins():
     for params, optimizer, *_ in scenes:
         fill(params, 4)
         optimizer.step()
-    rooms = [torch.full((n,), 255, dtype=torch.uint8) for n in range(64, 1024, 8) for _ in range(4)]  # noqa: F841
+    blocks = [torch.full((n,), 255, dtype=torch.uint8) for n in range(64, 1024, 8) for _ in range(4)]  # noqa: F841
     for p in eager[3]:
         p.grad = None
     for update in range(5, 8):

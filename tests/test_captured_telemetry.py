@@ -100,7 +100,7 @@ def test_it_cannot_be_turned_on_in_a_capture():
         emulated().record(optimizer.enable_telemetry)
 
 
-def test_the_law_can_fail():
+def test_the_property_can_fail():
     graphed, eager, graph = recorded(SCHEDULERS["ExponentialLR"])
     for update in range(3, 6):
         replay(graphed, graph, update)

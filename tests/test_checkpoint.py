@@ -208,7 +208,7 @@ def test_torch_goes_on_with_the_number_where_a_schedule_was(product):
 @pytest.mark.parametrize("updates", (1, 2))
 @pytest.mark.parametrize("name", ("AdamW", "Adam"))
 def test_schedules_go_on_where_torch_left_off(name, updates, product):
-    """Law: what torch's class trained in between counts, though it hands on the clock as it got it."""
+    """What torch's class trained in between counts, though it hands on the clock as it got it."""
     params = parameters(4)
     optimizer = product(name, params, **{**VISIBLE[name], **SCHEDULED[name]})
     train(optimizer, params, 3)
@@ -224,7 +224,7 @@ def test_schedules_go_on_where_torch_left_off(name, updates, product):
 
 @pytest.mark.parametrize("name", VISIBLE)
 def test_the_clock_may_be_ahead_of_every_step(name, product):
-    """Law: a clock is resumed as it was saved where the state is as it was saved, or has less."""
+    """A clock is resumed as it was saved where the state is as it was saved, or has less."""
     params = parameters(4)
     optimizer = product(name, params, **{**VISIBLE[name], **SCHEDULED[name]})
     train(optimizer, params, 3)

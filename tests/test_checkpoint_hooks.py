@@ -78,7 +78,7 @@ def loaded(make, name, case, dtype=torch.float32, **options):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", VISIBLE)
 def test_what_a_pre_hook_returns_is_loaded(name, case, product):
-    """Law: training goes on from the adapted state as with torch's class."""
+    """Training goes on from the adapted state as with torch's class."""
     results = []
     for make in (product, torch_twin):
         _, optimizer, params = loaded(make, name, case)
@@ -90,7 +90,7 @@ def test_what_a_pre_hook_returns_is_loaded(name, case, product):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", VISIBLE)
 def test_types_of_state_survive_a_pre_hook(name, case, product):
-    """Law: float32 moments of bfloat16 parameters are loaded as they are, whatever the hook made of their order."""
+    """Float32 moments of bfloat16 parameters are loaded as they are, whatever the hook made of their order."""
     saved, optimizer, params = loaded(product, name, case, torch.bfloat16)
     names = [n for group in optimizer.param_groups for n in group["param_names"]]
     for key, value in saved["state"].items():
@@ -101,7 +101,7 @@ def test_types_of_state_survive_a_pre_hook(name, case, product):
 
 @pytest.mark.parametrize("case", CASES)
 def test_schedules_survive_a_pre_hook(case, product):
-    """Law: each group that the hook made has the schedule, and the clock goes on."""
+    """Each group that the hook made has the schedule, and the clock goes on."""
     lr = S.linear(0.1, 0.0, steps=10)
     _, optimizer, params = loaded(product, "AdamW", case, lr=lr)
     for updates in (3, 4):
@@ -111,7 +111,7 @@ def test_schedules_survive_a_pre_hook(case, product):
 
 @pytest.mark.parametrize("fault", ("shapes", "groups", "schedules", "an unknown schedule"))
 def test_a_bad_state_from_a_pre_hook_changes_nothing(fault, product):
-    """Law: what the hook returns is checked before anything is changed."""
+    """What the hook returns is checked before anything is changed."""
     options = {**VISIBLE["AdamW"], "lr": S.constant(0.1)}
     optimizer = product("AdamW", grouped("abc")(), **options)
     params = optimizer.param_groups[0]["params"]
@@ -139,7 +139,7 @@ def test_a_bad_state_from_a_pre_hook_changes_nothing(fault, product):
 
 @pytest.mark.parametrize("name", VISIBLE)
 def test_a_post_hook_has_the_last_word(name, product):
-    """Law: a post-hook of a load sees the loaded state, and what it changes stays."""
+    """A post-hook of a load sees the loaded state, and what it changes stays."""
     params = parameters(4)
     optimizer = product(name, params, **{**VISIBLE[name], "lr": S.constant(0.1)})
     train(optimizer, params)
@@ -158,7 +158,7 @@ def test_a_post_hook_has_the_last_word(name, product):
 @pytest.mark.parametrize("name", VISIBLE)
 @pytest.mark.parametrize("make_name", ("ours", "torch"))
 def test_hooks_come_and_go_in_hooks(make_name, name, product):
-    """Law: a hook may remove itself and register others; both are for good, as in torch."""
+    """A hook may remove itself and register others; both are for good, as in torch."""
     make = product if make_name == "ours" else torch_twin
     params = parameters(4)
     optimizer = make(name, params, **VISIBLE[name])
@@ -181,7 +181,7 @@ def test_hooks_come_and_go_in_hooks(make_name, name, product):
 @pytest.mark.parametrize("name", VISIBLE)
 @pytest.mark.parametrize("make_name", ("ours", "torch"))
 def test_a_hook_that_registers_another_while_saving(make_name, name, product):
-    """Law: a pre-hook of state_dict may register post-hooks; they run in the same call and stay."""
+    """A pre-hook of state_dict may register post-hooks; they run in the same call and stay."""
     make = product if make_name == "ours" else torch_twin
     optimizer = make(name, parameters(4), **VISIBLE[name])
     calls = []
@@ -197,7 +197,7 @@ def test_a_hook_that_registers_another_while_saving(make_name, name, product):
 
 
 def test_a_hook_may_save_in_its_turn(product):
-    """Law: state_dict within a hook of state_dict is the same state, and other hooks run as well."""
+    """`state_dict` within a hook of `state_dict` is the same state, and other hooks run as well."""
     optimizer = product("SGD", parameters(4), lr=S.constant(0.1))
     inner, calls = [], []
 

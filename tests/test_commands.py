@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Properties of all commands: exit codes and words, JSON, help, progress, colours, whole files, interrupts, optional
-packages. The table of command lines is cases_commands.py."""
+"""Properties of all commands: exit codes and words, JSON, help, progress, colours, whole files, interrupts. The
+table of command lines is cases_commands.py; commands in processes of their own: test_command_processes.py."""
 
 import io
 import json
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from cases_commands import BAD, DEMO, FAILS, GOOD, JSON, MODULE, WORK
+from cases_commands import BAD, GOOD, JSON, ROOT, WORK, folder as folder, written
 from tiers import full
 
 import fusedsched as fs
@@ -21,7 +18,6 @@ from fusedsched.plotting import figure, objects, of_schedules
 from fusedsched.progress import progress
 from fusedsched.verify import bounds, check, report
 
-ROOT = Path(__file__).resolve().parents[1]
 PROGRESS = re.compile(r"(\d+ cases, about .* on an idle machine|[ \d]+ % +\d+ s left  .*)\n")
 LINES = {**GOOD, **BAD}
 needs_extension = pytest.mark.skipif(_native.module() is None, reason=f"no extension: {_native.reason()}")
@@ -32,6 +28,11 @@ def slow_to_full(commands):
     return [full(name) if name in ("bench counts", "demo") else name for name in commands]
 
 
+def skip_what_cannot_run(command):
+    if command.startswith("bench") and _native.module() is None:
+        pytest.skip(f"nothing to measure: {_native.reason()}")
+
+
 def run(*argv):
     """The exit code of a command, however it ends."""
     try:
@@ -40,29 +41,10 @@ def run(*argv):
         return end.code
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory, with the user's modules in it."""
-    (tmp_path / "trials.py").write_text(MODULE)
-    (tmp_path / "fails.py").write_text(FAILS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT))  # fusedsched.benchmarks of a source tree
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("trials", "fails"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield tmp_path
-    sys.modules.pop("trials", None)
-
-
-def written(folder):
-    return {path.name for path in folder.iterdir()} - {"trials.py", "fails.py", "__pycache__"}
-
-
 @pytest.mark.parametrize("name", LINES)
 def test_exit_codes_and_words(name, folder, capsys):
     argv, code, words = LINES[name]
-    if argv[:1] == ["bench"] and _native.module() is None:
-        pytest.skip("nothing to measure")
+    skip_what_cannot_run(" ".join(argv[:1]))
     assert run(*argv) == code
     printed = capsys.readouterr()
     assert words in (printed.err if code else printed.out)
@@ -75,9 +57,9 @@ def test_the_table_has_every_command():
     assert {argv[0] for argv, _, _ in BAD.values() if argv} >= set(cli.COMMANDS)
 
 
-@needs_extension
 @pytest.mark.parametrize("name", slow_to_full(JSON))
 def test_json_is_all_that_is_in_its_place(name, folder, capsys):
+    skip_what_cannot_run(name)
     argv, key = JSON[name]
     assert run(*argv) == 0
     printed = capsys.readouterr()
@@ -121,12 +103,13 @@ FAULTS = {
 }
 
 
-@needs_extension
-@pytest.mark.skipif(not figure.available(), reason="needs matplotlib")
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", slow_to_full(WORK))
 def test_a_command_that_is_cut_short_says_so_and_leaves_the_old_file(name, fault, folder, monkeypatch, capsys):
     """`None` stands for the function that does the work of the command."""
+    skip_what_cannot_run(name)
+    if name in ("plot", "lr-find") and not figure.available():
+        pytest.skip("needs matplotlib")
     (argv, names, work), (where, error, code, words) = WORK[name], FAULTS[fault]
     for file in names:
         (folder / file).write_text("old")
@@ -195,80 +178,6 @@ def test_pictures_to_files(kind, folder, capsys):
     found = json.loads(rest)
     assert found["suggestion"] == found["suggestions"]["valley"]["lr"] and len(found["lrs"]) == len(found["losses"])
     assert f"find.{kind}" in printed.err and written(folder) == {f"lr.{kind}", f"find.{kind}"}
-
-
-OPTIONAL = ("matplotlib", "numpy", "triton")
-WITHOUT = """
-import sys
-sys.modules.update(dict.fromkeys({without!r}))
-from fusedsched import cli
-for argv in {commands!r}:
-    try:
-        code = cli.main(argv)
-    except SystemExit as end:
-        code = end.code
-    print("exit code", code, flush=True)
-"""
-
-
-def process(*arguments, stdout=subprocess.PIPE, **environment):
-    """Python in a process of its own, into pipes."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": path, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment}
-    env.pop("NO_COLOR", None)
-    env["OMP_NUM_THREADS"] = "1"  # on a busy machine, threads would wait for each other
-    line = [sys.executable, *arguments]
-    return subprocess.run(line, stdout=stdout, stderr=subprocess.PIPE, encoding="utf-8", env=env, timeout=300)
-
-
-def without_packages(*commands, **environment):
-    """What each of some commands prints where optional packages are missing, and what all write to stderr."""
-    done = process("-c", WITHOUT.format(without=OPTIONAL, commands=[*commands]), **environment)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert not any(sign in done.stdout + done.stderr for sign in ("\x1b", "\r", "\b"))
-    found = re.findall(r"(.*?)exit code (\d+)\n", done.stdout, re.S)
-    assert len(found) == len(commands)
-    return [(text, int(code)) for text, code in found], done.stderr
-
-
-def test_commands_need_no_optional_package_and_send_no_control_characters_into_pipes(folder):
-    lines = [GOOD[name] for name in ("info", "plot: an expression", "lr-find", "verify: an update", "bench: smoke")]
-    found, _ = without_packages(*(argv for argv, _, _ in lines))
-    assert [(code, words in text) for (text, code), (_, _, words) in zip(found, lines, strict=True)] == [(0, True)] * 5
-
-
-def test_the_demo_too_and_letters_that_an_output_lacks_are_no_error(folder):
-    ((text, code),), _ = without_packages(DEMO, PYTHONIOENCODING="ascii")
-    assert code == 0 and "pip install 'fusedsched[plot]'" in text
-
-
-def test_what_needs_a_package_says_which_extra_to_install_and_leaves_nothing(folder):
-    found, errors = without_packages(WORK["plot"][0], WORK["lr-find"][0])
-    assert [code for _, code in found] == [2, 2] and errors.count("pip install 'fusedsched[plot]'") == 2
-    assert written(folder) == set()
-
-
-def test_an_expression_is_drawn_without_torch_and_without_matplotlib():
-    code = (
-        "import sys; from fusedsched import cli; cli.main(['plot', 'linear(1, 0, 5)']); "
-        "print({'torch', 'matplotlib', 'numpy'} & set(sys.modules))"
-    )
-    done = process("-c", code)
-    assert done.stdout.splitlines()[-1] == "set()", done.stderr
-
-
-def test_a_reader_that_has_gone_is_no_error():
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = process("-u", "-m", "fusedsched", "plot", "0.1", stdout=writing)
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_without_a_compiler_the_reference_is_verified():
-    done = process("-m", "fusedsched", "verify", "--quick", "--list", FUSEDSCHED_NO_EXTENSION="1")
-    listed = done.stdout.split()
-    assert "AdamW/float32/fixed/reference" in listed and not any(name.endswith(("/cpu", "/C++")) for name in listed)
 
 
 # ---- what single commands do ----------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: a compiled step is the eager one. One graph, no break, nothing compiled twice, whatever happens to the rates.
+"""A compiled step is the eager one. One graph, no break, nothing compiled twice, whatever happens to the rates.
 
 "aot_eager" stands for a backend that leaves the functionalized graph as it is and hands copies; "inductor" puts the
 mutations back in place, and needs a C++ compiler.
@@ -88,7 +88,7 @@ def test_one_graph_for_each_pattern_of_missing_gradients():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("backend", ["eager", INDUCTOR])
 def test_complex_parameters_are_stepped_outside_of_the_graph(backend, optimizer):
-    """Law: a compiled step of complex parameters is the eager one, and what stands around it stays compiled."""
+    """A compiled step of complex parameters is the eager one, and what stands around it stays compiled."""
     results = []
     for compile in (lambda f: f, lambda f: torch.compile(f, backend=backend)):
         torch._dynamo.reset()

@@ -5,7 +5,8 @@ import copy
 
 import pytest
 import torch
-from compiling import QUIET, compare, equal, give_gradients, numbers, parameters
+from compared import equal
+from compiling import QUIET, compare, give_gradients, numbers, parameters
 from torch._dynamo.utils import counters
 
 import fusedsched as fs

@@ -7,7 +7,8 @@ import warnings
 import pytest
 import torch
 from cases_compile import OPTIMIZERS, SCHEDULERS
-from compiling import COMPILER, INDUCTOR, QUIET, STEPS, compare, equal, give_gradients, parameters
+from compared import equal
+from compiling import COMPILER, INDUCTOR, QUIET, STEPS, compare, give_gradients, parameters
 from torch._dynamo.utils import counters
 
 import fusedsched as fs

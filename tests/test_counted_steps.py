@@ -98,7 +98,7 @@ def test_a_probing_step_creates_state_and_moves_nothing(backend, name, zero):
 @by_class
 @everywhere
 def test_a_rate_of_zero_is_an_ordinary_update_otherwise(backend, name, value):
-    """Law: only no state, a rate of 0 and gradients of 0 together are a probing step."""
+    """Only no state, a rate of 0 and gradients of 0 together are a probing step."""
     params, optimizer = build(backend, name, lr=0.0 if value else 0.1, weight_decay=RATE)
     give(params, value)
     optimizer.step()
@@ -107,7 +107,7 @@ def test_a_rate_of_zero_is_an_ordinary_update_otherwise(backend, name, value):
 
 @by_class
 def test_a_captured_step_without_gradients_advances_the_clock(name):
-    """Law: each replay counts; a capture alone does not."""
+    """Each replay counts; a capture alone does not."""
     emulated = Emulation(emulation.build())
     params, optimizer = build("cuda", name, **ALL)
     give(params, 1.0)

@@ -52,7 +52,7 @@ def test_every_length_and_alignment(machine, rule, stored):
     for step in (1, 2):
         check_update(plan, rule)
         assert all(int(t.count) == step for t in plan.tensors)
-    assert all(r.untouched_outside() for _, rooms in made for r in rooms)
+    assert all(r.untouched_outside() for _, buffers in made for r in buffers)
 
 
 LENGTHS_OF_MANY = [0, 1, 5, 4096, 4097, 9000, 33, 100, 20_000, 64] * 7  # more than two batches, and 140 tiles

@@ -100,7 +100,7 @@ __global__ void spilling_kernel(float* x, int n) {
 """
 
 
-def test_the_laws_can_fail(tmp_path):
+def test_the_properties_can_fail(tmp_path):
     nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     if nvcc is None or TOOL is None:
         pytest.skip("needs nvcc and cuobjdump")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: the schedule of a torch class from the base rate, and one edit about a pivot, are what torch's recursion does,
+"""The schedule of a torch class from the base rate, and one edit about a pivot, are what torch's recursion does,
 whatever is written to the rate and to the attributes on the way.
 """
 
@@ -26,7 +26,7 @@ CHANGES = {
 }
 
 
-def law(row, seed, changes):
+def check(row, seed, changes):
     """80 steps of torch's class beside the record, with an edit in every eighth."""
     rng = random.Random(SEED + seed)
     base = rng.choice([0.0, 0.3, rng.uniform(0.01, 1.0)])
@@ -70,7 +70,7 @@ def law(row, seed, changes):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_the_record_is_torchs_recursion(row, changes):
     for seed in range(60):
-        law(row, seed, changes)
+        check(row, seed, changes)
 
 
 @pytest.mark.parametrize("kind", [EditKind.SCALE_OR_KEEP, EditKind.SCALE_OR_DROP, EditKind.WAVE])

@@ -78,7 +78,7 @@ AT_ONCE = [(change, False) for change in CHANGES if change != "momentum_by_sched
 @pytest.mark.parametrize("change, step_between", LATER + AT_ONCE)
 @pytest.mark.parametrize("name", VISIBLE)
 def test_an_edit_outlives_the_plan(name, change, edit, step_between, product):
-    """Law: after an edit the number stays, and training is torch's with that number."""
+    """After an edit the number stays, and training is torch's with that number."""
     results = []
     for make in (product, torch_twin):
         params = parameters((3, 4), 5)
@@ -103,7 +103,7 @@ def test_an_edit_outlives_the_plan(name, change, edit, step_between, product):
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", VISIBLE)
 def test_without_an_edit_schedules_go_on(name, change, product):
-    """Law: what makes a new plan is no edit; nothing is said, and the schedule goes on."""
+    """What makes a new plan is no edit; nothing is said, and the schedule goes on."""
     params = parameters((3, 4), 5)
     first = S.linear(0.1, 0.05, steps=10)
     optimizer = product(name, params, **{**VISIBLE[name], "lr": first})
@@ -117,7 +117,7 @@ def test_without_an_edit_schedules_go_on(name, change, product):
 @pytest.mark.parametrize("edit", EDITS)
 @pytest.mark.parametrize("name, slot", [(name, slot) for name, slots in SLOTS.items() for slot in slots])
 def test_the_warning_names_what_was_written_to(name, slot, edit, change, product):
-    """Law: the warning about an edit has the name of the slot; other schedules go on, without one."""
+    """The warning about an edit has the name of the slot; other schedules go on, without one."""
     params = parameters((3, 4), 5)
     options = with_schedule(VISIBLE[name], slot, VARYING[slot])
     other = "lr" if slot != "lr" else "weight_decay"
@@ -136,7 +136,7 @@ def test_the_warning_names_what_was_written_to(name, slot, edit, change, product
 
 
 def test_a_copy_of_an_edited_one_is_constant(product):
-    """Law: copies and checkpoints keep an edit, on both sides."""
+    """Copies and checkpoints keep an edit, on both sides."""
     params = parameters(4)
     optimizer = product("AdamW", params, lr=VARYING["lr"])
     train(optimizer, params, 1)

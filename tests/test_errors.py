@@ -91,7 +91,7 @@ def test_refused_and_nothing_changed(row, name, backend):
 @pytest.mark.parametrize("key", ("lr", "weight_decay"))
 @pytest.mark.parametrize("name", _OPTIONS)
 def test_numbers_may_be_filled_in_before_the_first_step(name, key, scheduled, added, product):
-    """Law: None in a group is accepted as torch accepts it, and refused by the first step; nothing has changed then."""
+    """None in a group is accepted as torch accepts it, and refused by the first step; nothing has changed then."""
     other = "weight_decay" if key == "lr" else "lr"
     results = []
     for make in (product, torch_twin):
@@ -119,7 +119,7 @@ def test_numbers_may_be_filled_in_before_the_first_step(name, key, scheduled, ad
 @pytest.mark.parametrize("backend", ("auto", "reference", "reference-classes"))
 @pytest.mark.parametrize("name", _OPTIONS)
 def test_sparse_parameters_are_refused_by_the_right_name(name, backend):
-    """Law: the error names the class, and one that takes sparse gradients."""
+    """The error names the class, and one that takes sparse gradients."""
     p = torch.eye(3).to_sparse().requires_grad_()
     optimizer = maker(backend)(name, [p], **_OPTIONS[name])
     p.grad = torch.eye(3).to_sparse()
@@ -133,7 +133,7 @@ def test_the_table_is_long_enough():
 
 
 @pytest.mark.parametrize("mistake", ("nothing raised", "raised too late"))
-def test_the_law_can_fail(mistake):
+def test_the_property_can_fail(mistake):
     def do(scene):
         yield
         if mistake == "raised too late":

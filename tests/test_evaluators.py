@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: every evaluator gives the value of the formula, and on one machine the C++ one and the Python one are equal to
+"""Every evaluator gives the value of the formula, and on one machine the C++ one and the Python one are equal to
 the last bit, at 0, at boundaries and beside them, at random clocks, at 2**31 and at 2**40."""
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def test_cuda_compiler_accepts_the_header(tmp_path):
     assert "probe" in (tmp_path / "probe.ptx").read_text()
 
 
-# The laws can fail.
+# The properties can fail.
 
 MUTANT_HEADERS = {
     "linear": ("r.stop * t) / r.span", "r.stop * (t + 1.0)) / r.span"),
@@ -176,7 +176,7 @@ def test_a_wrong_python_evaluator_is_noticed(name, monkeypatch):
 
 @pytest.mark.parametrize("case", named(SCHEDULES))
 def test_every_number_of_every_row_is_seen(case):
-    """A row with any of its numbers changed breaks the law: no number is idle, no row is hidden."""
+    """A row with any of its numbers changed breaks the property: no number is idle, no row is hidden."""
     program = case.make().lower()
     clocks = clocks_of((*case.edges, *(math.ceil(row[0]) for row in program.rows)))
     right = [program.evaluate(c) for c in clocks]

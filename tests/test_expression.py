@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws: an expression is a frozen value, saves as plain data and comes back equal; a wrong one raises when it is made,
+"""An expression is a frozen value, saves as plain data and comes back equal; a wrong one raises when it is made,
 naming the argument, what was got and what to do."""
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def run(make, name, made_inside, steps=3, **options):
 @pytest.mark.parametrize("made_inside", (True, False))
 @pytest.mark.parametrize("name", VISIBLE)
 def test_fake_parameters_get_fake_state(name, made_inside, product):
-    """Law: state is what torch's class makes of fake parameters, and its steps are counted."""
+    """State is what torch's class makes of fake parameters, and its steps are counted."""
     ours, state, _ = run(product, name, made_inside, **VISIBLE[name])
     torchs, expected, _ = run(torch_twin, name, made_inside, **VISIBLE[name])
     assert state == expected and all(kind is FakeTensor for kind, *_ in state.values())
@@ -53,7 +53,7 @@ def test_fake_parameters_get_fake_state(name, made_inside, product):
 @pytest.mark.parametrize("made_inside", (True, False))
 @pytest.mark.parametrize("name", VISIBLE)
 def test_schedules_and_clocks_are_real(name, made_inside, product):
-    """Law: schedules run on the optimizer's own counters, which no mode makes fake, and telemetry has their values."""
+    """Schedules run on the optimizer's own counters, which no mode makes fake, and telemetry has their values."""
     lr = S.linear(0.1, 0.0, steps=10)
     optimizer, _, mode = run(product, name, made_inside, **{**VISIBLE[name], "lr": lr})
     shown = optimizer.param_groups[0]["lr"]
@@ -68,7 +68,7 @@ def test_schedules_and_clocks_are_real(name, made_inside, product):
 
 @pytest.mark.parametrize("name", VISIBLE)
 def test_estimated_memory_is_torchs(name, product):
-    """Law: a tracker of memory finds as many bytes of state as with torch's class."""
+    """A tracker of memory finds as many bytes of state as with torch's class."""
     totals = []
     for make in (product, torch_twin):
         with FakeTensorMode():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: a step that would read memory which other code has freed raises an error that names the tensor, and changes
+"""A step that would read memory which other code has freed raises an error that names the tensor, and changes
 nothing. With the memory back, training goes on as if nothing had been."""
 
 import importlib

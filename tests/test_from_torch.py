@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: `from_torch(scheduler)` gives what torch's scheduler writes into the group when it is stepped, for every class,
+"""`from_torch(scheduler)` gives what torch's scheduler writes into the group when it is stepped, for every class,
 in closed form where there is one, and it changes nothing of the scheduler, its optimizer or the user's model."""
 
 from __future__ import annotations

@@ -31,12 +31,12 @@ def _train(optimizer, params, gradients):
         optimizer.step()
 
 
-def _pieces(room, counts, shift):
+def _pieces(buffer, counts, shift):
     """Views of one buffer, each `shift` elements past a 64-byte boundary, with sentinels between them."""
-    grain = 64 // room.element_size()
+    grain = 64 // buffer.element_size()
     at, views = 0, []
     for count in counts:
-        views.append(room[at + shift : at + shift + count])
+        views.append(buffer[at + shift : at + shift + count])
         at += (count + shift) // grain * grain + 2 * grain
     return views
 
@@ -52,24 +52,24 @@ def assert_each_element_alone(make, name, dtype, counts, shift):
     whole = start.clone().requires_grad_()
     _train(make(name, [whole], **VISIBLE[name]), [whole], [grads])
 
-    room = torch.full((sum(counts) + (shift + 64) * len(counts),), SENTINEL, dtype=dtype)
-    params = [v.copy_(start[: len(v)]).requires_grad_() for v in _pieces(room, counts, shift)]
+    buffer = torch.full((sum(counts) + (shift + 64) * len(counts),), SENTINEL, dtype=dtype)
+    params = [v.copy_(start[: len(v)]).requires_grad_() for v in _pieces(buffer, counts, shift)]
     gradients = []
     for p in params:  # their gradients lie at another misalignment
-        rooms = [torch.full((len(p) + shift + 1,), SENTINEL, dtype=dtype) for _ in grads]
-        gradients.append([r[shift + 1 :].copy_(g[: len(p)]) for r, g in zip(rooms, grads, strict=True)])
+        buffers = [torch.full((len(p) + shift + 1,), SENTINEL, dtype=dtype) for _ in grads]
+        gradients.append([r[shift + 1 :].copy_(g[: len(p)]) for r, g in zip(buffers, grads, strict=True)])
     _train(make(name, params, **VISIBLE[name]), params, gradients)
 
     for p in params:
         assert torch.equal(p, whole[: len(p)]), f"{len(p)} elements differ from the same ones of a longer tensor"
-    _assert_only_these_written(room, params)
+    _assert_only_these_written(buffer, params)
 
 
-def _assert_only_these_written(room, params):
+def _assert_only_these_written(buffer, params):
     with torch.no_grad():
         for p in params:
             p.fill_(SENTINEL)
-    assert (room == SENTINEL).all(), "written outside of a parameter"
+    assert (buffer == SENTINEL).all(), "written outside of a parameter"
 
 
 def assert_layout_does_not_matter(make, name, dtype, layout):
@@ -142,7 +142,7 @@ def test_many_tensors_of_several_types_in_one_optimizer(make):
         assert torch.equal(p, q)
 
 
-# The laws can fail.
+# The properties can fail.
 
 
 class _Mutant(reference.AdamW):

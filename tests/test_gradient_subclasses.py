@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: no tensor that keeps its values elsewhere ends the process. In every place of a step it has torch's effect, or
+"""No tensor that keeps its values elsewhere ends the process. In every place of a step it has torch's effect, or
 raises and changes nothing. The rows run in processes of their own, since a null address would end this one."""
 
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws: every number that a kernel reads is a place in one table, and whatever moves a number writes its place."""
+"""Every number that a kernel reads is a place in one table, and whatever moves a number writes its place."""
 
 import pytest
 import torch
@@ -105,7 +105,7 @@ def test_a_schedule_that_was_put_aside_for_a_step_keeps_its_tensor_and_resumes()
     assert float(group["lr"]) == S.linear(0.5, 0.1, steps=8)(3)
 
 
-def test_the_law_can_fail(monkeypatch):
+def test_the_property_can_fail(monkeypatch):
     """Mutant: what an eager step has used does not reach the table."""
     graphed, eager = scene("AdamW", SCHEDULERS["StepLR"]), scene("AdamW", SCHEDULERS["StepLR"])
     graph = emulated().record(both(*graphed[1:]))

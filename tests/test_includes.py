@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: what the C++ files include of torch, since that is what a build takes its time and memory for."""
+"""What the C++ files include of torch, since that is what a build takes its time and memory for."""
 
 import re
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_an_address_is_taken_in_one_place():
     assert {p.name for p in python if "data_ptr" in p.read_text()} == {"addresses.py"}
 
 
-def test_the_laws_can_fail():
+def test_the_properties_can_fail():
     assert heavy_includes("#include <torch/extension.h>\n", BRIDGE) == ["torch/extension.h"]
     assert heavy_includes("#include <torch/csrc/autograd/python_variable.h>\n", "plan/plan.h") != []
     assert heavy_includes("#include <ATen/ops/empty.h>\n#include <c10/core/Device.h>\n", "plan/a.cpp") != []

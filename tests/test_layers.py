@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: which part of the package may know which, and how large a part may be. Lazy and type-only imports count too."""
+"""Which part of the package may know which, and how large a part may be. Lazy and type-only imports count too."""
 
 import ast
 import re
@@ -16,12 +16,12 @@ from reading import (
     methods,
     package_tree,
     private_reads,
-    room,
+    subpackage,
 )
 
-# What breaks a law today. An entry that no longer does fails its law too, so that this table can only shrink.
+# What breaks a property today. An entry that no longer does fails its property too, so that this table can only shrink.
 PENDING = {
-    "rooms": set(),
+    "subpackages": set(),
     "circles": set(),
     "private": set(),
     "classes": set(),
@@ -29,7 +29,7 @@ PENDING = {
     "functions": {("bindings.cpp", "PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {")},
 }
 
-# Room -> the rooms that it may know. Rooms that are not here are commands, which may know all of these.
+# Subpackage -> those that it may know. Subpackages that are not here are commands, which may know all of these.
 LIBRARY = {
     "_native": set(),
     "_layouts": set(),
@@ -80,7 +80,8 @@ def sources():
 
 
 def trespasses(edges):
-    return {(a, b) for a, b in edges if room(a) in LIBRARY and room(b) not in LIBRARY[room(a)] | {room(a)}}
+    named = ((a, b, subpackage(a), subpackage(b)) for a, b in edges)
+    return {(a, b) for a, b, here, there in named if here in LIBRARY and there not in LIBRARY[here] | {here}}
 
 
 def large_classes(found):
@@ -96,19 +97,19 @@ def long_functions(path, text):
 
 def foreign_includes(text, folders, system):
     """Included files of no folder that is named, and system headers that are not."""
-    rooms = {path.name for path in (ROOT / "csrc").iterdir() if path.is_dir()}
+    subpackages = {path.name for path in (ROOT / "csrc").iterdir() if path.is_dir()}
     siblings = {path.name for folder in folders for path in (ROOT / "csrc" / folder).iterdir()}
     foreign = []
     for name in re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', text, re.MULTILINE):
         folder = name.rpartition("/")[0].removeprefix("../")
-        ours = folder in folders if folder in rooms else not folder and name in siblings
-        if not ours and (folder in rooms or (system is not None and name not in system)):
+        ours = folder in folders if folder in subpackages else not folder and name in siblings
+        if not ours and (folder in subpackages or (system is not None and name not in system)):
             foreign.append(name)
     return foreign
 
 
 def test_rooms_know_those_below_alone():
-    assert trespasses(edges()) == PENDING["rooms"]
+    assert trespasses(edges()) == PENDING["subpackages"]
 
 
 def test_the_door_is_one_and_lazy():
@@ -175,7 +176,7 @@ def test_no_launcher_names_a_rule(path):
     assert len(families) > 2 and not re.findall(rf"(?i)\bk?({'|'.join(families)})", code)
 
 
-# Each law sees what breaks it.
+# Each property sees what breaks it.
 LAZY = "def plot():\n    from ..plotting import draw\n"
 TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from fusedsched.optim.adam import Adam\n"
 

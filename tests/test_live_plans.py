@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws of plans that change under way: no jump, the end where it was promised, closed form, torch's recursion where
-there is one. And mutants, which show that the laws can fail.
+"""Properties of plans that change under way: no jump, the end where it was promised, closed form, torch's recursion
+where there is one. And mutants, which show that the properties can fail.
 """
 
 import copy
@@ -22,7 +22,7 @@ named = pytest.mark.parametrize("name", SCHEDULERS)
 ENDING = [row for row in CLASSES if getattr(torch_classes.CLASSES.get(row.name), "end", None) is not None]
 
 
-def law_of_torchs_recursion(row, draw):
+def check_torchs_recursion(row, draw):
     """With another end, a class does what torch's does whose attribute is set to that."""
     rng = seeded(draw)
     pair, _ = random_case(rng, row)
@@ -46,7 +46,7 @@ def law_of_torchs_recursion(row, draw):
 @pytest.mark.parametrize("row", [row for row in ENDING if row.name != "OneCycleLR"], ids=lambda row: row.name)
 @pytest.mark.parametrize("draw", range(12))
 def test_extend_is_torchs_recursion_on_the_new_attribute(row, draw):
-    law_of_torchs_recursion(row, draw)
+    check_torchs_recursion(row, draw)
 
 
 @pytest.mark.parametrize("name", WITH_AN_END)
@@ -72,7 +72,7 @@ def test_the_end_comes_when_it_was_promised(name, end):
         assert rate(opt) == before
 
 
-def law_of_one_cycle(draw, three):
+def check_one_cycle(draw, three):
     """lr and momentum run on without a jump, what lies ahead is the old way at another pace, and torch agrees."""
     rng = seeded(draw)
     total, kind = rng.randint(20, 200), rng.choice(["sgd", "adam"])
@@ -112,10 +112,10 @@ def law_of_one_cycle(draw, three):
 @pytest.mark.parametrize("draw", range(15))
 @pytest.mark.parametrize("three", [False, True])
 def test_one_cycle_is_stretched(draw, three):
-    law_of_one_cycle(draw, three)
+    check_one_cycle(draw, three)
 
 
-def law_of_branches(name, kind="sgd", tensors=None):
+def check_branches(name, kind="sgd", tensors=None):
     """The tail of warmup_stable_decay from each group's rate; then the final rate; momentum as it was."""
     for decay in ("linear", "cosine", "1-sqrt"):
         for options in ({}, {"final": 0.02}, {"final": [0.0, 0.01]}, {"final_ratio": 0.1}):
@@ -137,16 +137,16 @@ def law_of_branches(name, kind="sgd", tensors=None):
 
 @named
 def test_a_branch_is_the_decay_of_warmup_stable_decay(name):
-    law_of_branches(name)
+    check_branches(name)
 
 
 @pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR", "StepLR", "ChainedScheduler with an end"])
 @pytest.mark.parametrize("tensors", [torch.float32, torch.float64])
 def test_rates_that_are_tensors_branch_in_place(name, tensors):
-    law_of_branches(name, "adam", tensors)
+    check_branches(name, "adam", tensors)
 
 
-def law_of_edits(name, decay):
+def check_edits(name, decay):
     """An edit in a branch is carried: the same end and final rate, the same shape, another height."""
     opt, sched = scheduled(name)
     sched.branch(12, 0.01, decay)
@@ -162,7 +162,7 @@ def law_of_edits(name, decay):
 @named
 @pytest.mark.parametrize("decay", ["linear", "cosine", "1-sqrt"])
 def test_an_edit_in_a_branch_is_carried(name, decay):
-    law_of_edits(name, decay)
+    check_edits(name, decay)
 
 
 def test_a_branch_keeps_its_end_and_its_way_when_it_is_moved_there_and_back():
@@ -250,7 +250,7 @@ class Forgetful(driver.PythonHostDriver):
 
 MUTANTS = {
     "an end that is late": (replan, "_begin", lambda s: -1,
-        lambda: [law_of_torchs_recursion(ENDING[2], draw) for draw in range(4)]),
+        lambda: [check_torchs_recursion(ENDING[2], draw) for draw in range(4)]),
     "a stretch without a pivot": (
         replan,
         "_stretched",
@@ -258,17 +258,17 @@ MUTANTS = {
             "total_steps": n,
             "_schedule_phases": [{**p, "end_step": p["end_step"] * n / s.total_steps} for p in s._schedule_phases],
         },
-        lambda: [law_of_one_cycle(draw, False) for draw in range(4)],
+        lambda: [check_one_cycle(draw, False) for draw in range(4)],
     ),
     "another shape": (replan, "DECAYS", dict.fromkeys(replan.DECAYS, replan.DECAYS["linear"]), None),
     "an edit that is forgotten": (driver, "host_driver_class", lambda: Forgetful,
-        lambda: law_of_edits("StepLR", "linear")),
+        lambda: check_edits("StepLR", "linear")),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_the_laws_can_fail(mutant, monkeypatch):
-    module, attribute, replacement, law = MUTANTS[mutant]
+def test_the_properties_can_fail(mutant, monkeypatch):
+    module, attribute, replacement, check = MUTANTS[mutant]
     monkeypatch.setattr(module, attribute, replacement, raising=False)
     with pytest.raises(AssertionError):
-        (law or (lambda: law_of_branches("StepLR")))()
+        (check or (lambda: check_branches("StepLR")))()

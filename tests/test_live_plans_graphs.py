@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws of plans that change under way inside graphs: a captured one follows at its next replay, and a compiled one is
-not compiled again; both to the bit of the eager run.
+"""Properties of plans that change inside graphs: a captured one follows at its next replay, and a compiled one is not
+compiled again; both to the bit of the eager run.
 
 The kernels and the capture are emulated, as in test_capture.py.
 """
@@ -48,7 +48,7 @@ def assert_same_bits(ours, theirs):
     assert rest == expected
 
 
-def law_of_replays(name, plan, optimizer="AdamW"):
+def check_replays(name, plan, optimizer="AdamW"):
     graphed, eager = scene(optimizer, CAPTURED[name]), scene(optimizer, CAPTURED[name])
     graph = emulated().record(both(*graphed[1:]))
     for update in range(3, 9):
@@ -72,7 +72,7 @@ def law_of_replays(name, plan, optimizer="AdamW"):
 
 @pairs
 def test_a_replay_follows_the_new_plan(name, plan):
-    law_of_replays(name, plan, "SGD" if "1-sqrt" in plan else "AdamW")
+    check_replays(name, plan, "SGD" if "1-sqrt" in plan else "AdamW")
 
 
 @pytest.mark.parametrize("name", ["LambdaLR", "MultiplicativeLR", "OneCycleLR"])
@@ -107,11 +107,11 @@ def test_a_state_that_was_saved_after_replays_goes_on(name, plan):
     assert_same_bits(graphed, fresh)
 
 
-def test_the_law_can_fail(monkeypatch):
+def test_the_property_can_fail(monkeypatch):
     """Programs that stay on the device as they were."""
     monkeypatch.setattr("fusedsched.lr_scheduler.replan.reattach", lambda scheduler: None)
     with pytest.raises(AssertionError):
-        law_of_replays("CosineAnnealingLR", "extend")
+        check_replays("CosineAnnealingLR", "extend")
 
 
 COMPILED = ("CosineAnnealingLR", "OneCycleLR, three phases", "SequentialLR", "LambdaLR", "ReduceLROnPlateau")

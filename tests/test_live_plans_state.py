@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws of plans that change under way: states, copies and expressions know of it, and so do groups that join late."""
+"""Properties of plans that change under way: states, copies, expressions and late groups have them."""
 
 import copy
 import io

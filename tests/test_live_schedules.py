@@ -252,7 +252,7 @@ def test_it_is_refused_in_a_capture():
 
 
 @pytest.mark.parametrize("left_out", (0, 1))
-def test_the_law_can_fail(left_out, product, monkeypatch):
+def test_the_property_can_fail(left_out, product, monkeypatch):
     """Mutant: one group goes on with the old schedule."""
     put = Runtime.put_schedules
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from compared import compared
+from tiers import full
 
 import fusedsched
 from fusedsched import schedules
@@ -120,7 +121,7 @@ def test_parameters_that_share_memory(m, name, make, n, late):
     return a
 
 
-@named
+@pytest.mark.parametrize("name", ["AdamW", full("Adam"), "SGD"])
 @pytest.mark.parametrize("where", ["parameter", "group", "state"])
 def test_circles_are_collected(name, where):
     """what holds its optimizer goes with it."""

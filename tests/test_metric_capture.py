@@ -208,8 +208,8 @@ def test_an_edit_in_the_warmup_takes_the_host():
                 optimizer.param_groups[0]["lr"] = 0.33
 
 
-def test_the_laws_can_fail():
-    """A metric that the graph does not see: the decisions are others, and the law notices."""
+def test_the_properties_can_fail():
+    """A metric that the graph does not see: the decisions are others, and the property notices."""
     (opt, sched), (other, eager) = (scene(SEQUENCES["warmup, plateau"]) for _ in range(2))
     graph = recorded(lambda: (opt.step(), sched.step(tensor(1.0))))
     with pytest.raises(AssertionError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: what is written where the edit rule is HOLD stays to the bit, until the rule ends; a metric's decisions do."""
+"""What is written where the edit rule is HOLD stays to the bit, until the rule ends; a metric's decisions do."""
 
 from array import array
 

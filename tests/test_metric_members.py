@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws: ReduceLROnPlateau and GreedyLR inside SequentialLR and ChainedScheduler, where torch refuses them.
+"""ReduceLROnPlateau and GreedyLR inside SequentialLR and ChainedScheduler, where torch refuses them.
 
 Judged by torch's own schedulers, each stepped by hand when it is its turn.
 """

@@ -73,8 +73,8 @@ def test_telemetry_enabled_again_begins_anew(product):
     assert watch.read().telemetry.update.tolist() == [5]
 
 
-def test_more_steps_than_the_ring_has_room_for_tell_of_the_last(product):
-    _, watch, opt = train(product, 10, 1)  # reads each; room for four
+def test_more_steps_than_the_ring_holds_tell_of_the_last(product):
+    _, watch, opt = train(product, 10, 1)  # reads each; the ring holds four
     for _ in range(9):
         opt.step()
     assert watch.read().telemetry.update.tolist() == [15, 16, 17, 18]

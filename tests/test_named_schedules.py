@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws of the named schedules' conventions: what holds past the end, where the final value is reached, never below
-zero, how a warmup starts, what the total counts; and a catalogue that is complete."""
+"""Properties of the conventions of named schedules: what holds past the end, where the final value is reached, never
+below zero, how a warmup starts, what the total counts; and a catalogue that is complete."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_torch_one_cycle_and_its_momentum():
                 twin.step()
 
 
-def test_the_laws_can_fail():
+def test_the_properties_can_fail():
     with mp.workdps(60):
         case = SCHEDULES["warmup_cosine"]
         late = S.warmup_cosine(0.3, W + 1, T, 0.03)

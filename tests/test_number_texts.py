@@ -101,7 +101,7 @@ BETAS = {
 @pytest.mark.parametrize("name", ("AdamW", "Adam", *OTHERS))
 @pytest.mark.parametrize("backend", EVERYWHERE)
 def test_betas_are_two_where_torch_says_so(backend, name, count, when):
-    """Law: what torch refuses is refused with its type and sentence, by the first step at the latest."""
+    """What torch refuses is refused with its type and sentence, by the first step at the latest."""
 
     def outcome(make, name):
         given = {"betas": BETAS[count]}

@@ -176,7 +176,7 @@ def test_a_tensor_that_a_graph_could_not_read_again_is_refused(monkeypatch):
     assert_at(optimizer, 3, 0)
 
 
-def test_the_law_can_fail(product):
+def test_the_property_can_fail(product):
     """Mutant: tokens go to the clock of samples."""
     _, optimizer = build(product)
     optimizer.advance(samples=100)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: the compiled plans keep nothing alive that a user replaces between two steps, and read what takes its place.
+"""The compiled plans keep nothing alive that a user replaces between two steps, and read what takes its place.
 
 Memory is watched, not objects: a plan that holds no tensor may still hold its storage.
 """

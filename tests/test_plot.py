@@ -100,7 +100,7 @@ def test_the_dots_lie_on_the_curve(name):
 
 
 @pytest.mark.parametrize("mutant", ["upside down", "not joined", "not logarithmic"])
-def test_the_law_above_finds(mutant, monkeypatch):
+def test_the_property_above_finds(mutant, monkeypatch):
     draw = terminal._pixels
     mutants = {
         "upside down": lambda c, x, y, columns, rows: ((a, rows - 1 - b) for a, b in draw(c, x, y, columns, rows)),

@@ -101,7 +101,7 @@ def test_anything_else_is_refused_with_a_reason(text):
 
 
 @pytest.mark.parametrize("text", ["constant(HIT())", "(lambda: HIT())()", "[HIT() for i in [1]]"])
-def test_the_law_above_finds_a_parser_that_evaluates(text, monkeypatch):
+def test_the_property_above_finds_a_parser_that_evaluates(text, monkeypatch):
     monkeypatch.setattr(parsing, "_value", lambda node: eval(parsing.ast.unparse(node), {**vars(S)}))
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         assert faults(text, BAD[text]) == []

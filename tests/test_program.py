@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws about lowering: rows are sorted, each boundary has one owner, nothing hidden is left, numbers are folded, and
+"""Properties of lowering: rows are sorted, each boundary has one owner, nothing hidden is left, numbers are folded, and
 `describe()` reads back to the same rows."""
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def test_rows_mean_what_the_expression_says():
             assert schedule(t) == pytest.approx(meaning(schedule, t), rel=1e-13), (schedule, t)
 
 
-def test_the_law_of_meaning_can_fail(monkeypatch):
+def test_the_property_of_meaning_can_fail(monkeypatch):
     monkeypatch.setattr("fusedsched.schedules.lowering._sequence_tracks", _late_by_one)
     with pytest.raises(AssertionError):
         test_rows_mean_what_the_expression_says()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: what a random composition says of itself is what eager steps do."""
+"""What a random composition says of itself is what eager steps do."""
 
 import random
 
@@ -35,7 +35,7 @@ def composition(rng, optimizer, depth=0):
     return L.SequentialLR(optimizer, members, milestones=sorted(rng.sample(range(1, 9), count - 1)))
 
 
-def assert_law(seed):
+def assert_property(seed):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     scheduler = composition(random.Random(seed), optimizer)
     curve = scheduler.expressions(steps=STEPS)[0].curve(STEPS)
@@ -49,16 +49,16 @@ def assert_law(seed):
 
 def test_expressions_are_what_steps_do():
     for seed in range(QUICK):
-        assert_law(seed)
+        assert_property(seed)
 
 
 @pytest.mark.full
 def test_expressions_of_many_more_are_what_steps_do():
     for seed in range(QUICK, ALL):
-        assert_law(seed)
+        assert_property(seed)
 
 
-def test_the_law_can_fail(monkeypatch):
+def test_the_property_can_fail(monkeypatch):
     curve = Schedule.curve
     monkeypatch.setattr(Schedule, "curve", lambda self, steps: [0.5 * value for value in curve(self, steps)])
     with pytest.raises(AssertionError):

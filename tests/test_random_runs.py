@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: a random program cannot tell ours from torch's. `python tests/random_runs.py 0 1000` runs more of them."""
+"""A random program cannot tell ours from torch's. `python tests/random_runs.py 0 1000` runs more of them."""
 
 import pytest
 import random_runs

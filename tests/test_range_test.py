@@ -7,7 +7,8 @@ import warnings
 
 import pytest
 import torch
-from range_test_models import Net, data, equal, one_thread as one_thread
+from compared import equal
+from range_test_models import Net, data, one_thread as one_thread
 from tolerances import ROUNDINGS_PER_UPDATE
 from torch import nn
 
@@ -82,7 +83,7 @@ def test_it_is_the_loop_of_the_tutorials(name, mode):
 
 
 @pytest.mark.parametrize("mutant", ["late", "factor", "no updates"])
-def test_the_law_above_finds(mutant, monkeypatch):
+def test_the_property_above_finds(mutant, monkeypatch):
     ramp = stand_in.ramp
     if mutant == "late":
         monkeypatch.setattr(run, "ramp", lambda a, b, n, mode: S.join([a, ramp(a, b, n, mode)], [1]))

@@ -7,7 +7,8 @@ import random
 import numpy
 import pytest
 import torch
-from range_test_models import Net, data, equal, one_thread as one_thread
+from compared import equal
+from range_test_models import Net, data, one_thread as one_thread
 from torch import nn
 
 import fusedsched as fs
@@ -95,7 +96,7 @@ def test_everything_is_put_back_after(error, stop_at):
         (stand_in.copy, "deepcopy", ["optimizer"]),
     ],
 )
-def test_the_laws_of_putting_back_can_fail(owner, name, found, monkeypatch):
+def test_the_properties_of_putting_back_can_fail(owner, name, found, monkeypatch):
     model, optimizer, loader = trained(fs.AdamW)
     before = state(model, optimizer, loader)
     monkeypatch.setattr(owner, name, lambda first, *rest: first)

@@ -68,7 +68,7 @@ def test_threads_do_not_change_a_bit(name, dtype, product):
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
-# The law can fail: each of these is a mistake that somebody has made, here or in another project.
+# The property can fail: each of these is a mistake that somebody has made, here or in another project.
 
 
 def _late_decay(p, g, m, v, vmax, step, *, lr, weight_decay, **rest):

@@ -156,7 +156,7 @@ def test_copies_go_on_by_themselves(how, product):
 
 @pytest.mark.parametrize("at", ("constructor", "group", "added group"))
 def test_nesterov_momentum_may_begin_with_zero(at, product):
-    """Law: where momentum is a schedule, nesterov asks for one that is positive somewhere; the rest is torch's."""
+    """Where momentum is a schedule, nesterov asks for one that is positive somewhere; the rest is torch's."""
     momentum, options, results = S.linear(0.0, 0.9, steps=3), dict(lr=0.1, nesterov=True), []
     for make in (product, torch_twin):
         params = parameters((3, 4), 5)
@@ -184,7 +184,7 @@ def test_nesterov_momentum_may_begin_with_zero(at, product):
 
 
 def test_nesterov_momentum_that_is_zero_throughout(product):
-    """Law: it is refused, with torch's sentence."""
+    """It is refused, with torch's sentence."""
     with pytest.raises(ValueError, match="Nesterov momentum requires a momentum and zero dampening"):
         product("SGD", parameters(4), momentum=S.constant(0.0), nesterov=True)
     with pytest.raises(ValueError, match="Nesterov momentum requires a momentum and zero dampening"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws: names, arguments, warnings and attributes are torch's; nothing keeps an optimizer alive; users' subclasses and
+"""Names, arguments, warnings and attributes are torch's; nothing keeps an optimizer alive; users' subclasses and
 functions are obeyed.
 """
 
@@ -23,7 +23,7 @@ named = pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)
 
 @pytest.mark.parametrize("row", [r for r in SCHEDULERS if r.closed_form], ids=lambda row: row.name)
 def test_nothing_is_kept_alive(row):
-    """Law: scheduler and optimizer go when their last names go, without the garbage collector."""
+    """Scheduler and optimizer go when their last names go, without the garbage collector."""
     run(*make(row), 1)  # torch imports torch._dynamo in its first step, and exceptions caught there keep frames alive
     gc.collect()
     gc.disable()
@@ -66,7 +66,7 @@ def test_a_users_subclass_is_obeyed():
 
 @named
 def test_what_tools_look_for(row):
-    """Law: isinstance and attributes as Lightning, Accelerate and Transformers ask for them."""
+    """`isinstance` and attributes as Lightning, Accelerate and Transformers ask for them."""
     opt, sched = make(row)
     assert isinstance(sched, row.theirs) and isinstance(sched, torch.optim.lr_scheduler.LRScheduler)
     assert sched.optimizer is opt and sched.last_epoch == 0 and len(sched.base_lrs) == 2
@@ -81,7 +81,7 @@ def test_what_tools_look_for(row):
 
 
 def test_names():
-    """Law: every scheduler of torch is here, under the same name and with the same arguments, and one of ours."""
+    """Every scheduler of torch is here, under the same name and with the same arguments, and one of ours."""
     import inspect
 
     for name in theirs.__all__:
@@ -98,7 +98,7 @@ def test_names():
 
 @pytest.mark.parametrize("module", [ours, theirs], ids=["ours", "torch"])
 def test_warnings(module):
-    """Law: torch's warnings, at the same calls."""
+    """Torch's warnings, at the same calls."""
     opt = torch.optim.SGD([torch.zeros(1)], lr=0.1)
     sched = module.StepLR(opt, 3)
     with pytest.warns(UserWarning, match=r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`"):
@@ -127,7 +127,7 @@ def test_warnings(module):
 @pytest.mark.parametrize("name", ["StepLR", "LambdaLR", "MultiplicativeLR"])
 @pytest.mark.parametrize("module", [ours, theirs], ids=["ours", "torch"])
 def test_a_count_that_is_set_back_warns_again(module, name):
-    """Law: as torch's do where `_step_count` is 1."""
+    """As torch's do where `_step_count` is 1."""
     opt = optimizer([0.1])
     sched = getattr(module, name)(opt, 3 if name == "StepLR" else lambda t: 0.5)
     run(opt, sched, 3)
@@ -139,7 +139,7 @@ def test_a_count_that_is_set_back_warns_again(module, name):
 
 @pytest.mark.parametrize("module", [ours, theirs], ids=["ours", "torch"])
 def test_warnings_name_the_line_of_the_user(module):
-    """Law: with Python's own filters, each wrong line is told once."""
+    """With Python's own filters, each wrong line is told once."""
     opt = torch.optim.SGD([torch.zeros(1)], lr=0.1)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("default")
@@ -152,7 +152,7 @@ def test_warnings_name_the_line_of_the_user(module):
 
 
 def test_a_warning_that_is_an_error_comes_before_the_step():
-    """Law: nothing has changed then."""
+    """Nothing has changed then."""
     sched = ours.ExponentialLR(torch.optim.SGD([torch.zeros(1)], lr=0.1), 0.5)
     before = sched.state_dict()
     with warnings.catch_warnings(), pytest.raises(UserWarning, match="Detected call of"):
@@ -164,7 +164,7 @@ def test_a_warning_that_is_an_error_comes_before_the_step():
 @named
 @pytest.mark.parametrize("kind", ["sgd", "our sgd"])
 def test_what_is_put_around_step(row, kind):
-    """Law: a wrapper in the place of an object's `step` may call the one that was there."""
+    """A wrapper in the place of an object's `step` may call the one that was there."""
     expected = run(*make(row, kind=kind), 8)
     opt, sched = make(row, kind=kind)
     seen = run(opt, sched, 4)
@@ -175,7 +175,7 @@ def test_what_is_put_around_step(row, kind):
 @named
 @pytest.mark.parametrize("kinds", [("sgd", "our sgd"), ("our sgd", "sgd"), ("sgd", "sgd")])
 def test_another_optimizer_is_put_in(row, kinds):
-    """Law: a scheduler whose `optimizer` is replaced goes on with the other's groups."""
+    """A scheduler whose `optimizer` is replaced goes on with the other's groups."""
     opt, sched = make(row, kind=kinds[0])
     run(opt, sched, 4)
     other, lone = optimizer([0.3, 0.2], kinds[1]), copy.deepcopy(sched)
@@ -191,14 +191,14 @@ class Halving(ours.ExponentialLR):
 
 
 def test_a_setting_that_is_computed():
-    """Law: a property in the place of a setting is obeyed."""
+    """A property in the place of a setting is obeyed."""
     opt = optimizer([1.0])
     run(opt, Halving(opt, 0.9), 3)
     assert opt.param_groups[0]["lr"] == 0.125
 
 
 def test_a_method_that_is_replaced_under_way():
-    """Law: a `get_lr` that somebody puts into the object is called from then on."""
+    """A `get_lr` that somebody puts into the object is called from then on."""
     opt = optimizer([1.0])
     sched = ours.ExponentialLR(opt, 0.5)
     run(opt, sched, 4)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: a bad argument is refused by name, before the optimizer is changed; where torch refuses it, in its words."""
+"""A bad argument is refused by name, before the optimizer is changed; where torch refuses it, in its words."""
 
 import copy
 import math

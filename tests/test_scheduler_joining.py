@@ -85,7 +85,7 @@ def late_rates(module, row):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name}-{row.late}-{row.initial_lr}")
 def test_a_group_that_joins_late(row):
-    """Law: it continues from its present rate or from its base rate, by class; as in torch, as far as that goes on."""
+    """It continues from its present rate or from its base rate, by class; as in torch, as far as that goes on."""
     seen, raised = late_rates(ours, row)
     assert seen == pytest.approx(row.ours, rel=1e-6, abs=1e-9) and raised is None
     seen, raised = late_rates(theirs, row)
@@ -126,7 +126,7 @@ COMPOSITIONS = {
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
 def test_a_late_group_in_a_composition(name):
-    """Law: in a chain the members in their order, in a sequence the active one, each by its rule."""
+    """In a chain the members in their order, in a sequence the active one, each by its rule."""
     build, late, group, expected = COMPOSITIONS[name]
     opt = optimizer([1.0])
     sched = build(ours, opt)
@@ -168,7 +168,7 @@ def test_a_state_of_torch_in_which_a_group_joined_late(m):
 @pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)
 @pytest.mark.parametrize("edited", [False, True])
 def test_a_group_that_is_split_off(row, edited):
-    """Law: parameters that move to a group of their own keep the rates that they had with the others."""
+    """Parameters that move to a group of their own keep the rates that they had with the others."""
     rng = random.Random(SEED + 3)
     arguments = {k: v[0] if isinstance(v, list) and k != "milestones" else v for k, v in row.configure(rng, 1).items()}
     arguments.update({"total_steps": 999} if "total_steps" in arguments else {})

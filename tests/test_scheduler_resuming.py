@@ -18,7 +18,7 @@ RESUMABLE = [row for row in SCHEDULERS if row.name not in ("MultiplicativeLR", "
 @pytest.mark.parametrize("row", RESUMABLE, ids=lambda row: row.name)
 @pytest.mark.parametrize("restored", [False, True], ids=["rates not restored", "restored"])
 def test_resuming_with_last_epoch(row, restored):
-    """Law: `last_epoch=k` gives the rates of step k + 1 and later of a run that never stopped, bit for bit."""
+    """`last_epoch=k` gives the rates of step k + 1 and later of a run that never stopped, bit for bit."""
     rng = random.Random(SEED)
     arguments = {**row.configure(rng, 2)}
     arguments.update({"total_steps": 999} if "total_steps" in arguments else {})
@@ -55,7 +55,7 @@ def test_torch_and_last_epoch():
 @pytest.mark.parametrize("row", RESUMABLE, ids=lambda row: row.name)
 @pytest.mark.parametrize("kind", ["number", "tensor"])
 def test_resuming_after_an_edit(row, kind):
-    """Law: rates that were restored with an edit in them go on as in a run that never stopped."""
+    """Rates that were restored with an edit in them go on as in a run that never stopped."""
     rng = random.Random(SEED)
     arguments = {**row.configure(rng, 2)}
     arguments.update({"total_steps": 999} if "total_steps" in arguments else {})
@@ -76,7 +76,7 @@ def test_resuming_after_an_edit(row, kind):
 
 
 def test_resuming_two_of_one_class():
-    """Law: restored rates are kept, however many schedulers of one class made them."""
+    """Restored rates are kept, however many schedulers of one class made them."""
     opt = optimizer([1.0])
     both = [ours.ExponentialLR(opt, 0.9), ours.ExponentialLR(opt, 0.5)]
     for _ in range(3):
@@ -90,7 +90,7 @@ def test_resuming_two_of_one_class():
 
 @pytest.mark.parametrize("restored", [1.0, 0.5**4 * 0.1])
 def test_resuming_two_that_multiply(restored):
-    """Law: schedulers stepped one after the other, or in a chain, are resumed to their product."""
+    """Schedulers stepped one after the other, or in a chain, are resumed to their product."""
     opt = optimizer([restored])
     opt.param_groups[0]["initial_lr"] = 1.0
     first, second = ours.ExponentialLR(opt, 0.5, last_epoch=3), ours.MultiStepLR(opt, [2, 5], 0.1, last_epoch=3)
@@ -101,7 +101,7 @@ def test_resuming_two_that_multiply(restored):
 
 
 def test_resuming_a_second_time():
-    """Law: a cell of a notebook that is run again has the same result."""
+    """A cell of a notebook that is run again has the same result."""
     opt = optimizer([1.0])
     opt.param_groups[0]["initial_lr"] = 1.0
     for _ in range(3):

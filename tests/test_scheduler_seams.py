@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws where features of schedulers meet: rates on a device, graphs, gates, branches, compositions, groups that join.
+"""Properties where features of schedulers meet: rates on a device, graphs, skip guards, branches, compositions, groups
+that join.
 
 Judged by the same scheduler on the host, whose rates are numbers.
 """
@@ -28,10 +29,10 @@ schedules = pytest.mark.parametrize("name", SCHEDULERS)
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
-def both(name, kind, gated=True):
+def both(name, kind, guarded=True):
     """(on the device, on the host)."""
     opt, twin = optimizer("ours", "cuda", KINDS[kind]()), optimizer("torch", "cpu", list(LRS))
-    options = {"advance_on_skip": False} if gated else {}
+    options = {"advance_on_skip": False} if guarded else {}
     return opt, SCHEDULERS[name](opt, **options), twin, SCHEDULERS[name](twin)
 
 
@@ -70,7 +71,7 @@ def test_an_edit_that_is_taken_back_leaves_nothing_behind(name, kind):
 
 @kinds
 def test_a_captured_chain_branches_from_where_the_replays_are(kind):
-    opt, sched, twin, rival = both("ChainedScheduler", kind, gated=False)
+    opt, sched, twin, rival = both("ChainedScheduler", kind, guarded=False)
     advance(opt, sched, twin, rival, 3)
     replay = recorded("cuda", lambda: (opt.step(), sched.step()))
     for _ in range(3):
@@ -101,7 +102,7 @@ def test_a_refused_extend_leaves_the_device_where_it_was():
     assert sched.last_epoch == 2 and sched.num_bad_epochs == 0 and values(opt) == [0.15, 0.1]
 
 
-def test_a_gate_before_what_cannot_follow_is_refused_when_built():
+def test_a_guard_before_what_cannot_follow_is_refused_when_built():
     opt = optimizer("ours", "cuda", list(LRS))
     inner = L.SequentialLR(opt, [L.LinearLR(opt, 0.1, total_iters=3), L.ExponentialLR(opt, 0.9)], [3])
     with pytest.raises(ValueError, match="needs rates in closed form"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws: states go both ways between our schedulers and torch's, whatever is loaded first; copies and pickles go on as
+"""States go both ways between our schedulers and torch's, whatever is loaded first; copies and pickles go on as
 if nothing had happened.
 """
 
@@ -38,7 +38,7 @@ def load(order, opt, sched, states):
 @named
 @pytest.mark.parametrize("order", ORDERS)
 def test_states_of_torch(row, order):
-    """Law: a state that torch's class wrote brings the rates here too."""
+    """A state that torch's class wrote brings the rates here too."""
     opt, sched = make(row, "theirs")
     run(opt, sched, 9)
     states = copy.deepcopy({"optimizer": opt.state_dict(), "scheduler": sched.state_dict()})
@@ -55,7 +55,7 @@ def test_states_of_torch(row, order):
 
 @named
 def test_states_for_torch(row):
-    """Law: torch's class goes on from ours; and what it writes later, with our key still in it, is not mistaken."""
+    """Torch's class goes on from ours; and what it writes later, with our key still in it, is not mistaken."""
     opt, sched = make(row)
     run(opt, sched, 9)
     there, back = make(row, "theirs")
@@ -71,7 +71,7 @@ def test_states_for_torch(row):
 
 @named
 def test_keys_of_the_state(row):
-    """Law: torch's keys, and after an edit one more, of plain data; `weights_only` loading takes it."""
+    """Torch's keys, and after an edit one more, of plain data; `weights_only` loading takes it."""
     (opt, sched), (_, other) = make(row), make(row, "theirs")
     run(opt, sched, 3)
     assert sched.state_dict().keys() == other.state_dict().keys()
@@ -118,7 +118,7 @@ def test_a_setting_that_is_changed_on_resume(m, name, arguments, changed, how):
 @named
 @pytest.mark.parametrize("how", ["copy", "state"])
 def test_a_clock_that_is_set_before_it_is_saved(row, how):
-    """Law: `last_epoch` set by hand goes with a copy or a state, as without one."""
+    """`last_epoch` set by hand goes with a copy or a state, as without one."""
     opt, sched = make(row)
     run(opt, sched, 5)
     sched.last_epoch = 2
@@ -151,7 +151,7 @@ def test_a_loaded_optimizer_keeps_its_rates(m):
 
 
 def test_loading_shares_nothing():
-    """Law: a loaded scheduler has lists of its own; torch's shares them with the one that was saved."""
+    """A loaded scheduler has lists of its own; torch's shares them with the one that was saved."""
     opt, sched = optimizer([0.3]), None
     sched = ours.StepLR(opt, 2)
     fresh = optimizer([0.3])

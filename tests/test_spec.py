@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: what an optimizer is stands in its spec; headers, kernels and layouts agree with it. And what one more took."""
+"""What an optimizer is stands in its spec; headers, kernels and layouts agree with it. And what one more took."""
 
 import re
 from itertools import product

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: no other thread ends the process by replacing what a step reads, and a child that was forked after a step can
+"""No other thread ends the process by replacing what a step reads, and a child that was forked after a step can
 step. The programs run in processes of their own: what they show otherwise is a crash, or a hang."""
 
 import subprocess

@@ -54,7 +54,7 @@ def constructors_of_torch(optim, _, name, whose):
 @every_optimizer
 @pytest.mark.parametrize("whose", ("Optimizer", "the class"))
 def test_subclasses_may_call_the_constructors_of_torch(name, whose):
-    """Law: a subclass trains as torch's, whichever constructor above it it calls; defaults may be schedules."""
+    """A subclass trains as torch's, whichever constructor above it it calls; defaults may be schedules."""
     assert_same(constructors_of_torch, name, whose)
 
     class Users(getattr(fs, name)):

@@ -63,7 +63,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_program_with_swapped_names(order):
-    """Law: it computes what torch's classes compute."""
+    """It computes what torch's classes compute."""
     code = f"{SWAP}\nexpected = run()\n{ORDERS[order]}\nassert len(found) == len(expected)\n"
     code += "for i, (a, b) in enumerate(zip(found, expected)):\n    assert a == b, (i, a, b)\n"
     code += "assert torch.optim.AdamW is fusedsched.AdamW\n"
@@ -75,7 +75,7 @@ def test_a_program_with_swapped_names(order):
 @pytest.mark.parametrize("resumed", [False, True], ids=["new", "last_epoch=3"])
 @pytest.mark.parametrize("called", [False, True], ids=["wrong order", "right order"])
 def test_the_warning_about_the_order_of_calls(row, resumed, called):
-    """Law: as torch's class, at the first step of a scheduler, whether it resumes or not, and at no other."""
+    """As torch's class, at the first step of a scheduler, whether it resumes or not, and at no other."""
     counts = []
     for kind in (row.theirs, row.ours):
         opt = optimizer([0.3, 0.2])

@@ -260,7 +260,7 @@ MUTANTS = {
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_the_law_can_fail(mutant, product):
+def test_the_property_can_fail(mutant, product):
     optimizer, rows = run(product, "AdamW", skipped=(0, 4))
     MUTANTS[mutant](rows)
     with pytest.raises(AssertionError):

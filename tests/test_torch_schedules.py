@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws: whatever is done to a drop-in scheduler and to its optimizer, the groups have what torch's class would have
+"""Whatever is done to a drop-in scheduler and to its optimizer, the groups have what torch's class would have
 written, to 1e-11 of the largest number involved; and what the compiled driver writes, the Python one writes too.
 """
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cases_lr_schedulers import SCHEDULERS, SEED, numbers, optimizer
-from scheduler_pairs import BOUND, Pair, compose, edit, exactly_cosine, law_of_edits, random_case
+from scheduler_pairs import BOUND, Pair, check_edits, compose, edit, exactly_cosine, random_case
 from tiers import full
 
 from fusedsched import _native, lr_scheduler
@@ -21,8 +21,8 @@ named = pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)
 
 
 @pytest.fixture(params=["python", "compiled"])
-def track(request, monkeypatch):
-    """Runs a law on both host drivers."""
+def driver_class(request, monkeypatch):
+    """Runs a property on both host drivers."""
     if request.param == "compiled" and COMPILED is None:
         pytest.skip("fusedsched._C has not been built")
     kind = {"python": driver.PythonHostDriver, "compiled": COMPILED}[request.param]
@@ -32,20 +32,20 @@ def track(request, monkeypatch):
 
 @named
 @pytest.mark.parametrize("draw", [0, full(1)])
-def test_ten_thousand_steps(row, draw, track):
-    """Law: the curve of every class, of any configuration, is torch's."""
+def test_ten_thousand_steps(row, draw, driver_class):
+    """The curve of every class, of any configuration, is torch's."""
     pair, arguments = random_case(random.Random(SEED + draw), row)
     judge = exactly_cosine(pair, arguments)
     for t in range(STEPS):
         pair.compare(judge=judge)
         if t == 3 and row.closed_form:
-            assert type(pair.scheds[0][0]._driver) is track, "the fast path was not taken"
+            assert type(pair.scheds[0][0]._driver) is driver_class, "the fast path was not taken"
         if not pair.step():
             break
 
 
-def test_cosine_after_many_low_points(track):
-    """Law: where torch's recursion drifts beyond the bound, ours is closer to the formula in extended precision."""
+def test_cosine_after_many_low_points(driver_class):
+    """Where torch's recursion drifts beyond the bound, ours is closer to the formula in extended precision."""
     row = next(r for r in SCHEDULERS if r.name == "CosineAnnealingLR")
     pair, arguments = Pair([0.7]), {"T_max": 3_000, "eta_min": 0.4}
     pair.add(row, arguments)
@@ -59,14 +59,14 @@ def test_cosine_after_many_low_points(track):
 
 @named
 @pytest.mark.parametrize("draw", range(4))
-def test_edits(row, draw, track):
-    """Law: an edit of group["lr"] between steps has torch's effect, class by class."""
-    law_of_edits(row, draw)
+def test_edits(row, draw, driver_class):
+    """An edit of group["lr"] between steps has torch's effect, class by class."""
+    check_edits(row, draw)
 
 
 @named
-def test_changed_settings(row, track):
-    """Law: changing an attribute, a base rate or the step by hand takes effect as in torch."""
+def test_changed_settings(row, driver_class):
+    """Changing an attribute, a base rate or the step by hand takes effect as in torch."""
     rng = random.Random(SEED + 200)
     pair, _ = random_case(rng, row, kind="sgd")
     for t in range(120):
@@ -88,8 +88,8 @@ def test_changed_settings(row, track):
 
 
 @pytest.mark.parametrize("row", [r for r in SCHEDULERS if r.takes_epoch], ids=lambda row: row.name)
-def test_absolute_time(row, track):
-    """Law: step(epoch) goes where torch goes, fractions included where torch documents them; step() goes on there."""
+def test_absolute_time(row, driver_class):
+    """`step(epoch)` goes where torch goes, fractions included where torch documents them; step() goes on there."""
     rng = random.Random(SEED + 300)
     pair, _ = random_case(rng, row)
     for _ in range(300):
@@ -101,8 +101,8 @@ def test_absolute_time(row, track):
 
 
 @pytest.mark.parametrize("draw", range(8))
-def test_several_at_once(draw, track):
-    """Law: schedulers that alternate on one optimizer see each other's writes as torch's do."""
+def test_several_at_once(draw, driver_class):
+    """Schedulers that alternate on one optimizer see each other's writes as torch's do."""
     rng = random.Random(SEED + 400 + draw)
     groups = rng.randint(1, 3)
     pair = Pair([rng.uniform(0.1, 1.0) for _ in range(groups)])
@@ -115,8 +115,8 @@ def test_several_at_once(draw, track):
 
 
 @pytest.mark.parametrize("draw", [*range(8), *map(full, range(8, 25))])
-def test_compositions(draw, track):
-    """Law: SequentialLR and ChainedScheduler, nested as far as torch can, with edits in between."""
+def test_compositions(draw, driver_class):
+    """SequentialLR and ChainedScheduler, nested as far as torch can, with edits in between."""
     rng = random.Random(SEED + 500 + draw)
     pair = Pair([rng.uniform(0.1, 1.0) for _ in range(2)])
     state = rng.getstate()
@@ -132,8 +132,8 @@ def test_compositions(draw, track):
 
 @pytest.mark.parametrize("shape", [(), (1,)], ids=["0-dim", "1-dim"])
 @named
-def test_tensor_rates(row, shape, track):
-    """Law: a tensor rate stays that tensor. In float64 it has torch's values; in float32 ours is the rounded float64
+def test_tensor_rates(row, shape, driver_class):
+    """A tensor rate stays that tensor. In float64 it has torch's values; in float32 ours is the rounded float64
     one, and so never further from the truth than torch's recursion in float32 by more than a rounding."""
     for dtype, bound in ((torch.float64, BOUND), (torch.float32, None)):
         rng = random.Random(SEED + 600)
@@ -163,8 +163,8 @@ def test_tensor_rates(row, shape, track):
     "outer, inner", [(lr_scheduler, torch.optim.lr_scheduler), (torch.optim.lr_scheduler, lr_scheduler)]
 )
 @pytest.mark.parametrize("kind", ["sequence", "chain"])
-def test_mixed_with_torch(outer, inner, kind, track):
-    """Law: members of one package in a composition of the other."""
+def test_mixed_with_torch(outer, inner, kind, driver_class):
+    """Members of one package in a composition of the other."""
     runs = []
     for whole, parts in ((outer, inner), (torch.optim.lr_scheduler,) * 2):
         opt, seen = optimizer([1, 0.2]), []  # 1 is an integer: torch's arithmetic makes a float of it

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: every kernel compiles for each architecture, without a stack; aligned tensors move 128 bits at a time; no
+"""Every kernel compiles for each architecture, without a stack; aligned tensors move 128 bits at a time; no
 float64 in the loop over elements unless a tensor is of that type. No GPU is needed."""
 
 import json
@@ -36,6 +36,6 @@ def test_kernels_compile_and_keep_to_their_promises(kernels):
         assert (facts["float64"] > 0) == wide, (name, facts)
         if update and "unaligned" not in name:
             assert facts["wide_loads"] >= 2 and facts["wide_stores"] >= 1, (name, facts)
-        else:  # an unaligned address must not be read by vectors; and the law above can fail
+        else:  # an unaligned address must not be read by vectors; and the property above can fail
             assert facts["wide_loads"] == facts["wide_stores"] == 0, (name, facts)
-    assert all(facts["stack"] > 0 for facts in mutants.values()) and mutants  # the law of the stack can fail
+    assert all(facts["stack"] > 0 for facts in mutants.values()) and mutants  # the property of the stack can fail

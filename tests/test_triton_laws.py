@@ -18,7 +18,7 @@ from test_live_schedules import (
     test_eager_steps_follow_on_the_same_plan as test_eager_steps_follow_on_the_same_plan,
     test_it_resumes_after_an_edit as test_it_resumes_after_an_edit,
     test_one_for_each_group as test_one_for_each_group,
-    test_the_law_can_fail as test_a_group_that_keeps_its_schedule_is_noticed,  # noqa: F401
+    test_the_property_can_fail as test_a_group_that_keeps_its_schedule_is_noticed,  # noqa: F401
     test_the_tensor_that_shows_it_stays as test_the_tensor_that_shows_it_stays,
 )
 from test_other_clocks import (
@@ -41,7 +41,7 @@ from test_telemetry import (
     test_rows_are_what_the_updates_used as test_rows_are_what_the_updates_used,
     test_skipped_steps_have_rows as test_skipped_steps_have_rows,
     test_the_last_ones_are_kept as test_the_last_ones_are_kept,
-    test_the_law_can_fail as test_another_telemetry_is_noticed,  # noqa: F401
+    test_the_property_can_fail as test_another_telemetry_is_noticed,  # noqa: F401
 )
 from test_torch_optim import (
     OF_TORCH,

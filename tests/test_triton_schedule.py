@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: the Triton evaluator agrees with the Python one to 4 ulp per factor, for every shape, up to clocks of 2**40."""
+"""The Triton evaluator agrees with the Python one to 4 ulp per factor, for every shape, up to clocks of 2**40."""
 
 import math
 import random
@@ -150,7 +150,7 @@ def test_rules_are_those_of_the_specs():
             assert rules.STATES[spec.choose(nonzero)] == len(needed), nonzero
 
 
-# The law can fail.
+# The property can fail.
 
 
 @jit

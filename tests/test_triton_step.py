@@ -129,7 +129,7 @@ def test_one_launch_for_each_mixture_of_types_and_none_of_its_tables_twice(monke
     assert all(a is b.arrays for a, b in zip(tables, optimizer._runtime.plan._launches._launches, strict=True))
 
 
-# The laws can fail.
+# The properties can fail.
 
 
 @jit

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: a Triton update is as close to the same computation in a wider type as torch's. Under the interpreter."""
+"""A Triton update is as close to the same computation in a wider type as torch's. Under the interpreter."""
 
 import pytest
 from interpreted import interpreter as interpreter, jit, make, rules
@@ -36,7 +36,7 @@ def test_every_row_and_every_type_is_covered():
     assert {case.row for case in COVER} == set(OPTIMIZERS) and {case.dtype for case in COVER} == set(DTYPES)
 
 
-# The law can fail.
+# The property can fail.
 
 _adam_update, _adam_scalars = rules.adam_update, rules.adam_scalars
 _sgd_update, _sgd_scalars = rules.sgd_update, rules.sgd_scalars

@@ -15,13 +15,16 @@ from tiers import full
 from fusedsched import _native
 from fusedsched.runtime.backends import backends
 from fusedsched.verify import (
+    bounds,
     check,
     command,
     evaluators,
     extended,
     formulas,
     machine,
+    report,
     size,
+    snapshots,
     table,
     updates,
 )
@@ -99,11 +102,13 @@ def test_the_whole_quick_command(quick):
 
 
 def test_the_report_has_what_a_bug_needs(quick):
-    report = json.loads(quick[1].read_text())
-    assert report["trusted"] and report["whole"] is not bool(quick[2]) and report["level"] == "quick"
-    assert report["machine"]["torch"] == torch.__version__ and report["machine"]["backends"].keys() == backends().keys()
-    assert all(set(row) >= {"id", "passed", "what", "error", "allowed", "seconds"} for row in report["checks"])
-    assert any("GPU" in row["why"] or "cuda" in row["why"] for row in report["not_verified"]) or "cuda" in BACKENDS
+    written = json.loads(quick[1].read_text())
+    assert written["trusted"] and written["whole"] is not bool(quick[2]) and written["level"] == "quick"
+    assert (
+        written["machine"]["torch"] == torch.__version__ and written["machine"]["backends"].keys() == backends().keys()
+    )
+    assert all(set(row) >= {"id", "passed", "what", "error", "allowed", "seconds"} for row in written["checks"])
+    assert any("GPU" in row["why"] or "cuda" in row["why"] for row in written["not_verified"]) or "cuda" in BACKENDS
 
 
 def test_a_failure_is_printed_as_a_command(monkeypatch, capsys, tmp_path):
@@ -115,8 +120,8 @@ def test_a_failure_is_printed_as_a_command(monkeypatch, capsys, tmp_path):
     again = f"python -m fusedsched verify --quick --case {CASE}"
     assert re.search(r"No: 1 of 1 checks failed \(\d+ s\)\. The first again: ", lines[-1]) and lines[-1].endswith(again)
     assert f"FAIL {CASE}" in lines and any("FAIL" in line and line.startswith("AdamW") for line in lines)
-    report = json.loads(path.read_text())
-    assert not report["trusted"] and report["checks"][0]["command"] == again
+    written = json.loads(path.read_text())
+    assert not written["trusted"] and written["checks"][0]["command"] == again
 
 
 def test_a_check_that_raises_has_failed():
@@ -125,9 +130,9 @@ def test_a_check_that_raises_has_failed():
 
     result = check.run_check(check.Check("x", "x", "x", "x", run))
     assert not result.verdict.passed and result.verdict.what == "raised KeyError: 'lr'"
-    report = command.report.collect([result], QUICK, [], False, 0.0)
-    assert report["checks"][0]["trace"].endswith("KeyError: 'lr'\n") and report["checks"][0]["error"] == "inf"
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    written = command.report.collect([result], QUICK, [], False, 0.0)
+    assert written["checks"][0]["trace"].endswith("KeyError: 'lr'\n") and written["checks"][0]["error"] == "inf"
+    assert json.loads(json.dumps(written, allow_nan=False)) == written
 
 
 def test_a_backend_alone(capsys):
@@ -195,3 +200,71 @@ def test_a_huge_tensor_that_were_smaller(monkeypatch):
 @pytest.mark.parametrize("schedule", table.NAMED)
 def test_the_evaluators_agree(schedule):
     assert evaluators.compare_evaluators("C++", schedule).passed
+
+
+# Tables, and the comparisons behind the numbers
+
+
+PASSED, FAILED, EXACT = bounds.Verdict("", 1.0, 2.0), bounds.Verdict("", 3.0, 2.0), bounds.Verdict("", 0.0, 0.0)
+
+
+def rows():
+    cells = [
+        ("AdamW", "float32", PASSED),
+        ("AdamW", "float32", FAILED),
+        ("SGD", "torch", PASSED),
+        ("skip", "torch", EXACT),
+    ]
+    return [check.Result(check.Check("id", "cpu", line, column, None), verdict, 0.0) for line, column, verdict in cells]
+
+
+def test_a_table_shows_the_worst_of_each_cell(capsys):
+    report.tables(rows())
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines == [["cpu", "float32", "torch"], ["AdamW", "FAIL"], ["SGD", "50"], ["skip", "ok"]]
+
+
+def test_the_bound_counts_from_torchs_error():
+    truth = bounds.Exact.of(torch.ones(1000))
+    torchs = truth.high + 1e-6
+    for error, passes in ((1.1e-6, True), (1.3e-6, False), (float("nan"), False), (float("inf"), False)):
+        verdicts = bounds.judge(truth.high + error, torchs, truth, torch.float32, "x")
+        assert all(verdict.passed for verdict in verdicts) is passes
+
+
+def test_one_wrong_element_among_many_is_enough():
+    truth = bounds.Exact.of(torch.ones(5000))
+    ours = truth.high.clone()
+    ours[1234] += 1e-5
+    assert not all(v.passed for v in bounds.judge(ours, truth.high + 1e-7, truth, torch.float32, "x"))
+
+
+def test_missing_elements_fail():
+    truth = bounds.Exact.of(torch.ones(10))
+    assert not bounds.judge(truth.high[:9], truth.high, truth, torch.float32, "x")[0].passed
+
+
+def test_the_worst_verdict_is_the_first_that_failed():
+    assert bounds.worst_of([PASSED, FAILED, EXACT]) is FAILED and bounds.worst_of([EXACT, PASSED]) is PASSED
+    assert not bounds.Verdict("", float("nan"), 1.0).passed
+
+
+DIFFERENT = {
+    "one bit": ({"p": torch.tensor([1.0, 2.0])}, "p now: numbers that differ", 1.0),
+    "dtype": ({"p": torch.tensor([1.0, 3.0], dtype=torch.float64)}, "p now: torch.float64", float("inf")),
+    "missing": ({}, "p now: missing", float("inf")),
+    "more": ({"p": torch.tensor([1.0, 3.0]), "q": torch.ones(1)}, "q now: should not be there", float("inf")),
+}
+
+
+@pytest.mark.parametrize("ours, says, error", DIFFERENT.values(), ids=list(DIFFERENT))
+def test_snapshots_name_what_differs(ours, says, error):
+    verdict = snapshots.same(ours, {"p": torch.tensor([1.0, 3.0])}, " now")
+    assert verdict.what.startswith(says) and verdict.error == error and not verdict.passed
+
+
+def test_snapshots_that_are_the_same():
+    nan = {"p": torch.tensor([1.0, float("nan")])}
+    assert snapshots.same(nan, {"p": nan["p"].clone()}).passed
+    assert snapshots.untouched({}, {"new": torch.zeros(2)}, " now").passed
+    assert not snapshots.untouched({}, {"new": torch.ones(2)}, " now").passed

@@ -2,7 +2,7 @@
 """Compiles kernels of the Triton backend for a GPU that need not be here, and prints what became of them as JSON.
 
 python tests/triton_compiling.py ARCH [all], in a process without TRITON_INTERPRET. "all": every rule in every mixture
-of types, which takes minutes; otherwise those that the laws look at.
+of types, which takes minutes; otherwise those that the properties look at.
 """
 
 import json

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law: the compiled track and the Python one write the same bits. And mutants, which show that the laws can fail."""
+"""The compiled driver and the Python one write the same bits. And mutants, which show that the properties can fail."""
 
 import random
 
 import pytest
 from cases_lr_schedulers import SCHEDULERS, SEED, numbers, optimizer
-from scheduler_pairs import law_of_edits, random_case
+from scheduler_pairs import check_edits, random_case
 
 from fusedsched import _native
 from fusedsched.lr_scheduler import driver, torch_driver
@@ -18,8 +18,8 @@ named = pytest.mark.parametrize("row", SCHEDULERS, ids=lambda row: row.name)
 
 @pytest.mark.skipif(COMPILED is None, reason="fusedsched._C has not been built")
 @named
-def test_both_tracks_write_the_same_bits(row, monkeypatch):
-    """Law: the compiled track and the Python one agree bit for bit, edits and all."""
+def test_both_drivers_write_the_same_bits(row, monkeypatch):
+    """The compiled driver and the Python one agree bit for bit, edits and all."""
     runs = []
     for kind in (driver.PythonHostDriver, COMPILED):
         monkeypatch.setattr(driver, "host_driver_class", lambda kind=kind: kind)
@@ -41,7 +41,7 @@ def test_both_tracks_write_the_same_bits(row, monkeypatch):
 @pytest.mark.parametrize("driver_class", ["HostDriver", "PythonHostDriver"])
 @pytest.mark.parametrize("name", ["StepLR", "ExponentialLR"])
 def test_a_rate_that_is_written_where_nothing_is_left(name, driver_class, monkeypatch):
-    """Law: a rate that is written after the schedule has become the smallest of numbers, or zero, decays from there."""
+    """A rate that is written after the schedule has become the smallest of numbers, or zero, decays from there."""
     if driver_class == "PythonHostDriver":
         monkeypatch.setattr(driver, "host_driver_class", lambda: driver.PythonHostDriver)
     row = next(row for row in SCHEDULERS if row.name == name)
@@ -71,7 +71,7 @@ def one_late(entry):
 
 @pytest.mark.parametrize("row", [r for r in SCHEDULERS if r.closed_form], ids=lambda row: row.name)
 def test_a_late_closed_form_is_found(row, monkeypatch):
-    """Mutant: with rows that begin one step late, the law of the curve fails."""
+    """Mutant: with rows that begin one step late, the property of the curve fails."""
     monkeypatch.setitem(torch_classes.CLASSES, row.name, one_late(torch_classes.CLASSES[row.name]))
     with pytest.raises(AssertionError):
         for draw in range(4):
@@ -83,18 +83,18 @@ def test_a_late_closed_form_is_found(row, monkeypatch):
 
 @pytest.mark.parametrize("name", ["StepLR", "ExponentialLR", "CosineAnnealingLR", "LinearLR", "PolynomialLR"])
 def test_an_ignored_edit_is_found(name, monkeypatch):
-    """Mutant: a track that does not look whether it was interfered with breaks the law of edits."""
+    """Mutant: a driver that does not look for edits breaks the property of edits."""
     monkeypatch.setattr(driver.PythonHostDriver, "update_edits", lambda self, state: True)
     monkeypatch.setattr(driver, "host_driver_class", lambda: driver.PythonHostDriver)
     row = next(r for r in SCHEDULERS if r.name == name)
     with pytest.raises(AssertionError):
         for draw in range(4):
-            law_of_edits(row, draw)
+            check_edits(row, draw)
 
 
 @pytest.mark.parametrize("name", ["LambdaLR", "MultiplicativeLR"])
 def test_a_view_of_copied_attributes_is_found(name, monkeypatch):
-    """Mutant: torch's code that counts in attributes of its own breaks the law of edits."""
+    """Mutant: torch's code that counts in attributes of its own breaks the property of edits."""
 
     def stale(self, state):
         view = object.__new__(next(row.theirs for row in SCHEDULERS if row.name == name))
@@ -106,4 +106,4 @@ def test_a_view_of_copied_attributes_is_found(name, monkeypatch):
     row = next(r for r in SCHEDULERS if r.name == name)
     with pytest.raises(AssertionError):
         for draw in range(4):
-            law_of_edits(row, draw)
+            check_edits(row, draw)
