@@ -130,8 +130,8 @@ def step_while_read(world, rng):
 def step_in_a_child(world, rng):
     """A forked process makes the step that this one makes after it, and finds the same numbers."""
     give_gradients(world, rng)
-    if any(array.is_shared() for _, array in world.arrays()):
-        return  # both would write to it
+    if not world.forks or any(array.is_shared() for _, array in world.arrays()):
+        return  # a GPU is not there in a child; shared memory both would write to
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -95,6 +95,8 @@ def execute(program, backend):
     """Runs a program; how many actions it came to. Raises AssertionError with what differs."""
     worlds = World(maker(backend), ours), World(cases.torch_twin, theirs)
     life = Life(worlds)
+    for world in worlds:
+        world.forks = backend != "cuda"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for n, (name, seed) in enumerate(program, 1):

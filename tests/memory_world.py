@@ -13,7 +13,7 @@ class World:
 
     def __init__(self, make, module):
         self.make, self.module = make, module
-        self.schedulers, self.made = [], 0
+        self.schedulers, self.made, self.forks = [], 0, True
         self.rounded = False  # read by `differs`
 
     @property
