@@ -2,6 +2,7 @@
 """Seeds, and the backends as a fixture: a property that takes `make` runs on each backend of this machine."""
 
 import gc
+import importlib
 import os
 
 # Before torch loads OpenMP: where other processes use the cores, threads that spin at a barrier delay those that work.
@@ -37,6 +38,16 @@ def make(request):
 @pytest.fixture(params=BACKENDS)
 def product(request):
     """As `make`, without the eager reference: for properties about more than the update."""
+    return maker(request.param)
+
+
+@pytest.fixture(params=[*BACKENDS, *(() if "triton" in BACKENDS else ("triton",))])
+def everywhere(request, monkeypatch):
+    """As `product`, on the Triton backend under its interpreter too."""
+    if request.param == "triton" and "triton" not in BACKENDS:
+        pytest.importorskip("triton", reason="Triton is not installed")
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        return importlib.import_module("interpreted").make
     return maker(request.param)
 
 

@@ -2,8 +2,6 @@
 """A step that would read memory which other code has freed raises an error that names the tensor, and changes
 nothing. With the memory back, training goes on as if nothing had been."""
 
-import importlib
-
 import pytest
 import torch
 from cases import BACKENDS, DROP_INS, VISIBLE, maker
@@ -11,13 +9,9 @@ from cases import BACKENDS, DROP_INS, VISIBLE, maker
 SIZES = (5, 700)  # of two groups
 
 
-@pytest.fixture(params=[*BACKENDS, "triton"])
-def make(request, monkeypatch):
-    if request.param != "triton" or "triton" in BACKENDS:
-        return maker(request.param)
-    pytest.importorskip("triton", reason="Triton is not installed")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    return importlib.import_module("interpreted").make
+@pytest.fixture
+def make(everywhere):
+    return everywhere
 
 
 def trained(make, name="AdamW"):

@@ -155,7 +155,10 @@ def test_includes_of_csrc(folder):
     assert found == {(path, name) for path, name in PENDING["includes"] if path.startswith(f"{folder}/")}
 
 
-@pytest.mark.parametrize("path", ["cpu/step.cpp", "cuda/step.cu", "cuda/batch.cuh", "cuda/memory.cuh", "cuda/hyperparameters.cuh"])
+LOOPS = ["cpu/step.cpp", *(f"cuda/{name}" for name in ("step.cu", "batch.cuh", "memory.cuh", "hyperparameters.cuh"))]
+
+
+@pytest.mark.parametrize("path", LOOPS)
 def test_loops_name_no_rule(path):
     text = (ROOT / "csrc" / path).read_text()
     code = re.sub(r"//.*", "", text) if path.startswith("cuda") else text

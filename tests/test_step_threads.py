@@ -98,6 +98,56 @@ def test_threads_beside_a_step(edit, n):
     )
 
 
+CROWDS = {
+    "three workers": ("1", "3", "params[0].grad = torch.ones(n); params[1].grad = torch.ones(7)"),
+    # Through copies of their own: several that accumulate into one gradient which is assigned end a process of torch.
+    "three workers that go backward": (
+        "1", "3", "p = params[0].detach().clone().requires_grad_(); (p * 2.0).sum().backward(); params[0].grad = p.grad"
+    ),
+    "two that step, two workers": ("2", "2", "params[0].grad = torch.ones(n)"),
+    "two that step, two that replace state": (
+        "2", "2", "optimizer.state[params[0]] = {k: v.clone() for k, v in optimizer.state[params[0]].items()}",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("n", (2_000, 12_000_000), ids=("short", "released"))
+@pytest.mark.parametrize("crowd", [full("three workers"), *list(CROWDS)[1:3], full(list(CROWDS)[3])])
+def test_many_threads(crowd, n):
+    """As asynchronous training has them: workers write gradients while one or two threads step."""
+    steppers, workers, work = CROWDS[crowd]
+    run(
+        f"""
+        n, done, errors, counts = {n}, threading.Event(), [], [0] * {int(steppers) + int(workers)}
+        params, optimizer = trained([n, 7])
+        def step():
+            try:
+                optimizer.step()
+            except RuntimeError as error:
+                assert "change while a step reads them" in str(error), error
+        def work():
+            {work}
+        def repeat(at, action):
+            try:
+                while not done.is_set():
+                    action()
+                    counts[at] += 1
+            except BaseException as error:
+                errors.append(error)
+        actions = [step] * {steppers} + [work] * {workers}
+        threads = [threading.Thread(target=repeat, args=pair) for pair in enumerate(actions)]
+        [thread.start() for thread in threads]
+        time.sleep(2.0)
+        done.set()
+        [thread.join() for thread in threads]
+        assert not errors, errors
+        assert min(counts) > 0, counts
+        assert all(bool(p.detach().isfinite().all()) for p in params)
+        print("done")
+        """
+    )
+
+
 def test_a_step_inside_of_a_step_is_refused():
     run(
         """

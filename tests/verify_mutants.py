@@ -110,8 +110,8 @@ def _scale_forgotten(step, plan, groups, state, scale, found_inf):
 
 def _none_counts(update, plan, scale, found_inf):
     update(plan, scale, found_inf)
-    state = plan._state
-    for _, _, p in plan.members:
+    state = plan._inputs.state
+    for _, _, p in plan.members():
         if p.grad is None and p in state and "step" in state[p]:
             state[p]["step"] += 1
 

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fusedsched.runtime.hyperparameters import runtime_of
+
 from .. import _native
 from ..schedules.edit import NO_EDIT, Edit, EditKind, EditRule, apply, edited, end_of_edit, is_low_point, rule_at
 from ..schedules.evaluate import evaluate
@@ -71,6 +73,18 @@ def groups_of(optimizer: Any) -> list[dict[str, Any]]:
     """The groups, without bringing them up to date. Wrappers have none of their own and pass theirs through."""
     groups = optimizer.__dict__.get("param_groups")
     return optimizer.param_groups if groups is None else groups
+
+
+def origin_of(optimizer: Any) -> tuple[int, int, Any] | None:
+    """Which groups an optimizer has, of all that it was loaded with: compare the first two. None: it has none yet.
+
+    Nothing of an optimizer of this package is kept alive by it; another one does not say that it was loaded.
+    """
+    try:
+        groups, runtime = groups_of(optimizer), runtime_of(optimizer)
+    except AttributeError:  # while it is unpickled
+        return None
+    return (id(groups), 0, groups) if runtime is None else (id(groups), runtime.loads, None)
 
 
 def write_lr(group: dict[str, Any], value: Any) -> None:

@@ -24,6 +24,7 @@ from . import replan, state
 from .building import attach, reattach, resume
 from .device_driver import host_section
 from .devices import kinds_kept, refuse_capture
+from .driver import origin_of
 from .inputs import clock_of
 from .member_counters import sync_counters
 from .param_groups import add_groups, sets_late_rate, write_late_rate
@@ -63,7 +64,7 @@ class SchedulerMixin:
 
     # driver: makes the steps; None: one is to be built. edits: those that held when there was one. branch: what the
     # scheduler does instead of its class. mirror: where counters are read. device_schedule: its tables on a device.
-    # built_on: the optimizer's list of groups when this was built or loaded.
+    # built_on: which groups the optimizer had when this was built or loaded.
     __slots__ = (
         "_driver",
         "_edits",
@@ -259,7 +260,7 @@ class SchedulerMixin:
     def __setstate__(self, pickled: Any) -> None:
         attributes, ours = pickled if isinstance(pickled, tuple) else (pickled, {})
         self.__dict__.update(attributes)
-        self._built_on = attributes["optimizer"].__dict__.get("param_groups") if "optimizer" in attributes else None
+        self._built_on = origin_of(attributes["optimizer"]) if "optimizer" in attributes else None
         set_skip_guard(self, ours.get("advance_on_skip", True))
         self._edits, self._branch = ours.get("edits"), ours.get("branch")
 

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from fusedsched.runtime.hyperparameters import runtime_of
 
 from .devices import placement_of, tensors_kept
-from .driver import groups_of
+from .driver import origin_of
 from .inputs import inputs_of
 
 
@@ -107,7 +107,7 @@ def extended(init: Callable[..., None]) -> Callable[..., None]:
             check(optimizer, type(self))
         with tensors_kept(optimizer):
             init(self, *args, **kwargs)
-        self._built_on = groups_of(self.optimizer)
+        self._built_on = origin_of(self.optimizer)
         if not advance_on_skip:
             set_skip_guard(self, False)
             check_guarded(self)

@@ -16,7 +16,7 @@ from ..schedules.edit import NO_EDIT, Edit
 from ..schedules.torch_classes import class_of
 from .building import reattach
 from .devices import tensors_kept
-from .driver import groups_of, write_lr
+from .driver import groups_of, origin_of, write_lr
 from .inputs import clock_of
 from .replan import Branch
 from .skip_guard import set_skip_guard
@@ -89,7 +89,8 @@ def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, 
         ours = None
     _check_branch(ours, len(groups))
     scheduler._detach()
-    loaded = scheduler._built_on is not None and scheduler._built_on is not groups
+    origin = origin_of(scheduler.optimizer)
+    loaded = scheduler._built_on is not None and scheduler._built_on[:2] != origin[:2]
     last = getattr(scheduler, "_last_lr", [])
     # Rates that this scheduler did not write belong to another one.
     owned = len(last) == len(groups) and all(same(g["lr"], lr) for g, lr in zip(groups, last, strict=True))
@@ -105,7 +106,7 @@ def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, 
         set_skip_guard(scheduler, ours.get("advance_on_skip", scheduler._skip_guard is None))
     scheduler._edits = [Edit(*edit) for edit in ours["edits"]] if "edits" in ours else None
     scheduler._branch = Branch.loaded(ours["branch"]) if "branch" in ours else None
-    scheduler._built_on = groups
+    scheduler._built_on = origin
     reattach(scheduler)
 
 

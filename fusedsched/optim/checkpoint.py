@@ -27,12 +27,12 @@ def state_dict(optimizer: Optimizer, torch_state_dict: Callable[[], dict[str, An
     inputs = runtime.inputs
     runtime.check_counts()
     inputs.schedules.drop_edited(inputs.groups)
-    runtime.save_counts()
-    with _first(optimizer._optimizer_state_dict_post_hooks, lambda _, packed: _pack(inputs, packed)):
+    counts = runtime.counts()
+    with _first(optimizer._optimizer_state_dict_post_hooks, lambda _, packed: _pack(inputs, counts, packed)):
         return torch_state_dict()
 
 
-def _pack(inputs: PlanInputs, packed: dict[str, Any]) -> None:
+def _pack(inputs: PlanInputs, counts: dict[Tensor, int], packed: dict[str, Any]) -> None:
     clocks = inputs.clocks.read()
     for group, saved in zip(inputs.groups, packed["param_groups"], strict=True):
         extra: dict[str, Any] = {}
@@ -41,7 +41,7 @@ def _pack(inputs: PlanInputs, packed: dict[str, Any]) -> None:
             entry = {"expression": schedule.to_json(), "hash": schedule.fingerprint}
             extra.setdefault("schedules", {})[hyper.name] = entry
         saved.pop("schedules", None)
-        exact = {i: inputs.counts[p] for i, p in enumerate(group["params"]) if p in inputs.counts}
+        exact = {i: counts[p] for i, p in enumerate(group["params"]) if p in counts}
         if exact:
             extra["steps"] = exact
         if extra:

@@ -21,7 +21,8 @@ class PlanInputs:
     """The groups and the state of an optimizer as they are now, and its spec, clocks and tables.
 
     `backend`: "auto" or the name that the user gave. `counts`: exact numbers of updates by parameter, where the state
-    cannot hold them. `ring`: the telemetry, or None. `begun`: whether steps without a gradient are known to count.
+    cannot hold them, for the next plan. `ring`: the telemetry, or None. `begun`: whether steps without a gradient are
+    known to count.
     """
 
     def __init__(self, optimizer: Optimizer, spec: OptimizerSpec, backend: str, clocks: Clocks) -> None:
@@ -50,6 +51,10 @@ class PlanInputs:
     def differentiable(self) -> bool:
         """Whether torch's own step runs, which autograd sees through."""
         return self.optimizer().defaults["differentiable"]
+
+    def parameter(self, group: int, index: int) -> Tensor:
+        """A parameter by its group and its index there."""
+        return self.groups[group]["params"][index]
 
     def members(self) -> list[tuple[int, int]]:
         """All parameters: (group, index in the group)."""

@@ -112,7 +112,7 @@ def _no_stream(index: int) -> int:
 def _triton_plan(inputs: PlanInputs, device: torch.device) -> Any:
     from fusedsched.optim.triton_plan import TritonPlan
 
-    return TritonPlan(inputs.spec, inputs.groups, inputs.state, inputs.clocks.on(device))
+    return TritonPlan(inputs, inputs.clocks.on(device))
 
 
 _MAKERS = {"cpu": _cpu_plan, "cuda": _cuda_plan, "triton": _triton_plan}

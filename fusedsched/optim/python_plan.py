@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fusedsched.optim.counting import may_probe
+from fusedsched.optim.inputs import PlanInputs
 from fusedsched.optim.spec import Hyperparameter, OptimizerSpec
 from fusedsched.reference.arguments import check_pair, is_number, not_a_number, place
 
@@ -68,16 +69,18 @@ class Programs:
 class PythonPlan:
     """A plan for the parameters on the device of `clocks` (int64: applied updates, samples, tokens, skipped).
 
+    Between two steps it holds no tensor, dictionary or list of the user's, only their ids and addresses: what is
+    replaced is freed at once. An id may belong to another object by now, so that all else is read anew at each step.
     Subclasses set `_programs`, and say how they collect and update.
     """
 
     name: str
     _programs: Programs
 
-    def __init__(self, spec: OptimizerSpec, param_groups: list[Any], state: Any, clocks: Tensor) -> None:
-        self._spec, self._state, self._clocks, self.device = spec, state, clocks, clocks.device
-        self._members = [(group, group["params"], list(group["params"])) for group in param_groups]
-        self._hyperparameters = {hyper.name: hyper for hyper in spec.hyperparameters}
+    def __init__(self, inputs: PlanInputs, clocks: Tensor) -> None:
+        self._inputs, self._spec, self._clocks, self.device = inputs, inputs.spec, clocks, clocks.device
+        self._structure = _structure_of(inputs.groups)
+        self._hyperparameters = {hyper.name: hyper for hyper in inputs.spec.hyperparameters}
         self._missing: list[tuple[int, int]] = []
         self._ring: Tensor | None = None
 
@@ -89,28 +92,35 @@ class PythonPlan:
         return IDLE if idle else self.apply(scale, found_inf, False)
 
     def check(self, param_groups: list[Any], state: Any) -> int:
-        if state is not self._state or not self._same_structure(param_groups):
+        if not self._same_structure(param_groups):
             return REBUILD
-        self._missing = []
-        with torch.no_grad():
-            if not self._collect():
-                return REBUILD
-        return STATE_MISSING if self._missing else DONE
+        self._missing, found = [], False
+        try:
+            with torch.no_grad():
+                found = self._collect() and not self._missing
+        finally:
+            if not found:
+                self.release()
+        return DONE if found else STATE_MISSING if self._missing else REBUILD
 
     def apply(self, scale: Tensor | None, found_inf: Tensor | None, counts: bool) -> int:
-        with torch.no_grad():
-            if self.pending() or counts:
-                self._update(scale, found_inf)
+        try:
+            with torch.no_grad():
+                if self.pending() or counts:
+                    self._update(scale, found_inf)
+        finally:
+            self.release()
         return DONE_WITH_EDITS if self._programs.any_edited(self._object) else DONE
 
+    def release(self) -> None:
+        """Lets go of what `check` has found."""
+        raise NotImplementedError
+
     def _same_structure(self, param_groups: list[Any]) -> bool:
-        return len(param_groups) == len(self._members) and all(
-            now is group and now.get("params") is params and _same_objects(params, members)
-            for now, (group, params, members) in zip(param_groups, self._members, strict=True)
-        )
+        return _structure_of(param_groups) == self._structure
 
     def _object(self, group: int, name: str) -> Any:
-        return read_object(self._hyperparameters[name], self._members[group][0], group)
+        return read_object(self._hyperparameters[name], self._inputs.groups[group], group)
 
     def _collect(self) -> bool:
         """Reads and checks everything; changes nothing. False: the plan is out of date."""
@@ -145,7 +155,7 @@ class PythonPlan:
         """As `torch.optim.Optimizer.zero_grad`."""
         if not self._same_structure(param_groups):
             return False
-        for p in (p for _, _, members in self._members for p in members if p.grad is not None):
+        for p in (p for group in param_groups for p in group["params"] if p.grad is not None):
             if set_to_none:
                 p.grad = None
                 continue
@@ -158,8 +168,20 @@ class PythonPlan:
         return True
 
 
-def _same_objects(now: Any, before: list[Any]) -> bool:
-    return len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True))
+def _structure_of(param_groups: list[Any]) -> list[tuple[int, int, list[int]]]:
+    """Which groups, lists and parameters there are, by their ids."""
+    lists = [group.get("params") or () for group in param_groups]
+    return [(id(group), id(params), [*map(id, params)]) for group, params in zip(param_groups, lists, strict=True)]
+
+
+def state_of(state: Any, p: Tensor, at: tuple[int, int]) -> dict[str, Any]:
+    """The state of a parameter, empty if it has none. Raises TypeError for one that is no dictionary."""
+    held = state.get(p)
+    if held is not None and not isinstance(held, dict):
+        raise TypeError(
+            f"The state of a parameter must be a dict. That of {where(p, at)} is a {type(held).__name__}: {held!r:.80}"
+        )
+    return held or {}
 
 
 def read_object(hyper: Hyperparameter, group: dict[str, Any], index: int) -> Any:

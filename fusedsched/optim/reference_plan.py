@@ -22,9 +22,11 @@ from fusedsched.optim.python_plan import (
     check_object,
     read_object,
     refuse_expanded,
+    state_of,
     where,
 )
 from fusedsched.optim.scheduling import value_at
+from fusedsched.optim.spec import OptimizerSpec
 from fusedsched.optim.state import init_state
 from fusedsched.optim.telemetry import write_row
 from fusedsched.reference.arguments import with_floats
@@ -40,6 +42,19 @@ def check_memory(p: Tensor, state: dict[str, Any], at: tuple[int, int]) -> None:
     for name, value in state.items():
         if isinstance(value, Tensor):
             check_backed(value, f"state['{name}'] of {where(p, at)}")
+
+
+def check_shapes(
+    spec: OptimizerSpec, group: dict[str, Any], p: Tensor, state: dict[str, Any], at: tuple[int, int]
+) -> None:
+    """Raises RuntimeError for state of another model."""
+    for array in spec.needed_states(group):
+        value = state.get(array.name)
+        if isinstance(value, Tensor) and value.shape != p.shape:
+            raise RuntimeError(
+                f"state['{array.name}'] of parameter {at[1]} of group {at[0]} has shape {list(value.shape)}; the "
+                f"parameter has shape {list(p.shape)}. Load a state that belongs to this model."
+            )
 
 
 class HostPrograms(Programs):
@@ -83,13 +98,17 @@ class ReferencePlan(PythonPlan):
     name = "reference"
 
     def __init__(self, inputs: PlanInputs, clocks: Tensor, members: list[tuple[int, int]] | None = None) -> None:
-        super().__init__(inputs.spec, inputs.groups, inputs.state, clocks)
-        self._inputs, self._alone = inputs, members is None
-        self.members = [(g, i, inputs.groups[g]["params"][i]) for g, i in members or inputs.members()]
+        super().__init__(inputs, clocks)
+        self._alone = members is None
+        self._places = members or inputs.members()
         self._programs = HostPrograms(self._clocks)
-        self._counts: dict[Tensor, int] = {}
-        self._read: dict[Tensor, Tensor] = {}  # by parameter: the values of a gradient that is not native
+        self._counts: dict[int, int] = {}  # by the id of the parameter
+        self._read: dict[int, Tensor] = {}  # the same: the values of a gradient that is not native
         self._found = False
+
+    def members(self) -> list[tuple[int, int, Tensor]]:
+        """Group, index in the group, parameter."""
+        return [(g, i, self._inputs.parameter(g, i)) for g, i in self._places]
 
     def step(self, param_groups: list[Any], state: Any, scale: Tensor | None, found_inf: Tensor | None) -> int:
         if found_inf is not None and float(found_inf) != 0.0:
@@ -107,15 +126,20 @@ class ReferencePlan(PythonPlan):
     def pending(self) -> bool:
         return self._found
 
+    def release(self) -> None:
+        self._found = False
+        self._read.clear()
+
     def _collect(self) -> bool:
         self._programs.check_horizons(self._object)
-        self._found, last = False, None
+        self._found, last, groups = False, None, self._inputs.groups
         self._read.clear()
-        for g, i, p in self.members:
+        for g, i, p in self.members():
             if p.grad is not None:
-                group, state, at = self._members[g][0], self._state.get(p) or {}, (g, i)
+                at = (g, i)
+                state = state_of(self._inputs.state, p, at)
                 if g != last:
-                    self._check_numbers(group, g)
+                    self._check_numbers(groups[g], g)
                     last = g
                 check_gradient(p, self._spec, at)
                 if not (p.is_floating_point() or p.is_complex()):
@@ -124,7 +148,7 @@ class ReferencePlan(PythonPlan):
                         "updated."
                     )
                 refuse_expanded(p, at)
-                self._check_state(p, state, at)
+                check_shapes(self._spec, groups[g], p, state, at)
                 check_memory(p, state, at)
                 if is_native(p):
                     self._check_native(p, state)
@@ -140,19 +164,10 @@ class ReferencePlan(PythonPlan):
             elif isinstance(value, Tensor):
                 check_backed(value, f"the tensor that is the {hyper.name} of a group")
 
-    def _check_state(self, p: Tensor, state: dict[str, Any], at: tuple[int, int]) -> None:
-        for array in self._spec.needed_states(self._members[at[0]][0]):
-            value = state.get(array.name)
-            if isinstance(value, Tensor) and value.shape != p.shape:
-                raise RuntimeError(
-                    f"state['{array.name}'] of parameter {at[1]} of group {at[0]} has shape {list(value.shape)}; the "
-                    f"parameter has shape {list(p.shape)}. Load a state that belongs to this model."
-                )
-
     def _check_native(self, p: Tensor, state: dict[str, Any]) -> None:
         """Reads and writes what is not native beside this parameter, by its own `copy_`: it may wait, or raise."""
         if not is_native(p.grad):
-            self._read[p] = torch.empty_like(p, dtype=p.grad.dtype, requires_grad=False).copy_(p.grad)
+            self._read[id(p)] = torch.empty_like(p, dtype=p.grad.dtype, requires_grad=False).copy_(p.grad)
         for key, value in state.items():
             if isinstance(value, Tensor) and not is_native(value):
                 value.fill_(float(value)) if key == "step" else value.copy_(native(value))
@@ -162,23 +177,25 @@ class ReferencePlan(PythonPlan):
             self.record(False)
         if scale is not None:
             self._unscale(scale)
-        groups = [with_floats(group, self._spec.number_keys) for group, _, _ in self._members]
-        for g, _, p in self.members:
+        groups, states = (
+            [with_floats(group, self._spec.number_keys) for group in self._inputs.groups],
+            self._inputs.state,
+        )
+        for g, _, p in self.members():
             if p.grad is not None:
                 group = groups[g]
                 init_state(self._inputs, group, p)
                 fresh: dict[str, Any] = {}
-                state = self._state[p] if p in self._state else fresh
-                self._spec.reference(group, p, self._read.get(p, p.grad), state, self._count(p))
+                state = states[p] if p in states else fresh
+                self._spec.reference(group, p, self._read.get(id(p), p.grad), state, self._count(p))
                 if fresh:
-                    self._state[p].update(fresh)
-        self._read.clear()
+                    states[p].update(fresh)
         if self._alone:
             self.advance(0, 1)
 
     def _unscale(self, scale: Tensor) -> None:
         """Users find unscaled gradients after the step, as with torch's fused optimizers."""
-        grads = {id(p.grad): p.grad for _, _, p in self.members if p.grad is not None}  # each once
+        grads = {id(p.grad): p.grad for _, _, p in self.members() if p.grad is not None}  # each once
         gain = 1.0 / float(scale)
         plain = [*filter(is_native, grads.values()), *self._read.values()]
         if plain:
@@ -190,23 +207,24 @@ class ReferencePlan(PythonPlan):
     def _count(self, p: Tensor) -> int:
         if not self._spec.counts_steps:
             return 0
-        shown = self._state[p]["step"]
-        count = self._counts.get(p, 0)
+        shown = self._inputs.state[p]["step"]
+        count = self._counts.get(id(p), 0)
         if float(torch.tensor(float(count), dtype=torch.float32, device="cpu")) != float(shown):
             count = int(shown)  # it was written to: then it is the count
-        self._counts[p] = count + 1
+        self._counts[id(p)] = count + 1
         shown.fill_(float(count + 1))
         return count + 1
 
     def exact_counts(self) -> list[tuple[Tensor, int]]:
-        return [(p, n) for p, n in self._counts.items() if n > EXACT]
+        found = {id(p): p for p in self._inputs.state if self._counts.get(id(p), 0) > EXACT}
+        return [(p, self._counts[at]) for at, p in found.items()]
 
     def adopt_counts(self, counts: list[tuple[Tensor, int]]) -> None:
-        self._counts.update(counts)
+        self._counts.update({id(p): count for p, count in counts})
 
     def record(self, skipped: bool) -> None:
         """A row of telemetry, if that is on."""
         if self._ring is not None:
-            numbers = [[number(hyper.read(group)) for hyper in self._spec.numbers] for group, _, _ in self._members]
+            numbers = [[number(hyper.read(group)) for hyper in self._spec.numbers] for group in self._inputs.groups]
             with unwatched():
                 write_row(self._ring, int(self._clocks[0]), skipped, numbers)

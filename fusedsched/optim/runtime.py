@@ -54,14 +54,14 @@ class Runtime:
         self.compiled = StepHandle(optimizer, self.inputs)
         self.subscribers: WeakSet[Subscriber] = WeakSet()
         self.plan: Any = None  # None: the next step builds one
+        self.loads = 0  # of a state
         self.complete = True  # False while the groups of a new optimizer are added
         self._captured: list[Any] = []  # replaced plans that captured graphs still use
 
     def saved(self) -> dict[str, Any]:
         """The arguments for the runtime of a copy."""
         self.inputs.schedules.drop_edited(self.inputs.groups)
-        self.save_counts()
-        found = {"backend": self.inputs.backend, "clocks": self.clocks, "counts": self.inputs.counts}
+        found = {"backend": self.inputs.backend, "clocks": self.clocks, "counts": self.counts()}
         return found | {"default_schedules": self.default_schedules}
 
     # The plan.
@@ -74,6 +74,7 @@ class Runtime:
             self.plan = build_plan(self.inputs)
             if self.inputs.counts:
                 self.plan.adopt_counts(list(self.inputs.counts.items()))
+                self.inputs.counts = {}  # which would keep parameters alive
             self.record_to(self.inputs.ring)
             for subscriber in list(self.subscribers):
                 subscriber.restart()
@@ -83,12 +84,13 @@ class Runtime:
         """Drops the plan: the next step builds another one. `fresh`: as in `NativeSchedules.drop_edited`."""
         if self.plan is not None:
             self.inputs.schedules.drop_edited(self.inputs.groups, fresh)
-            self.save_counts()
+            self.inputs.counts = self.counts()
         self._drop()
         self.compiled.refresh()
 
     def reset(self) -> None:
         """Forgets the plan and the tables for a load. What the plan counted belongs to the state before."""
+        self.loads += 1
         self._drop()
         self.subscribers.clear()
         self.inputs.renew_schedules()
@@ -98,10 +100,9 @@ class Runtime:
             self._captured += [plan for plan in self.cuda_plans() if plan.captured]
         self.plan = None
 
-    def save_counts(self) -> None:
-        """Keeps the exact counts of the plan."""
-        if self.plan is not None:
-            self.inputs.counts = dict(self.plan.exact_counts())
+    def counts(self) -> dict[Tensor, int]:
+        """Exact numbers of updates by parameter, where the state cannot hold them."""
+        return self.inputs.counts if self.plan is None else dict(self.plan.exact_counts())
 
     def check_counts(self) -> None:
         """Raises ValueError for what a device found wrong in a number of samples or tokens."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fusedsched.optim.inputs import PlanInputs
+from fusedsched.optim.python_plan import state_of
 from fusedsched.optim.spec import StateArray
 from fusedsched.runtime.addresses import is_backed, is_native
 
@@ -22,8 +23,8 @@ def init_states(inputs: PlanInputs, which: list[tuple[int, int]]) -> None:
     params = [group["params"][i] for group, (_, i) in zip(groups, which, strict=True)]
     spec = inputs.spec
     needed = {id(group): spec.needed_states(group) for group in groups}
-    for group, p in zip(groups, params, strict=True):
-        present = inputs.state.get(p) or {}
+    found = [state_of(inputs.state, p, at) for p, at in zip(params, which, strict=True)]  # all, before any is made
+    for group, p, present in zip(groups, params, found, strict=True):
         made = {array.name: zeros(p, array) for array in needed[id(group)] if present.get(array.name) is None}
         if spec.counts_steps:
             _init_step(inputs.state[p], torch.zeros((), dtype=torch.float32, device=p.device))
@@ -56,8 +57,8 @@ def tidy_states(inputs: PlanInputs, device: torch.device) -> None:
     for group in inputs.groups:
         for p in group["params"]:
             state = inputs.state.get(p)
-            if not state or p.device != device or not is_native(p):
-                continue
+            if not isinstance(state, dict) or p.device != device or not is_native(p):
+                continue  # what is no dict is named by the check of the plan
             step = state.get("step")
             if step is not None and not _is_plain_step(step, device):
                 state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)

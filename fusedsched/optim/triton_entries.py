@@ -39,23 +39,37 @@ def is_native(tensor: Tensor, device: torch.device) -> bool:
     return tensor.device == device and tensor.dtype in REAL and addresses.is_native(tensor)
 
 
-class Entry:
-    """A parameter, its layout and its state."""
+def _tensors(held: Any, keys: tuple[str, ...]) -> list[Tensor] | None:
+    found = [held.get(key) for key in keys] if isinstance(held, dict) else [None] * len(keys)
+    return found if all(isinstance(array, Tensor) for array in found) else None
 
-    __slots__ = ("p", "at", "group", "index", "unsupported", "kind", "packed", "sizes", "strides", "contiguous", "kept")
-    __slots__ += ("state", "states", "step", "known", "gradient_at")
+
+def _is_count(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float32 and tensor.numel() == 1
+
+
+class OutOfDate(Exception):
+    """The plan has to be built anew."""
+
+
+class Entry:
+    """The layout of a parameter, and where it and its state lay when they were looked at last. It holds neither."""
+
+    __slots__ = ("at", "group", "index", "unsupported", "layout", "packed", "sizes", "strides", "contiguous", "kept")
+    __slots__ += ("states", "step", "known", "adopted", "gradient_at")
 
     def __init__(self, p: Tensor, at: int, group: int, index: int, device: torch.device) -> None:
-        self.p, self.at, self.group, self.index = p, at, group, index
-        self.unsupported, self.kind = not is_native(p, device), type(p)  # swap_tensors changes the type of an object
-        self.kept: dict[str, Any] | None = None  # the dictionary that its state was found in
-        self.state: dict[str, Any] = {}
-        self.states: tuple[Tensor, ...] | None = None
-        self.step: Tensor | None = None
-        self.known: tuple[int, ...] = ()  # addresses of memory that was found to be there
-        self.gradient_at = 0  # the same
+        self.at, self.group, self.index = at, group, index
+        self.unsupported = not is_native(p, device)
+        self.kept = 0  # the id of the dictionary that its state was found in
+        self.states = 0  # how many arrays of state there were
+        self.step = 0  # the address of the count that users see
+        self.known: tuple[Any, ...] = ()  # where everything lay, and how, when it was found to be in order
+        self.adopted: tuple[Any, ...] = ()  # the same, when it was adopted
+        self.gradient_at = 0  # an address at which there was memory
         if self.unsupported:
             return
+        self.layout = addresses.layout_of(p)[1:]
         like = torch.empty_like(p, device="meta")
         self.packed = like.stride() != p.stride() or p.is_conj() or p.is_neg()
         if self.packed:
@@ -68,66 +82,54 @@ class Entry:
             tensor.stride() == self.strides or (self.contiguous and tensor.is_contiguous())
         )
 
-    def read_state(self, state: dict[str, Any] | None, names: tuple[str, ...], counted: bool) -> None:
-        """Records the state tensors, none if some are missing. Raises RuntimeError for state of another model."""
-        self.kept, self.states, self.step = state, None, None
-        device = self.p.device
-        if not isinstance(state, dict):
-            return
-        found = tuple(state.get(name) for name in names)
-        if not all(isinstance(tensor, Tensor) for tensor in found):
-            return
-        for name, tensor in zip(names, found, strict=True):
-            if not is_native(tensor, device) or not self.matches(tensor):
+    def adopt(self, p: Tensor, held: Any, keys: tuple[str, ...]) -> None:
+        """Takes the state that there is. `held`: all state of the parameter. `keys`: what the rule reads of it."""
+        found = _tensors(held, keys)
+        self.kept, self.states = id(held), 0 if found is None else len(keys)
+        self.adopted = () if found is None else tuple(map(addresses.layout_of, (p, *found)))
+
+    def look_at(self, p: Tensor, held: Any, keys: tuple[str, ...]) -> list[Tensor] | None:
+        """The state as it is now, None where some is missing. `held` and `keys`: as in `adopt`.
+
+        Raises OutOfDate, RuntimeError for state of another model and for memory that is gone. Checks what lies
+        elsewhere or otherwise than before; a storage that is resized moves.
+        """
+        if id(held) != self.kept:
+            raise OutOfDate
+        found = _tensors(held, keys)
+        if found is None:
+            return None
+        now = tuple(map(addresses.layout_of, (p, *found)))
+        if now != self.known:
+            # A plan for a rule of less state did not read what there is.
+            if now[0][1:] != self.layout or len(keys) > self.states:
+                raise OutOfDate
+            self._check(p, dict(zip(keys, found, strict=True)), now == self.adopted)
+            self.known, self.step = now, addresses.place_of(found[-1]) if keys[-1:] == ("step",) else 0
+        return found
+
+    def _check(self, p: Tensor, found: dict[str, Tensor], adopted: bool) -> None:
+        name = where(p, (self.group, self.index))
+        addresses.check_backed(p, name)
+        for key, array in found.items():
+            fits = is_native(array, p.device) and (_is_count(array) if key == "step" else self.matches(array))
+            if not fits and not adopted:
+                raise OutOfDate  # another plan takes what can be converted
+            if not fits:
+                wanted = "a float32 tensor with one element" if key == "step" else "that of its parameter"
                 raise RuntimeError(
-                    f"state['{name}'] of parameter {self.index} of group {self.group} has shape {list(tensor.shape)}, "
-                    f"strides {list(tensor.stride())} and dtype {tensor.dtype} on {tensor.device}; the parameter has "
-                    f"shape {list(self.p.shape)} on {device}. Load a state that belongs to this model."
+                    f"state['{key}'] of {name} has shape {list(array.shape)}, strides {list(array.stride())} and dtype "
+                    f"{array.dtype} on {array.device}; it must be {wanted}. Load a state that belongs to this model."
                 )
-        if counted:
-            step = state.get("step")
-            if not isinstance(step, Tensor):
-                return
-            if not is_native(step, device) or step.dtype != torch.float32 or step.numel() != 1:
-                raise RuntimeError(
-                    f"state['step'] of parameter {self.index} of group {self.group} must be a float32 tensor with one "
-                    f"element on {device}."
-                )
-            self.step = step
-        self.states = found
+            addresses.check_backed(array, f"state['{key}'] of {name}")
 
-    def state_unchanged(self, state: dict[str, Any] | None, names: tuple[str, ...]) -> bool:
-        if state is not self.kept or self.states is None:
-            return state is self.kept
-        # An edit of the group may ask for more state than there was; that is missing, not changed.
-        same = all(state.get(name) is tensor for name, tensor in zip(names, self.states, strict=False))
-        return same and (self.step is None or state.get("step") is self.step)
-
-    def has_state(self, state: Any, names: tuple[str, ...], counted: bool) -> bool:
-        """Whether all of it is there: a plan that was made under a rule of less state did not read it."""
-        keys = (*names, "step") if counted else names
-        return isinstance(state, dict) and all(isinstance(state.get(key), Tensor) for key in keys)
-
-    def check_memory(self, names: tuple[str, ...]) -> None:
-        """Raises RuntimeError where memory that a step reads was freed. Looks only where an address has changed, since
-        a storage that is resized moves. `names`: of all states that there may be."""
-        states = self.states or ()
-        arrays = (self.p, *states, *(() if self.step is None else (self.step,)))
-        now = tuple(addresses.place_of(array) for array in arrays)
-        if now == self.known:
-            return
-        roles = ("", *(f"state['{name}'] of " for name in (*names[: len(states)], "step")))
-        for role, array in zip(roles, arrays, strict=False):
-            addresses.check_backed(array, role + where(self.p, (self.group, self.index)))
-        self.known = now
-
-    def packed_gradient(self, spec: OptimizerSpec) -> Tensor:
+    def packed_gradient(self, p: Tensor, spec: OptimizerSpec) -> Tensor:
         """The gradient in the order of the parameter's elements: itself, or a copy. Raises RuntimeError if it does
         not fit."""
-        check_gradient(self.p, spec, (self.group, self.index), REAL)
-        grad = self.p.grad
+        check_gradient(p, spec, (self.group, self.index), REAL)
+        grad = p.grad
         if not addresses.has_address(grad) or addresses.place_of(grad) != self.gradient_at:
-            addresses.check_backed(grad, f"the gradient of {where(self.p, (self.group, self.index))}")
+            addresses.check_backed(grad, f"the gradient of {where(p, (self.group, self.index))}")
             self.gradient_at = addresses.place_of(grad) if addresses.has_address(grad) else 0
         if self.matches(grad) and not grad.is_conj() and not grad.is_neg() and addresses.has_address(grad):
             return grad
@@ -143,36 +145,38 @@ class GroupReader:
     """
 
     def __init__(self, group: dict[str, Any], index: int, spec: OptimizerSpec, device: torch.device) -> None:
-        self.group, self._at, self._spec, self._device = group, index, spec, device
+        self._at, self._spec, self._device = index, spec, device
         self._index = {hyper.name: k for k, hyper in enumerate(spec.hyperparameters)}
-        self._objects: list[Any] = [_UNREAD] * len(spec.hyperparameters)
+        self._objects: list[Any] = [_UNREAD] * len(spec.hyperparameters)  # numbers, and no tensor
+        self._seen = [0.0] * len(spec.hyperparameters)  # their values, since an array of numpy is written in place
         self._copies: dict[int, Tensor] = {}
         self.values = [0.0] * MAX_HYPERPARAMETERS
         self.sources = [(_VALUE, 0)] * MAX_HYPERPARAMETERS
         self._nonzero: dict[str, bool] = {}
-        self.read()
+        self.read(group)
 
     def rule(self) -> str:
         """The rule for these numbers."""
         return self._spec.choose(self._nonzero)
 
-    def state_names(self) -> tuple[str, ...]:
-        """The state arrays of that rule."""
-        return self._spec.state_names[: rules.STATES[self.rule()]]
+    def keys(self) -> tuple[str, ...]:
+        """What that rule reads of a parameter's state: arrays, and the count if there is one."""
+        return (*self._spec.state_names[: rules.STATES[self.rule()]], *(("step",) if self._spec.counts_steps else ()))
 
-    def read(self) -> None:
+    def read(self, group: dict[str, Any]) -> None:
         """Raises KeyError, ValueError or TypeError for what is missing or not a number."""
         for k, hyper in enumerate(self._spec.hyperparameters):
-            value = read_object(hyper, self.group, self._at)
+            value = read_object(hyper, group, self._at)
             if isinstance(value, Tensor):
                 check_object(hyper, value, self._at)
                 self._read_tensor(k, hyper.name, value)
-            elif value is not self._objects[k]:
+                self._objects[k] = _UNREAD
+            elif value is not self._objects[k] or float(value) != self._seen[k]:
                 check_object(hyper, value, self._at)
                 self._take_number(k, hyper.name, float(value))
-            self._objects[k] = value
+                self._objects[k], self._seen[k] = value, float(value)
 
-    def read_from(self, name: str, number: Tensor | None = None) -> None:
+    def read_from(self, group: dict[str, Any], name: str, number: Tensor | None = None) -> None:
         """Lets a hyperparameter be what a float64 tensor holds, until another number is written to the group.
 
         None: the tensor of last time; the number in the group is no edit then.
@@ -180,7 +184,9 @@ class GroupReader:
         k = self._index[name]
         if number is not None:
             self._copies[k] = number
-        self._objects[k] = self._spec.hyperparameters[k].read(self.group)
+        value = self._spec.hyperparameters[k].read(group)
+        if not isinstance(value, Tensor):
+            self._objects[k], self._seen[k] = value, float(value)
         self.sources[k], self._nonzero[name] = (_FLOAT64, unwrap(self._copies[k])), True
 
     def _take_number(self, k: int, name: str, value: float) -> None:
@@ -199,7 +205,13 @@ class GroupReader:
         self.sources[k], self._nonzero[name] = (kind, unwrap(tensor)), True
 
 
-def types_of(param: Tensor, grad: Tensor, states: tuple[Tensor, ...]) -> tuple[torch.dtype, ...]:
+def read_groups(readers: list[GroupReader], groups: list[dict[str, Any]]) -> None:
+    """Reads all groups, as `GroupReader.read`."""
+    for reader, group in zip(readers, groups, strict=True):
+        reader.read(group)
+
+
+def types_of(param: Tensor, grad: Tensor, states: list[Tensor]) -> tuple[torch.dtype, ...]:
     """(parameter, gradient, three states, computed in): what a kernel is compiled for."""
     own = REAL[param.dtype]
     stored = tuple(REAL[state.dtype] for state in states) + (own,) * (MAX_STATES - len(states))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fusedsched._layouts import MAX_HYPERPARAMETERS, MAX_SCALARS, MAX_STATES
 from fusedsched.optim.python_plan import Programs
-from fusedsched.runtime.addresses import native, place_of, unwrap
+from fusedsched.runtime.addresses import native, unwrap
 from fusedsched.runtime.flags import new_flags
 from fusedsched.runtime.launching import launching
 from fusedsched.triton_kernels import rules, step, tuning
@@ -212,8 +212,7 @@ class Prepared:
         """Brings the numbers of the groups, and where the steps of the parameters are, to the device."""
         self.sources.write([number for group in groups for pair in group.sources for number in pair] or [0])
         self.values.write([value for group in groups for value in group.values] or [0.0])
-        steps = [(e.group, 0 if e.step is None or not place_of(e.step) else unwrap(e.step)) for e in self._entries]
-        self._steps.write([number for pair in steps for number in pair] or [0])
+        self._steps.write([number for e in self._entries for number in (e.group, e.step)] or [0])
 
     def launch(
         self, family: str, jobs: Launches, programs: DevicePrograms, scale: Tensor | None, found_inf: Tensor | None

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from fusedsched._layouts import CLOCKS, MAX_HYPERPARAMETERS
-from fusedsched.optim.python_plan import DONE, EXACT, REBUILD, PythonPlan
-from fusedsched.optim.spec import OptimizerSpec
-from fusedsched.optim.triton_entries import Entry, GroupReader, aligned, types_of
+from fusedsched.optim.inputs import PlanInputs
+from fusedsched.optim.python_plan import DONE, EXACT, REBUILD, PythonPlan, state_of
+from fusedsched.optim.triton_entries import Entry, GroupReader, OutOfDate, aligned, read_groups, types_of
 from fusedsched.optim.triton_launches import DevicePrograms, Job, Launches, Memory, Prepared
 from fusedsched.runtime.addresses import holds_native_tensors, native, unwrap
 from fusedsched.runtime.launching import launching
+from fusedsched.triton_kernels import rules
 
 
 class _Work:
@@ -29,30 +30,30 @@ class _Work:
         self._device = device
         self.jobs: list[Job] = []
         self.grads: list[int] = []  # addresses
-        self._entries: list[Entry] = []
+        self._params: list[Tensor] = []
         self._copies: list[tuple[Tensor, Tensor]] = []  # (gradient, its packed copy)
         self._packed: list[tuple[Tensor, Tensor]] = []  # (parameter, its packed copy)
 
-    def add(self, e: Entry, rule: str, grad: Tensor, states: tuple[Tensor, ...]) -> None:
-        param = e.p
-        if grad is not param.grad:
-            self._copies.append((param.grad, grad))
+    def add(self, e: Entry, p: Tensor, rule: str, grad: Tensor, states: list[Tensor]) -> None:
+        param = p
+        if grad is not p.grad:
+            self._copies.append((p.grad, grad))
         if e.packed:
-            param = torch.empty_strided(e.sizes, e.strides, dtype=param.dtype, device=self._device).copy_(e.p)
-            self._packed.append((e.p, param))
+            param = torch.empty_strided(e.sizes, e.strides, dtype=p.dtype, device=self._device).copy_(p)
+            self._packed.append((p, param))
         numel = param.numel() * (2 if param.is_complex() else 1)
         addresses = (unwrap(param), *(unwrap(s) for s in states))
         key = (rule, types_of(param, grad, states), aligned((*addresses, unwrap(grad))))
         self.jobs.append(Job(e.at, key, addresses[0], addresses[1:], numel))
         self.grads.append(unwrap(grad))
-        self._entries.append(e)
+        self._params.append(p)
 
     def unshare_gradients(self) -> None:
         """One gradient of several parameters is unscaled once: the others read a copy."""
         seen: set[int] = set()
-        for i, e in enumerate(self._entries):
+        for i, p in enumerate(self._params):
             if self.grads[i] in seen and self.jobs[i].numel:
-                own = e.p.grad.clone(memory_format=torch.preserve_format)
+                own = p.grad.clone(memory_format=torch.preserve_format)
                 self._packed.append((own, own))  # lives until the launch
                 self.grads[i] = unwrap(own)
                 job = self.jobs[i]
@@ -68,9 +69,9 @@ class _Work:
         for p, packed in self._packed:
             p.copy_(packed)
         # Autograd has to know that what it saved of these is no longer true.
-        changed = [e.p for e in self._entries if not e.packed and not e.p.is_inference()]
+        copied = {id(p) for p, _ in self._packed}
+        changed = [p for p in self._params if id(p) not in copied and not p.is_inference()]
         torch.autograd.graph.increment_version(changed)
-        self._copies, self._packed = [], []
 
 
 class TritonPlan(PythonPlan):
@@ -78,70 +79,67 @@ class TritonPlan(PythonPlan):
 
     name = "triton"
 
-    def __init__(self, spec: OptimizerSpec, param_groups: list[Any], state: Any, clocks: Tensor) -> None:
-        super().__init__(spec, param_groups, state, clocks)
-        device = self.device
-        self._groups = [GroupReader(group, g, spec, device) for g, group in enumerate(param_groups)]
-        places = [(p, g, i) for g, (_, _, members) in enumerate(self._members) for i, p in enumerate(members)]
-        self._entries = [Entry(p, at, g, i, device) for at, (p, g, i) in enumerate(places)]
-        self._memory, n_groups = Memory(device), max(len(param_groups), 1)
+    def __init__(self, inputs: PlanInputs, clocks: Tensor) -> None:
+        super().__init__(inputs, clocks)
+        device, spec, groups = self.device, inputs.spec, inputs.groups
+        self._groups = [GroupReader(group, g, spec, device) for g, group in enumerate(groups)]
+        params = [self._inputs.parameter(g, i) for g, i in inputs.members()]
+        self._entries = [Entry(p, at, *inputs.members()[at], device) for at, p in enumerate(params)]
+        self._memory, n_groups = Memory(device), max(len(groups), 1)
         self._launches, self._work = Launches(self._memory), _Work(device)
         self._prepared = Prepared(self._memory, self._entries, n_groups)
         self._programs = DevicePrograms(self._memory, clocks, n_groups * MAX_HYPERPARAMETERS)
-        listed, started = Counter(id(e.p) for e in self._entries), []
-        for e in self._entries:
+        listed, started = Counter(map(id, params)), []
+        for e, p in zip(self._entries, params, strict=True):
+            state = inputs.state.get(p)
             # A parameter that is listed twice is updated twice, one after the other: not by two programs at once.
-            e.unsupported |= listed[id(e.p)] > 1 or not holds_native_tensors(state.get(e.p))
-            if not e.unsupported:
-                e.read_state(state.get(e.p), self._groups[e.group].state_names(), spec.counts_steps)
-            started.append(int(not spec.counts_steps and bool(e.states)))
+            e.unsupported |= listed[id(p)] > 1 or not holds_native_tensors(state)
+            e.adopt(p, state, self._groups[e.group].keys())
+            started.append(int(not spec.counts_steps and e.states > 0))
         self._prepared.counts.copy_(torch.tensor(started or [0], device="cpu"))
 
     def unsupported(self) -> list[tuple[int, int]]:
         return [(e.group, e.index) for e in self._entries if e.unsupported]
 
     def adopt(self, which: list[tuple[int, int]]) -> None:
+        if not self._same_structure(self._inputs.groups):
+            return
         chosen = set(which)
         fresh = [e for e in self._entries if (e.group, e.index) in chosen]
         for e in fresh:
-            e.read_state(self._state.get(e.p), self._groups[e.group].state_names(), self._spec.counts_steps)
+            p = self._inputs.parameter(e.group, e.index)
+            e.adopt(p, self._inputs.state.get(p), self._groups[e.group].keys())
         if fresh and not self._spec.counts_steps:
             self._prepared.counts[self._memory.copy([e.at for e in fresh])] = 0
 
     def _collect(self) -> bool:
-        for group in self._groups:
-            group.read()
+        read_groups(self._groups, self._inputs.groups)
         self.check_counts()
         self._programs.check_horizons(self._object)
-        self._work = _Work(self.device)
-        counted, last, rule, names = self._spec.counts_steps, -1, "", ()
-        for e in self._entries:
-            if e.unsupported or e.p.grad is None:
-                continue
-            if e.group != last:
-                last, rule, names = e.group, self._groups[e.group].rule(), self._groups[e.group].state_names()
-            if e.p.device != self.device or type(e.p) is not e.kind or not (e.packed or e.matches(e.p)):
-                return False
-            e.check_memory(self._spec.state_names)
-            grad = e.packed_gradient(self._spec)
-            held = self._state.get(e.p)
-            if not e.state_unchanged(held, names):
-                return False
-            if e.states is None or len(e.states) < len(names):
-                if names and e.has_state(held, names, counted):
-                    return False
-                if names or counted:
-                    self._missing.append((e.group, e.index))
+        self._work, inputs, last = _Work(self.device), self._inputs, -1
+        params = [p for group in inputs.groups for p in group["params"]]
+        rule, keys = "", ()
+        try:
+            for e, p in zip(self._entries, params, strict=True):
+                if e.unsupported or p.grad is None:
                     continue
-                e.read_state(held, names, False)
-            self._work.add(e, rule, grad, () if e.states is None else e.states[: len(names)])
+                if e.group != last:
+                    last, rule, keys = e.group, self._groups[e.group].rule(), self._groups[e.group].keys()
+                found = e.look_at(p, inputs.state.get(p), keys)
+                grad = e.packed_gradient(p, self._spec)
+                if found is None:
+                    state_of(inputs.state, p, (e.group, e.index))
+                    self._missing.append((e.group, e.index))
+                else:
+                    self._work.add(e, p, rule, grad, found[: rules.STATES[rule]])
+        except OutOfDate:
+            return False
         return True
 
     def pending(self) -> bool:
         return bool(self._work.jobs)
 
     def release(self) -> None:
-        """Lets go of what `check` has found, where `apply` is not going to be called."""
         self._work = _Work(self.device)
 
     def _update(self, scale: Tensor | None, found_inf: Tensor | None) -> None:
@@ -178,14 +176,13 @@ class TritonPlan(PythonPlan):
 
     def read_from(self, group: int, name: str, number: Tensor | None = None) -> None:
         """As `GroupReader.read_from`, in one group."""
-        self._groups[group].read_from(name, number)
+        self._groups[group].read_from(self._inputs.groups[group], name, number)
 
     def sync_hparams(self, param_groups: list[Any]) -> bool:
         """Makes edited numbers reach captured graphs. False: the plan is out of date."""
         if not self._same_structure(param_groups):
             return False
-        for group in self._groups:
-            group.read()
+        read_groups(self._groups, self._inputs.groups)
         self._prepared.write(self._groups)
         return True
 
@@ -198,7 +195,7 @@ class TritonPlan(PythonPlan):
         if name not in self._hyperparameters:
             raise ValueError(f"'{name}' cannot be scheduled by this optimizer.")
         before = self._groups[group].rule()
-        self._groups[group].read()
+        self._groups[group].read(self._inputs.groups[group])
         if self._memory.in_graph(self) and self._groups[group].rule() != before:
             return True
         super().set_program(group, name, list(table), unit, shown)
@@ -223,17 +220,21 @@ class TritonPlan(PythonPlan):
     def exact_counts(self) -> list[tuple[Tensor, int]]:
         """Waits for the device."""
         counts = self._prepared.counts.tolist()
-        fresh = [not self._spec.counts_steps and bool(e.states) and counts[e.at] == 0 for e in self._entries]
-        return [(e.p, counts[e.at]) for e in self._entries if counts[e.at] > EXACT or fresh[e.at]]
+        fresh = [not self._spec.counts_steps and e.states > 0 and counts[e.at] == 0 for e in self._entries]
+        chosen = [e.at for e in self._entries if counts[e.at] > EXACT or fresh[e.at]]
+        ids = [at for _, _, members in self._structure for at in members]
+        alive = {id(p): p for p in self._inputs.state}  # which is certain of those that have state
+        return [(alive[ids[at]], counts[at]) for at in chosen if ids[at] in alive]
 
     def adopt_counts(self, counts: list[tuple[Tensor, int]]) -> None:
         known = {id(p): count for p, count in counts}
         for e in self._entries:
-            count = known.get(id(e.p))
+            p = self._inputs.parameter(e.group, e.index)
+            count, shown = known.get(id(p)), (self._inputs.state.get(p) or {}).get("step")
             if count is None or e.unsupported:
                 continue
             # The tensor that users see may have been written to; then it wins.
-            agrees = e.step is not None and float(torch.tensor(count, dtype=torch.float32)) == float(e.step)
+            agrees = shown is not None and float(torch.tensor(count, dtype=torch.float32)) == float(shown)
             if agrees or (not self._spec.counts_steps and count == 0):
                 self._prepared.counts[e.at] = count
 

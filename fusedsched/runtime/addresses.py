@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import or_
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,6 +66,21 @@ def check_backed(tensor: Tensor, what: str) -> None:
 def place_of(tensor: Tensor) -> int:
     """An address to be compared with an earlier one: where a native tensor lies, 0 if its memory is gone."""
     return tensor.data_ptr()
+
+
+def layout_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Where a tensor lies, and how. Equal ones of tensors that are alive are read in the same way at the same place,
+    whatever objects they are.
+
+    >>> a = torch.ones(2, 3)
+    >>> layout_of(a) == layout_of(a.view(2, 3)), layout_of(a) == layout_of(a.view(3, 2))
+    (True, False)
+    """
+    kind = type(tensor)
+    if kind.__torch_dispatch__ is not _DISPATCH or tensor.layout != torch.strided:
+        return None, tensor.device, kind
+    lazy = tensor.is_conj() or tensor.is_neg()
+    return tensor.data_ptr(), tensor.device, kind, tensor.dtype, tensor.shape, tensor.stride(), lazy
 
 
 def unwrap(tensor: Tensor) -> int:

@@ -107,6 +107,7 @@ class OptimizerRuntime(Protocol):
     clocks: Clocks
     plan: Any  # the present one, or None
     subscribers: Collection[Subscriber]
+    loads: int  # how often a state was loaded
 
     def plans(self) -> list[Any]:
         """The plans of the devices, built if there are none."""
