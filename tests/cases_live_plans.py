@@ -32,7 +32,7 @@ CHANGES = {
     "linear branch": lambda s: s.branch(10, final=0.003),
     "cosine branch": lambda s: s.branch(10, decay="cosine"),
     "1-sqrt branch": lambda s: s.branch(10, final_ratio=[0.1, 0.5], decay="1-sqrt"),
-    "longer branch": lambda s: (s.branch(10, decay="cosine"), advance(s, 4), s.extend(NEW)),
+    "longer branch": lambda s: (s.branch(10, final=0.003, decay="cosine"), advance(s, 4), s.extend(NEW)),
     "branch of a branch": lambda s: (s.branch(10), advance(s, 4), s.branch(7, final=0.2, decay="cosine")),
 }
 BRANCHES = [name for name in CHANGES if "branch" in name]

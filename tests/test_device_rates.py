@@ -252,6 +252,8 @@ def test_both_host_drivers_do_the_same(name, monkeypatch):
         for t in range(20):
             if t == 7:
                 opt.param_groups[0]["lr"].mul_(0.5)
+            if t == 12:
+                opt.param_groups[1]["lr"] = opt.param_groups[1]["lr"].clone()  # another tensor in its place
             sched.step()
             seen.append((values(opt), sched.last_epoch, sched._driver is not None and sched._driver.edits()))
         runs.append(seen)

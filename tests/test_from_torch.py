@@ -48,8 +48,12 @@ def sequence(milestones, *makers):
 CLOSED = {
     "StepLR": of("StepLR", step_size=7, gamma=0.3),
     "MultiStepLR": of("MultiStepLR", milestones=[5, 5, 20], gamma=0.5),
+    "MultiStepLR-never": of("MultiStepLR", milestones=[-3, 2.5, 9], gamma=0.5),
     "ConstantLR": of("ConstantLR", factor=0.3, total_iters=7),
+    "ConstantLR-of-none": of("ConstantLR", factor=0.3, total_iters=0),
+    "ConstantLR-for-ever": of("ConstantLR", factor=0.3, total_iters=7.5),
     "LinearLR": of("LinearLR", start_factor=0.1, total_iters=20),
+    "LinearLR-of-none": of("LinearLR", start_factor=0.1, total_iters=0),
     "ExponentialLR": of("ExponentialLR", gamma=0.9),
     "PolynomialLR": of("PolynomialLR", total_iters=30, power=2.0),
     "CosineAnnealingLR": of("CosineAnnealingLR", T_max=25, eta_min=0.01),

@@ -23,6 +23,9 @@ def test_places_stay_where_they_are_when_groups_join():
     for i, place in enumerate([*first, *rest]):
         place.fill_(float(i))
     assert [table.row(group)[0, 0].item() for group in groups] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    blocks = len(table.blocks)
+    table.reserve(5)  # there already
+    assert len(table.blocks) == blocks
     current = table.current(groups[0], "momentum")
     before = current._version
     table.place(groups[0], "momentum").fill_(7.0)

@@ -185,23 +185,43 @@ def test_steps_to_an_epoch(name):
     _, sched = scheduled(name)
     _, plain = scheduled(name)
     sched.branch(10, 0.01, "cosine")
-    way = advance(copy.deepcopy(sched), 12)
+    way = [numbers(sched.optimizer), *advance(copy.deepcopy(sched), 12)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for epoch in (AT + 7, AT + 2, AT + 12):
+        for epoch in (AT + 7, AT + 2, AT, AT + 12):
             sched.step(epoch)
-            assert numbers(sched.optimizer) == [pytest.approx(group) for group in way[epoch - AT - 1]]
+            assert numbers(sched.optimizer) == [pytest.approx(group) for group in way[epoch - AT]]
         sched.step(AT + 2)
-        assert advance(sched, 3)[-1] == [pytest.approx(group) for group in way[4]]
+        assert advance(sched, 3)[-1] == [pytest.approx(group) for group in way[5]]
         sched.step(AT + 4.5)
         assert sched.last_epoch == (AT + 4 if "Warm" in name else AT + 4.5)
-        low, high = way[4][0][0], way[3][0][0]
+        low, high = way[5][0][0], way[4][0][0]
         assert low < rate(sched.optimizer) < high
         advance(sched, 2)
         assert rate(sched.optimizer) < low
         for s in (sched, plain):
             s.step(AT - 1)
         assert advance(sched, 9) == advance(plain, 9)
+
+
+@pytest.mark.parametrize("kind", [L.ReduceLROnPlateau, L.GreedyLR])
+def test_a_metric_of_an_epoch_before_a_branch_ends_it(kind):
+    """At the first step of the branch it continues; before that, the class decides again."""
+    opt = optimizer([0.3])
+    sched = kind(opt, patience=100)
+
+    def rates(*epochs):
+        for epoch in epochs:
+            sched.step(1.0, epoch)
+        return rate(opt)
+
+    rates(*[None] * AT)
+    sched.branch(10, 0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for epoch, value in ((AT + 4, 0.184), (AT, 0.3), (AT + 1, 0.271), (AT - 1, 0.271)):
+            assert rates(epoch) == near(value), epoch
+    assert rates(None, None, None) == near(0.271)
 
 
 def test_last_epoch_that_is_set_moves_the_way():

@@ -156,7 +156,10 @@ def test_a_group_that_nobody_gave_a_final_rate_is_asked_for():
         sched.step()
     assert numbers(opt) == before and sched.last_epoch == epoch
     sched.branch(8, final=[0.1, 0.2, 0.3])
-    assert [lr for lr, _ in advance(sched, 8)[-1]] == [0.1, 0.2, 0.3]
+    schedules = sched.expressions()  # the branch before had no such group
+    for t, groups in enumerate(advance(sched, 8), start=epoch + 1):
+        assert [lr for lr, _ in groups] == near([schedule(t) for schedule in schedules])
+    assert [lr for lr, _ in groups] == [0.1, 0.2, 0.3]
 
 
 @pytest.mark.parametrize("draw", range(40))
