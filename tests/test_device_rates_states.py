@@ -158,6 +158,38 @@ def test_another_step_is_followed_by_the_graph(name):
     assert sched.last_epoch == 21
 
 
+@pytest.mark.parametrize("kind", ["ours", "number"])
+@pytest.mark.parametrize("name", ["CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR", "in a sequence", "StepLR"])
+def test_the_first_update_of_a_group_that_joins_after_replays(name, kind):
+    """Law: it has the rate of the step that replays have come to; from the present rate, the one that it brings."""
+
+    def build(opt):
+        if name in SCHEDULERS:
+            return SCHEDULERS[name](opt)
+        return ours.SequentialLR(opt, [ours.StepLR(opt, 9), ours.CosineAnnealingWarmRestarts(opt, 4, 2)], [2])
+
+    lrs = [0.3, 0.2]
+    opt = optimizer(kind, "cuda", lrs[:1] if kind == "number" else tensors(lrs[:1]))
+    sched = build(opt)
+    graph = emulated().record((warmed_up(opt, sched), sched.step)[1])
+    for _ in range(3):
+        emulated().replay(graph)
+    late = 0.2 if kind == "number" else torch.tensor(0.2, dtype=F64)
+    opt.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": late})
+    twin = optimizer("torch", "auto", lrs)
+    rival = build(twin)
+    for _ in range(6):
+        rival.step()
+    assert values(opt) == pytest.approx(values(twin) if name != "StepLR" else [values(twin)[0], 0.2], rel=1e-12)
+    assert sched.last_epoch == 6
+    for t in range(5):
+        opt.step(), sched.step(), rival.step()
+        expected = values(twin) if name != "StepLR" else [values(twin)[0], values(opt)[1]]
+        assert values(opt) == pytest.approx(expected, rel=1e-12), t
+    emulated().replay(emulated().record(sched.step)), rival.step()
+    assert values(opt)[0] == pytest.approx(values(twin)[0], rel=1e-12) and sched.last_epoch == 12
+
+
 def test_a_group_that_joins_after_a_capture_needs_another_one():
     opt, sched = warmed_up(*pair("CosineAnnealingLR", "torch", "cuda"))
     graph = emulated().record(sched.step)

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch.compiler import is_dynamo_compiling
 
-from fusedsched.runtime.compile_ops import CompileHandle
+from fusedsched.runtime.compile_ops import OBJECTS, CompileHandle
+from fusedsched.runtime.hyperparameters import GROUP_ADDED, OptimizerRuntime, runtime_of
 from fusedsched.runtime.order import warn_about_epoch, warn_about_order
 
 from ..schedules.expression import Schedule
@@ -24,7 +25,7 @@ from .building import attach, reattach, resume
 from .capture import refuse_capture
 from .device_driver import host_section
 from .inputs import clock_of
-from .param_groups import add_groups
+from .param_groups import add_groups, sets_late_rate, write_late_rate
 from .skip_guard import extended, set_skip_guard, should_skip
 from .tensors import tensors_kept
 from .traced import traced_step
@@ -261,3 +262,23 @@ class SchedulerMixin:
         self._built_on = attributes["optimizer"].__dict__.get("param_groups") if "optimizer" in attributes else None
         set_skip_guard(self, ours.get("advance_on_skip", True))
         self._edits, self._branch = ours.get("edits"), ours.get("branch")
+
+
+def _group_added(runtime: OptimizerRuntime, i: int) -> None:
+    """Group i was added to the optimizer of this runtime: it may need the rate of now."""
+    found = [thing for thing in list(OBJECTS.values()) if isinstance(thing, SchedulerMixin)]
+    schedulers = [s for s in found if runtime_of(s.__dict__.get("optimizer")) is runtime]
+    for scheduler in schedulers:
+        if not sets_late_rate(scheduler, schedulers):
+            continue
+        scheduler._detach()
+        try:
+            add_groups(scheduler)
+        except ValueError:  # the user may append what is missing; if not, the next step raises this
+            continue
+        write_late_rate(scheduler, i)
+        if scheduler._mirror is None:  # else the next plan of the optimizer restarts it
+            reattach(scheduler)
+
+
+GROUP_ADDED.append(_group_added)

@@ -29,6 +29,7 @@ from fusedsched.optim.stepping import plain_step, skips_by_itself, watched_step
 from fusedsched.optim.telemetry import Ring, Telemetry, check_norm, enabled
 from fusedsched.reference.arguments import first_fault, naming_faults, read_texts
 from fusedsched.runtime import backends
+from fusedsched.runtime.hyperparameters import GROUP_ADDED
 from fusedsched.runtime.order import StepCalled, levels_outside
 from fusedsched.schedules import Schedule
 from fusedsched.torch_originals import SGD as TorchSGD
@@ -55,7 +56,10 @@ class FusedOptimizer(Optimizer):
         self._step_supports_amp_scaling = skips_by_itself(self.defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, as torch's does. Its scalars may be schedules, and run on the optimizer's present clocks."""
+        """Adds a group, as torch's does. Its scalars may be schedules, and run on the optimizer's present clocks.
+
+        Under a scheduler of this package that computes rates from the base rate, it gets the rate of the present step.
+        """
         if "_runtime" not in self.__dict__:  # a subclass calls the constructor of torch's class instead of ours
             self._runtime = Runtime(self, self._spec, default_schedules=take_schedules(self.defaults, self._spec))
             self._step_supports_amp_scaling = skips_by_itself(self.defaults)
@@ -74,7 +78,10 @@ class FusedOptimizer(Optimizer):
                 param_group["schedules"] = {**param_group.get("schedules", {}), **schedules}
             self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        runtime.rebuild(fresh=[(len(runtime.groups()) - 1, hyper.name) for hyper in numbers])
+        index = len(runtime.groups()) - 1
+        runtime.rebuild(fresh=[(index, hyper.name) for hyper in numbers])
+        for tell in GROUP_ADDED if runtime.complete else ():
+            tell(runtime, index)
         runtime.show()
 
     def _check_group(self, group: dict[str, Any]) -> None:

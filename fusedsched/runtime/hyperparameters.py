@@ -137,6 +137,10 @@ class OptimizerRuntime(Protocol):
         """Forgets a driver."""
 
 
+GROUP_ADDED: list[Callable[[OptimizerRuntime, int], Any]] = []
+"""Called after a group was added to an optimizer of this package, with its index. Schedulers are told by these."""
+
+
 def runtime_of(optimizer: Any) -> OptimizerRuntime | None:
     """The runtime of an optimizer of this package; None for others."""
     return getattr(optimizer, "_runtime", None)
