@@ -2,9 +2,11 @@
 """Laws: what somebody does to a composite or its members between two steps is obeyed, as by torch."""
 
 import gc
+import random
+import warnings
 
 import pytest
-from cases_lr_schedulers import optimizer, run
+from cases_lr_schedulers import CONFIGURED, SEED, near, optimizer, rate, run
 from torch.optim import lr_scheduler as theirs
 
 from fusedsched import lr_scheduler as ours
@@ -174,4 +176,50 @@ def test_members_outlive_their_composite(kind, in_a_cycle):
         counts = [(member.last_epoch, member._step_count) for member in members]
         run(opt, members[1], 4)
         ends.append((counts, opt.param_groups[0]["lr"]))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_counters_that_user_code_writes(seed):
+    """Law: rates, counters of members and warnings are torch's, whatever is written to counters between the steps."""
+    rng = random.Random(SEED + seed)
+    name = rng.choice(["SequentialLR", "SequentialLR of three", "SequentialLR, before its last"])
+    writes = [None] * 5 + ["last_epoch", "_step_count"]
+    actions = [
+        (rng.choice(writes), rng.choice([None, 0, 1]), rng.choice([1, 1, rng.randint(0, 25)])) for _ in range(14)
+    ]
+    ends = []
+    for module in (ours, theirs):
+        opt, seen = optimizer([0.5]), []
+        sched = CONFIGURED[name](opt, module)
+        for attribute, index, value in actions:
+            target = sched if index is None else sched._schedulers[index]
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                if attribute is None:
+                    sched.step()
+                elif not (attribute == "last_epoch" and value == 0):
+                    setattr(target, attribute, value)
+            counts = [(member.last_epoch, member._step_count) for member in sched._schedulers]
+            seen.append((near(rate(opt)) if module is theirs else rate(opt), counts, len(found)))
+        ends.append(seen)
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("name", ["SequentialLR", "ChainedScheduler"])
+def test_a_missing_update_is_warned_of_once_for_each_member(name):
+    """Law: as in torch, where the members make their steps by themselves too, and where they stop to do so."""
+    ends = []
+    for module in (ours, theirs):
+        counts = []
+        for alter in (lambda sched: None, lambda sched: setattr(sched._schedulers[0], "step", lambda: None)):
+            opt = optimizer([0.5])
+            sched = CONFIGURED[name](opt, module)
+            alter(sched)
+            opt._opt_called = False
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                sched.step(), sched.step()
+            counts.append(len(found))
+        ends.append(counts)
     assert ends[0] == ends[1]

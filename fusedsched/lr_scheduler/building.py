@@ -34,6 +34,8 @@ def attach(scheduler: Any) -> Any:
     if isinstance(mirror, DeviceDriver):  # graphs may advance its counter
         mirror.restart()
         scheduler._driver = None if mirror.decides() else mirror
+        if is_composite(scheduler) and scheduler._branch is None:
+            MemberMirror(scheduler, mirror).install()
         return scheduler._driver
     optimizer, clock, guard = scheduler.optimizer, clock_of(scheduler), scheduler._skip_guard
     placement, probe = placement_of(optimizer), capture_probe(optimizer)
@@ -59,7 +61,7 @@ def attach(scheduler: Any) -> Any:
         driver = DeviceDriver(scheduler, driver) if counted else driver
     scheduler._driver = driver
     if driver is not None and is_composite(scheduler) and scheduler._branch is None:
-        MemberMirror(scheduler, clock).install()
+        MemberMirror(scheduler, driver).install()
     return driver
 
 

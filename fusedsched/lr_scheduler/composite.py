@@ -11,6 +11,7 @@ metric, which torch refuses, does too: from the base rates, with no metric seen.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +28,7 @@ from ..schedules.compositions import active_member, is_composite, leaf_scheduler
 from .building import attach
 from .capture import is_capturing
 from .device_driver import host_section
-from .member_counters import release_members, seek
+from .member_counters import MemberMirror, mirror_of, release_members
 from .members import advance, check_resumable, metric_for, placeholder_members, present_rates, restart, seek_to
 from .metric import decider_of, step_on_device
 from .param_groups import add_groups
@@ -77,10 +78,10 @@ class Composite(SchedulerMixin):
         self._detach()
         add_groups(self)
         if not self._is_initial and (self._metric_depth() == 0 or self._branch is not None):
-            for leaf in _due_leaves(self) if self._branch is None else ():
+            driver = attach(self)
+            for leaf in _due_leaves(self) if self._arranged is not None else ():  # others warn when they step
                 if hasattr(leaf, "_skip_guard") and leaf._counts_steps and leaf._step_count == 1:
                     warn_about_order(leaf)
-            driver = attach(self)
             if driver is not None and driver.advance(self.__dict__):
                 return
         if guard is not None and guard.should_skip_after_waiting(self._device_schedule):
@@ -97,12 +98,15 @@ class Composite(SchedulerMixin):
         super()._detach()
 
     def __del__(self) -> None:
-        """The members have counters of their own from here on."""
-        driver = getattr(self, "_driver", None)
-        steps_for_them = driver is not None and getattr(self, "_arranged", None) is not None
-        if steps_for_them and not driver.on_device and self._mirror is None:
-            seek(self, driver.clock)  # the collector has cleared what they find this by
-            self._detach()
+        """The members have counters of their own from here on. Waits for a device that steps for them."""
+        if getattr(self, "_arranged", None) is None or sys.is_finalizing():
+            return
+        driver, mirror = self._driver or self._mirror, mirror_of(self)
+        if driver is not None and mirror is not None and not isinstance(self._mirror, MemberMirror):
+            clock = driver.read_clock() if driver.on_device else driver.clock
+            if clock is not None:
+                mirror.move(self, clock)  # now: the collector has cleared what they find this by
+            release_members(self)
 
     def _initial_step(self) -> None:
         """What torch's SequentialLR does to its first member."""

@@ -54,6 +54,12 @@ class DeviceDriver(ReentrancyGuard):
         """The step, as the host has it."""
         return self._known if self._host is None else self._host.clock
 
+    def read_clock(self) -> int | None:
+        """The step, as the devices have it. Waits; None while a graph is captured."""
+        if not self._places.targets:
+            return self.clock
+        return None if self._capturing() else self._read_clock()
+
     def _capturing(self) -> bool:
         return self._probe is not None and self._probe()
 
@@ -96,7 +102,7 @@ class DeviceDriver(ReentrancyGuard):
         self.restart()
         if runtime is not None:
             runtime.subscribe(self)
-        if runtime is not None and self._decisions is not None:
+        if runtime is not None:
             # The rates outlive their scheduler. The registry of finalizers keeps its arguments until then.
             self._finalizer = finalize(scheduler, _leave, self._places)
             self._finalizer.atexit = False

@@ -13,8 +13,11 @@ from ..schedules.compositions import is_chain, is_composite, is_sequence, leaf_s
 class MemberMirror:
     """Derives the counters of the members from the clock of the composite that steps for them."""
 
-    def __init__(self, composite: Any, clock: int) -> None:
-        self.composite, self._clock, self._busy = ref(composite), clock, False
+    def __init__(self, composite: Any, driver: Any) -> None:
+        clock = (
+            _reached(composite) if driver.on_device else driver.clock
+        )  # a device takes members along that are behind
+        self.composite, self.clock, self._busy = ref(composite), clock, False  # clock: the one that members are at
 
     def install(self) -> None:
         for one in (self.composite(), *members_of(self.composite())):
@@ -31,13 +34,18 @@ class MemberMirror:
             return
         if composite._mirror is not None:
             composite._mirror.sync("last_epoch")
-        clock = driver.clock
-        if clock != self._clock:
-            self._busy, own = True, composite.__dict__.get("last_epoch")
-            seek(composite, clock)
-            self._clock, self._busy = clock, False
-            if own is not None and not driver.on_device:
-                composite.__dict__["last_epoch"] = own  # which the driver, or user code, has written
+        own = composite.__dict__.get("last_epoch")
+        if self.move(composite, driver.clock) and own is not None and not driver.on_device:
+            composite.__dict__["last_epoch"] = own  # which the driver, or user code, has written
+
+    def move(self, composite: Any, clock: int) -> bool:
+        """Brings the members to a clock; whether they were at another one."""
+        if clock == self.clock:
+            return False
+        self._busy = True
+        seek(composite, clock, self.clock)
+        self.clock, self._busy = clock, False
+        return True
 
     def changed(self, name: str) -> None:
         """A member was written to."""
@@ -54,6 +62,12 @@ class MemberMirror:
             composite._detach()
 
 
+def mirror_of(composite: Any) -> MemberMirror | None:
+    """What derives the counters of its members, while its driver steps for them."""
+    mirrors = (member._mirror for member in members_of(composite, arranged=True))
+    return next((mirror for mirror in mirrors if isinstance(mirror, MemberMirror)), None)
+
+
 def release_members(composite: Any) -> None:
     """Brings the members up to date, and lets them step for themselves."""
     for one in members_of(composite, arranged=True):
@@ -63,6 +77,18 @@ def release_members(composite: Any) -> None:
             one._mirror = None
             if mirror.composite() is not composite:
                 mirror.release()  # a member of two
+
+
+def _reached(scheduler: Any) -> int:
+    """The clock that its members' counters belong to."""
+    if is_sequence(scheduler):
+        begun = [
+            begin + reached
+            for begin, member in zip((0, *scheduler._milestones), scheduler._schedulers, strict=False)
+            if (reached := _reached(member)) >= 0
+        ]
+        return max(begun, default=-1)
+    return max(map(_reached, scheduler._schedulers)) if is_chain(scheduler) else scheduler.last_epoch
 
 
 def members_of(composite: Any, arranged: bool = False) -> list[Any]:
@@ -86,16 +112,17 @@ def own_steps(members: Sequence[Any], milestones: Sequence[int], clock: int) -> 
             yield member, min(clock, end - 1) - begin
 
 
-def seek(scheduler: Any, clock: int) -> None:
-    """Derives the counters of a scheduler and its members from its clock."""
+def seek(scheduler: Any, clock: int, before: int) -> None:
+    """Moves the counters of a scheduler and its members from one of its clocks to another (-1: it has not begun)."""
     if is_sequence(scheduler):
-        present = scheduler
+        present, steps = scheduler, {id(member): step for member, step in own_steps(*scheduler._arranged, before)}
         for member, step in own_steps(*scheduler._arranged, clock):
+            was = steps.get(id(member), -1)
             if step >= 0:
-                seek(member, step)
                 present = member  # the last one that has begun
-                continue
-            for leaf in leaf_schedulers(member):
+            if step != was:
+                seek(member, max(step, 0), was)
+            for leaf in leaf_schedulers(member) if step < 0 <= was else ():
                 if not takes_metric(leaf):
                     leaf.__dict__["last_epoch"] = -1
         present.__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
@@ -103,7 +130,9 @@ def seek(scheduler: Any, clock: int) -> None:
     elif is_chain(scheduler):
         members = scheduler._arranged[0]
         for member in members:
-            seek(member, clock)
+            seek(member, clock, before)
         members[-1].__dict__["_last_lr"] = list(scheduler.__dict__["_last_lr"])
-    elif not takes_metric(scheduler) and scheduler.__dict__["last_epoch"] != clock:
+    elif not takes_metric(scheduler):
+        if before < 0:
+            scheduler.__dict__["last_epoch"] = 0  # which is no step of its own
         scheduler._seek(clock)

@@ -142,7 +142,7 @@ def step_on_device(scheduler: Any, decider: Any, metric: Any, epoch: int | None 
         scheduler._driver = None
         driver.begin()
     if is_composite(scheduler) and scheduler._arranged is None:
-        MemberMirror(scheduler, driver.clock).install()
+        MemberMirror(scheduler, driver).install()
     driver.launch(metric)
     return True
 

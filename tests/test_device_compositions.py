@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws: compositions that a captured graph steps, and what is left of their members afterwards."""
+
+import gc
+import weakref
+
+import pytest
+from cases_rates import LRS, SCHEDULERS, emulated, optimizer, tensors, values, warmed_up
+from torch.optim import lr_scheduler as theirs
+
+from fusedsched import _native
+
+pytestmark = pytest.mark.skipif(_native.module() is None, reason="the emulated device needs fusedsched._C")
+
+
+@pytest.mark.parametrize("in_a_cycle", [False, True])
+@pytest.mark.parametrize("kind", ["ours", "number"])
+@pytest.mark.parametrize("name", ["SequentialLR", "ChainedScheduler"])
+def test_what_is_left_of_a_composition_that_replays_stepped(name, kind, in_a_cycle):
+    """Law: once it is gone, groups have what the device had, and members continue from the steps of the replays."""
+    lrs = list(LRS) if kind == "number" else tensors(LRS)
+    (opt, sched), twin = (lambda o: (o, SCHEDULERS[name](o)))(optimizer(kind, "cuda", lrs)), optimizer("torch", "", LRS)
+    rival, members = SCHEDULERS[name](twin, theirs), sched._schedulers
+    graph = emulated().record((warmed_up(opt, sched), sched.step)[1])
+    for _ in range(5):
+        emulated().replay(graph)
+    if in_a_cycle:
+        sched.itself = sched
+    gone = weakref.ref(sched)
+    del sched
+    gc.collect()
+    assert gone() is None
+    for _ in range(8):
+        rival.step()
+    for t in range(4):
+        assert values(opt) == pytest.approx(values(twin), rel=1e-12), t
+        counts = [[(one.last_epoch, one._step_count) for one in some] for some in (members, rival._schedulers)]
+        assert counts[0] == counts[1]
+        opt.step(), members[1].step(), rival._schedulers[1].step()
+
+
+@pytest.mark.parametrize("kind", ["ours", "number"])
+def test_a_sequence_that_is_set_back_after_replays(kind):
+    """Law: counters of members follow, those of members that have not begun any more too."""
+    lrs = list(LRS) if kind == "number" else tensors(LRS)
+    opt = optimizer(kind, "cuda", lrs)
+    sched = SCHEDULERS["SequentialLR"](opt)
+    graph = emulated().record((warmed_up(opt, sched), sched.step)[1])
+    for _ in range(5):
+        emulated().replay(graph)
+    assert [(one.last_epoch, one._step_count) for one in sched._schedulers] == [(4, 5), (3, 4)]
+    sched.last_epoch = 2
+    for _ in range(6):
+        emulated().replay(graph)
+    assert sched.last_epoch == 8
+    assert [(one.last_epoch, one._step_count) for one in sched._schedulers] == [(4, 5), (3, 4)]
