@@ -55,7 +55,7 @@ def test_a_text_that_is_a_plain_number_is_that_number(backend, name, key, in_gro
     assert torch.equal(found, expected) and optimizer.param_groups[0][key] == NUMBERS[key]
 
 
-@pytest.mark.parametrize("text", ("fast", "", "nan", "inf", "1e", "0x1", "0.1,0.2"))
+@pytest.mark.parametrize("text", ("fast", "", "nan", "inf", "1e", "0x1", "1_000", "0.1,0.2"))
 @pytest.mark.parametrize("backend, name, key", ROWS)
 def test_any_other_text_is_refused_with_its_name(backend, name, key, text):
     value = (0.5, text) if key == "betas" else text
@@ -112,6 +112,8 @@ def test_betas_are_two_where_torch_says_so(backend, name, count, when):
             return error
 
     ours, theirs = outcome(maker(backend), name), outcome(torch_twin, "AdamW" if name in OTHERS else name)
+    if count in ("one", "a number"):
+        assert f"{BETAS[count]!r}. Set it to two numbers." in str(ours)
     if not isinstance(theirs, Exception):
         assert not isinstance(ours, Exception)
     elif name not in OTHERS and when != "group":

@@ -175,7 +175,10 @@ def take_schedules(group: dict[str, Any], spec: OptimizerSpec, largest: bool = F
     """Replaces the schedules in `group` by their first value (or the largest), and returns them."""
     taken = {}
     for hyper in spec.numbers:
-        if hyper.key not in group or (hyper.item is not None and not isinstance(group[hyper.key], (tuple, list))):
+        values = group.get(hyper.key, ())
+        if hyper.key not in group or (
+            hyper.item is not None and not (isinstance(values, (tuple, list)) and len(values) > hyper.item)
+        ):
             continue
         value = hyper.read(group)
         if isinstance(value, Schedule):

@@ -37,14 +37,14 @@ def _read(value: Any) -> Any:
 
 @contextmanager
 def naming_faults(scalars: dict[str, Any], keys: Iterable[str]) -> Iterator[None]:
-    """Adds to the TypeError of torch's constructor which argument is no number."""
+    """Adds to the TypeError or IndexError of torch's constructor which argument is no number, or not two."""
     try:
         yield
-    except TypeError as error:
+    except (TypeError, IndexError) as error:
         fault = first_fault(scalars, keys)
         if not fault or fault in str(error):
             raise
-        raise TypeError(f"{error}. {fault}") from None
+        raise type(error)(f"{error}. {fault}") from None
 
 
 def first_fault(group: dict[str, Any], keys: Iterable[str]) -> str:
@@ -52,9 +52,13 @@ def first_fault(group: dict[str, Any], keys: Iterable[str]) -> str:
 
     >>> first_fault({"lr": 0.1, "betas": (0.9, "high")}, ("lr", "betas"))
     "betas[1] is 'high', which is not a number. Set it to a float, an int or a tensor with one element."
+    >>> first_fault({"betas": (0.9,)}, ("betas",))
+    'betas is (0.9,). Set it to two numbers.'
     """
     for key in keys:
         value = group.get(key)
+        if key == "betas" and not (hasattr(value, "__len__") and len(value) > 1):
+            return f"{key} is {value!r}. Set it to two numbers."
         pair = isinstance(value, (list, tuple)) and key == "betas"
         for i, item in enumerate(value if pair else (value,)):
             if not is_number(item):

@@ -43,7 +43,8 @@ class _Eager:
         taken = {}
         for name, (key, index) in self._slots.items():
             value = group.get(key)
-            value = value[index] if index is not None and value is not None else value
+            if index is not None:
+                value = value[index] if isinstance(value, (tuple, list)) and len(value) > index else None
             if _is_schedule(value):
                 taken[name] = value
                 _put(group, key, index, float(value(self._updates)))
