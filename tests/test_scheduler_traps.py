@@ -231,3 +231,54 @@ def test_a_subclass_that_keeps_its_counter_elsewhere(row):
         opt = optimizer([0.3, 0.2])
         curves.append(curve(opt, own(opt, **arguments_of(row)), 12))
     assert curves[1] == near(curves[0])
+
+
+# what user code changes between two steps
+
+
+@pytest.mark.parametrize("name", ["StepLR", "CosineAnnealingWarmRestarts", "SequentialLR"])
+def test_a_method_that_is_set_on_a_class_later_is_obeyed(name):
+    """Law: as in torch, from the next step on; in a composition too, and until it is deleted again."""
+    ends = []
+    for module in (ours, theirs):
+        kind = type("Mine", (module.StepLR if name == "SequentialLR" else getattr(module, name),), {})
+        opt = optimizer([1.0])
+        sched = kind(opt, 3)
+        if name == "SequentialLR":
+            sched = module.SequentialLR(opt, [module.ConstantLR(opt, 0.5, 3), sched], [2])
+        rates = curve(opt, sched, 5)
+        kind.get_lr = lambda self: [0.25 / (1 + self.last_epoch)]
+        rates += curve(opt, sched, 4)
+        del kind.get_lr
+        ends.append(rates + curve(opt, sched, 5))
+    assert ends[0] == near(ends[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("row", [row for row in SCHEDULERS if row.recomputes], ids=lambda row: row.name)
+def test_a_number_in_the_place_of_a_tensor_stays_a_number(row, dtype):
+    """torch writes tensors from then on, since base rates are. The rates are the same."""
+    ends = []
+    for package in ("ours", "theirs"):
+        opt = optimizer([torch.tensor(0.3, dtype=dtype)])
+        sched = getattr(row, package)(opt, **arguments_of(row, 1))
+        curve(opt, sched, 3)
+        opt.param_groups[0]["lr"] = 0.1
+        rates = curve(opt, sched, 4)[1:]
+        if row.name == "CosineAnnealingWarmRestarts":
+            sched.step(5.5)
+            rates += curve(opt, sched, 3)
+        ends.append(rates)
+        assert package == "theirs" or {type(opt.param_groups[0]["lr"]), type(sched.get_last_lr()[0])} == {float}
+    assert ends[0] == pytest.approx(ends[1], rel=1e-6 if dtype == torch.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("growth", [1, 2, 3])
+def test_get_lr_of_restarts_has_the_bits_of_step(growth):
+    """Law: tools compare them (ignite asks for `get_lr()` of the step that was made)."""
+    opt = optimizer([0.3, 0.017])
+    sched = ours.CosineAnnealingWarmRestarts(opt, 7, growth, eta_min=0.013)
+    for _ in range(300):
+        with theirs._enable_get_lr_call(sched):
+            assert sched.get_lr() == [rate(opt), rate(opt, 1)] == sched.get_last_lr()
+        sched.step()

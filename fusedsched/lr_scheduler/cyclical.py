@@ -14,9 +14,13 @@ from torch.optim import Optimizer
 from fusedsched.lr_scheduler import arguments as checks
 from fusedsched.torch_originals import schedulers as torch_schedulers
 
+from ..schedules.arguments import is_number
+from ..schedules.evaluate import Shape
+from ..schedules.expression import Segment
 from ..schedules.torch_classes import one_cycle_phases
 from .replan import step_in_branch
 from .scheduler import DerivedAttribute, SchedulerMixin
+from .tensors import kinds_kept
 from .traced import traced_step
 from .watched_values import copied
 
@@ -69,13 +73,22 @@ class CosineAnnealingWarmRestarts(SchedulerMixin, torch_schedulers.CosineAnneali
             self._advance(now - before)
         self._phase = attributes["T_cur"], attributes["T_i"]
 
+    def get_lr(self) -> list[Any]:
+        """The rates of this step, to the bits that `step()` writes; called by `step()`."""
+        current, length, low = self.T_cur, self.T_i, self.eta_min
+        if not is_number(current, length, low, *self.base_lrs) or current != int(current):
+            return super().get_lr()
+        torch_schedulers._warn_get_lr_called_within_step(self)
+        return [Segment(Shape.COSINE, start=base, span=length, stop=low)(current) for base in self.base_lrs]
+
     def _torch_step(self, epoch: float | None) -> None:
         if self._branch is not None and (epoch is None or epoch >= self._branch.begin):
             step_in_branch(self, epoch)
             self.last_epoch = math.floor(self.last_epoch)
             return self._locate(self.last_epoch)
         self._branch = None
-        torch_schedulers.CosineAnnealingWarmRestarts.step(self, epoch)
+        with kinds_kept(self):
+            torch_schedulers.CosineAnnealingWarmRestarts.step(self, epoch)
 
     def _seek(self, clock: int) -> None:
         self._advance(clock - max(self.__dict__["last_epoch"], 0))  # as the steps would; both may be set by hand

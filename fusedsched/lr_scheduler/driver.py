@@ -19,6 +19,7 @@ from torch import Tensor
 from .. import _native
 from ..schedules.edit import NO_EDIT, Edit, EditKind, EditRule, apply, edited, end_of_edit, is_low_point, rule_at
 from ..schedules.evaluate import evaluate
+from ..schedules.torch_classes import class_of
 from .watched_values import Seen, copied, is_equal, matches, scalar, snapshot
 
 HORIZON = 2  # where a program's header says up to which clock it is defined
@@ -42,7 +43,8 @@ class Inputs(NamedTuple):
     `programs`: flat tables. `rates`, `momenta`: for each group the index of its program, and of its momentum's (-1:
     none). `momentum_key`: "momentum" or "betas". `rules`: for each group its edit rules. `watched`, `lists`: pairs
     (attributes of a scheduler, name) that must not change, by identity and by content. `keys`: entries of the groups
-    that must not. `horizon`: the last clock (-1: none). `counts`: whether `_step_count` is advanced.
+    that must not. `horizon`: the last clock (-1: none). `counts`: whether `_step_count` is advanced. `kinds`: classes
+    of users, whose methods must not.
     """
 
     programs: list[array]
@@ -55,6 +57,7 @@ class Inputs(NamedTuple):
     keys: list[str]
     horizon: int = -1
     counts: bool = True
+    kinds: tuple[type, ...] = ()
 
 
 def ending(program: array, last: int) -> array:
@@ -231,10 +234,32 @@ def host_driver(
     """A host driver for a scheduler that is at `clock`."""
     state = scheduler.__dict__
     count = state["_step_count"] if inputs.counts else -1
-    return host_driver_class()(
+    driver = host_driver_class()(
         state, clock, count, inputs.horizon, inputs.programs, inputs.rates, inputs.momenta, inputs.momentum_key,
         inputs.rules, edits, inputs.watched, inputs.lists, inputs.keys, launch,
     )  # fmt: skip
+    return WatchedClasses(driver, inputs.kinds) if inputs.kinds else driver
+
+
+class WatchedClasses:
+    """A host driver of schedulers of users' classes: over once one of these gets a method that computes rates."""
+
+    def __init__(self, driver: Any, kinds: tuple[type, ...]) -> None:
+        self._driver, self._rows = driver, [(kind, class_of(kind)) for kind in kinds]
+
+    def _unchanged(self) -> bool:
+        return all(class_of(kind) is row for kind, row in self._rows)
+
+    def is_unmodified(self, state: dict[str, Any]) -> bool:
+        """As that of the driver."""
+        return self._unchanged() and self._driver.is_unmodified(state)
+
+    def advance(self, state: dict[str, Any]) -> bool:
+        """As that of the driver."""
+        return self._unchanged() and self._driver.advance(state)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
 
 
 def edits_of(inputs: Inputs, clock: int, rates: list[Any], scales: list[float], known: list[Edit] | None) -> list[Edit]:

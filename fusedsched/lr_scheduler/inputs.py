@@ -78,7 +78,9 @@ def inputs_of(scheduler: Any, on_device: bool = False) -> Inputs | None:
         watched += [(one.__dict__, name) for name in ("_schedulers", "_milestones", "step")]
         lists += [(one.__dict__, name) for name in ("_schedulers", "_milestones")]
     horizon = _horizon(scheduler)
-    return Inputs(programs.tables, rates, momenta, key, rules, watched, lists, keys, horizon, scheduler._counts_steps)
+    kinds = tuple({type(leaf) for leaf in leaves if not type(leaf).__module__.startswith("fusedsched.")})
+    counts = scheduler._counts_steps
+    return Inputs(programs.tables, rates, momenta, key, rules, watched, lists, keys, horizon, counts, kinds)
 
 
 class _Programs:

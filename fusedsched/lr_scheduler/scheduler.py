@@ -27,7 +27,7 @@ from .device_driver import host_section
 from .inputs import clock_of
 from .param_groups import add_groups, sets_late_rate, write_late_rate
 from .skip_guard import extended, set_skip_guard, should_skip
-from .tensors import tensors_kept
+from .tensors import kinds_kept
 from .traced import traced_step
 from .watched_values import copied
 
@@ -137,7 +137,7 @@ class SchedulerMixin:
                 return replan.step_in_branch(self, epoch)
             self._branch = None
         add_groups(self)
-        with tensors_kept(self.optimizer):
+        with kinds_kept(self):
             super()._update_lr(epoch)
 
     def _initial_step(self) -> None:

@@ -14,6 +14,7 @@ from fusedsched.runtime import hyperparameters
 from fusedsched.runtime.hyperparameters import Placement
 
 from .driver import groups_of
+from .watched_values import copied, scalar
 
 
 def placement_of(optimizer: Any) -> Placement | None:
@@ -52,6 +53,19 @@ def tensors_kept(optimizer: Any) -> Iterator[None]:
             if now is not tensor:
                 tensor.fill_(float(now))
                 write_number(group, slot, tensor)
+
+
+@contextmanager
+def kinds_kept(scheduler: Any) -> Iterator[None]:
+    """The same, and where a base rate is a tensor torch writes tensors; here a rate that is a number stays one."""
+    numbers = [group for group in groups_of(scheduler.optimizer) if not isinstance(group["lr"], Tensor)]
+    with tensors_kept(scheduler.optimizer):
+        yield
+    replaced = [group for group in numbers if isinstance(group["lr"], Tensor)]
+    for group in replaced:
+        group["lr"] = scalar(group["lr"])
+    if replaced:
+        scheduler.__dict__["_last_lr"] = [copied(group["lr"]) for group in groups_of(scheduler.optimizer)]
 
 
 def _momenta(group: dict[str, Any], place: Placement) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ class FunctionDriver:
                 group["lr"].fill_(scalar(rate))
                 rate = group["lr"]
             else:
-                group["lr"] = rate
+                group["lr"] = rate = scalar(rate) if isinstance(rate, Tensor) else rate
             last.append(copied(rate) if isinstance(rate, Tensor) else rate)
         state["_last_lr"] = last
         return True

@@ -277,17 +277,23 @@ def class_of(kind: type) -> TorchClass | None:
     >>> class_of(object) is None
     True
     """
-    return CLASSES.get(_unchanged_name(kind))
+    name = _known_name(kind) if kind.__module__.startswith(_HERE) else _name_now(kind)  # users may change theirs
+    return CLASSES.get(name)
 
 
-@cache
-def _unchanged_name(kind: type) -> str:
+_HERE = ("torch.optim.", "fusedsched.")
+
+
+def _name_now(kind: type) -> str:
     name = torch_name(kind) or ""
     entry = CLASSES.get(name)
     names = {"step", *METHODS, *(() if entry is None else (*entry.attributes, *entry.lists))}
     for cls in kind.__mro__:
         if cls.__module__ in _MODULES:
             return name
-        if not cls.__module__.startswith(("torch.optim.", "fusedsched.")) and names & cls.__dict__.keys():
+        if not cls.__module__.startswith(_HERE) and names & cls.__dict__.keys():
             return ""
     return name
+
+
+_known_name = cache(_name_now)
