@@ -17,6 +17,7 @@ from ..schedules.edit import NO_EDIT, Edit
 from ..schedules.torch_classes import class_of
 from .building import reattach
 from .driver import groups_of, write_lr
+from .inputs import clock_of
 from .replan import Branch
 from .skip_guard import set_skip_guard
 from .tensors import tensors_kept
@@ -35,10 +36,12 @@ def sync(scheduler: Any) -> None:
 
 
 def current_edits(scheduler: Any) -> list[Edit] | None:
-    """The edit of each group; None: there is none."""
+    """The edit of each group; None: there is none. One that is over is none."""
     driver = scheduler._driver
-    edits = scheduler._edits if driver is None else driver.edits()
-    return None if edits is None or all(edit == NO_EDIT for edit in edits) else [Edit(*edit) for edit in edits]
+    found = scheduler._edits if driver is None else driver.edits()
+    clock = clock_of(scheduler) if found else 0
+    edits = [edit if clock < edit.until else NO_EDIT for edit in map(Edit._make, found or ())]
+    return None if all(edit == NO_EDIT for edit in edits) else edits
 
 
 def extended(scheduler: Any, state: dict[str, Any]) -> dict[str, Any]:
