@@ -54,3 +54,35 @@ def test_a_sequence_that_is_set_back_after_replays(kind):
         emulated().replay(graph)
     assert sched.last_epoch == 8
     assert [(one.last_epoch, one._step_count) for one in sched._schedulers] == [(4, 5), (3, 4)]
+
+
+def of(sched):
+    return getattr(sched, "_schedulers", [sched])[-1]
+
+
+ATTRIBUTES = {"ExponentialLR": ("gamma", 0.5), "CosineAnnealingLR": ("T_max", 9), "LinearLR": ("total_iters", 14)}
+ATTRIBUTES |= {"ChainedScheduler": ("gamma", 0.5), "SequentialLR": ("T_max", 9), "OneCycleLR": ("total_steps", 61)}
+
+
+@pytest.mark.parametrize("first", ["a step", "sync_hparams"])
+@pytest.mark.parametrize("kind", ["ours", "number"])
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_an_attribute_that_is_set_between_replays(name, kind, first):
+    """Law: the next step on the host obeys it, and replays after that; for numbers `sync_hparams` does too."""
+    opt = optimizer(kind, "cuda", list(LRS) if kind == "number" else tensors(LRS))
+    sched, twin = SCHEDULERS[name](opt), optimizer("torch", "", LRS)
+    rival = SCHEDULERS[name](twin, theirs)
+    graph = emulated().record((warmed_up(opt, sched), sched.step)[1])
+    for _ in range(4):
+        emulated().replay(graph)
+    for _ in range(7):
+        rival.step()
+    attribute, value = ATTRIBUTES[name]
+    setattr(of(sched), attribute, value), setattr(of(rival), attribute, value)
+    replays = first == "sync_hparams" and kind == "number"
+    if replays:
+        opt.sync_hparams()
+    for t in range(6):
+        emulated().replay(graph) if t or replays else (opt.step(), sched.step())
+        rival.step()
+        assert values(opt) == pytest.approx(values(twin), rel=1e-12), t

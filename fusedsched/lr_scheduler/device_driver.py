@@ -132,10 +132,14 @@ class DeviceDriver(ReentrancyGuard):
         return {n.name for n in self._places.numbers}
 
     def edited(self) -> bool:
-        """Whether user code wrote to a number, or an option, since the last step. Does not wait."""
-        if self._scheduler() is None:
-            return False  # it is about to be finalized
+        """Whether user code wrote to a number, or to what the schedule is made from, since the last step. Does not
+        wait."""
+        scheduler = self._scheduler()
+        if self._busy or scheduler is None:  # it is about to be finalized
+            return False
         changed = self._decisions is not None and self._decisions.is_changed()
+        with self.paused():  # it reads param_groups, which asks again
+            changed = changed or not (self._host is None or self._host.is_unmodified(scheduler.__dict__))
         return changed or any(self._places.edited())
 
     def synchronize(self) -> None:
