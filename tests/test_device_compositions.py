@@ -5,6 +5,7 @@ import gc
 import weakref
 
 import pytest
+import torch
 from cases_rates import LRS, SCHEDULERS, emulated, optimizer, tensors, values, warmed_up
 from torch.optim import lr_scheduler as theirs
 
@@ -86,3 +87,19 @@ def test_an_attribute_that_is_set_between_replays(name, kind, first):
         emulated().replay(graph) if t or replays else (opt.step(), sched.step())
         rival.step()
         assert values(opt) == pytest.approx(values(twin), rel=1e-12), t
+
+
+def test_an_attribute_without_a_schedule_is_refused_by_the_next_step():
+    """Law: reading does not raise; the step does, with nothing changed, until the change is undone."""
+    opt = optimizer("number", "cuda", LRS)
+    sched = SCHEDULERS["ExponentialLR"](opt)
+    graph = emulated().record((warmed_up(opt, sched), sched.step)[1])
+    emulated().replay(graph)
+    sched.gamma = torch.tensor(0.5)
+    before = values(opt), sched.last_epoch
+    with pytest.raises(RuntimeError, match="its rates have no closed form"):
+        sched.step()
+    assert (values(opt), sched.last_epoch) == before == (pytest.approx([lr * 0.9**4 for lr in LRS]), 4)
+    sched.gamma = 0.5
+    sched.step()
+    assert values(opt) == pytest.approx([lr * 0.9**4 * 0.5 for lr in LRS])

@@ -46,12 +46,16 @@ def refuse_capture(scheduler: Any, what: str) -> None:
         )
 
 
+class WithoutScheduleError(RuntimeError):
+    """Only torch's code can step a scheduler, where a device should."""
+
+
 def refuse_without_schedule(scheduler: Any, tensors: bool) -> None:
-    """Raises RuntimeError for a scheduler that only torch's code can step, while a graph is captured."""
+    """Raises WithoutScheduleError for a scheduler that only torch's code can step, while a graph is captured."""
     if not tensors:
         refuse_mixed(scheduler)
     known = " that a kernel knows" if tensors else ""
-    raise RuntimeError(
+    raise WithoutScheduleError(
         f"{type(scheduler).__name__}.step() cannot be captured: its rates have no closed form{known}, and a graph "
         "would repeat the one of now for ever. Give the optimizer a native schedule (fusedsched.schedules."
         "from_function, from_torch), or step it outside of the graph."

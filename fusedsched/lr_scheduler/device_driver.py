@@ -7,9 +7,8 @@ applied. Then launches write the numbers, and what the host shows is derived fro
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import finalize, ref
 
@@ -21,7 +20,15 @@ from fusedsched.runtime.device_schedule import ScheduledNumber
 from fusedsched.runtime.hyperparameters import Placement
 
 from ..schedules.edit import DISCARD, Edit
-from .capture import capture_probe, has_subscribers, refuse_edited, refuse_mixed, refuse_second, refuse_without_schedule
+from .capture import (
+    WithoutScheduleError,
+    capture_probe,
+    has_subscribers,
+    refuse_edited,
+    refuse_mixed,
+    refuse_second,
+    refuse_without_schedule,
+)
 from .decisions import Decisions
 from .driver import Inputs, edits_of, ending, groups_of, host_driver
 from .inputs import inputs_of
@@ -104,7 +111,7 @@ class DeviceDriver(ReentrancyGuard):
             runtime.subscribe(self)
         if runtime is not None:
             # The rates outlive their scheduler. The registry of finalizers keeps its arguments until then.
-            self._finalizer = finalize(scheduler, _leave, self._places)
+            self._finalizer = finalize(scheduler, self._places.leave)
             self._finalizer.atexit = False
 
     def launch(self, metric: Tensor | None = None) -> None:
@@ -116,6 +123,8 @@ class DeviceDriver(ReentrancyGuard):
             if capturing:
                 refuse_edited(self._scheduler())
             self.synchronize()
+            if self.edited():
+                self.restart()  # which says why it could not be sent
         if runtime is not None and self not in runtime.subscribers:  # the optimizer was loaded: it has another table
             runtime.subscribe(self)
             self.restart()
@@ -156,7 +165,8 @@ class DeviceDriver(ReentrancyGuard):
                 return  # `restart` comes with the next one
             if not edited:
                 return self._places.accept()
-        self.restart()
+        with suppress(WithoutScheduleError):  # the next step raises it, if the user does not undo the change
+            self.restart()
 
     def _read_clock(self) -> int:
         return self._places.read_clock() if self._decisions is None else self._decisions.read().clock
@@ -275,12 +285,6 @@ class DeviceDriver(ReentrancyGuard):
     def edits(self) -> list[Edit]:
         """The edit of each group."""
         return [] if self._host is None else self._host.edits()
-
-
-def _leave(places: ScheduledPlaces) -> None:
-    """The scheduler is gone: the groups get the learning rates, and updates read those again."""
-    if not sys.is_finalizing():
-        places.leave()
 
 
 @contextmanager

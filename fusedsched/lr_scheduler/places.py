@@ -7,6 +7,7 @@ updates read it.
 
 from __future__ import annotations
 
+import sys
 from operator import is_not
 from typing import Any, NamedTuple
 from weakref import ref
@@ -168,8 +169,8 @@ class ScheduledPlaces:
         self.put(self.shown)
 
     def leave(self) -> None:
-        """Shows what the devices have, and lets updates read the groups again; nothing without an optimizer."""
-        runtime = None if self._optimizer() is None else self.runtime()
+        """The scheduler is gone: shows what the devices have, and lets updates read the groups again."""
+        runtime = None if self._optimizer() is None or sys.is_finalizing() else self.runtime()
         if runtime is None or runtime.capturing():
             return
         edited = self.edited()
