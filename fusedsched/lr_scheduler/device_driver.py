@@ -251,10 +251,10 @@ class DeviceDriver(ReentrancyGuard):
         """Writes what belongs to the present clock, on the host."""
         self._host.write(state)
 
-    def see(self, updates: int) -> None:
+    def set_last_updates(self, updates: int) -> None:
         """Sets the count of applied updates at the last step."""
         for schedule in self._places.schedules.values():
-            schedule.see(updates)
+            schedule.set_last_updates(updates)
 
     # What attributes of the scheduler ask.
 
@@ -271,10 +271,10 @@ class DeviceDriver(ReentrancyGuard):
         """Brings the host up to date. Decisions are made there from now on."""
         self.synchronize()
         if self._decisions is not None and not self._busy and not self._capturing():
-            self._dissolve()
+            self._unsubscribe()
             self._scheduler()._mirror = None
 
-    def _dissolve(self) -> None:
+    def _unsubscribe(self) -> None:
         """Updates read the groups again."""
         runtime = self._places.runtime()
         if runtime is not None:

@@ -20,7 +20,7 @@ from .. import _native
 from ..schedules.edit import NO_EDIT, Edit, EditKind, EditRule, apply, edited, end_of_edit, is_low_point, rule_at
 from ..schedules.evaluate import evaluate
 from ..schedules.torch_classes import class_of
-from .watched_values import Seen, copied, is_equal, matches, scalar, snapshot
+from .watched_values import WatchedValue, copied, is_equal, matches, scalar, snapshot
 
 HORIZON = 2  # where a program's header says up to which clock it is defined
 UNDERFLOW = 1e-280  # nearer to its pivot, a schedule has no digits left that an edit could scale
@@ -116,7 +116,7 @@ class PythonHostDriver:
         self.keys, self.launched, self._launch = keys, launch is not None, launch
         groups = _groups(state)
         self._written = [None if self.launched else scalar(group["lr"]) for group in groups]
-        self._seen = [[Seen.of(group.get(key)) for key in keys] for group in groups]
+        self._key_values = [[WatchedValue.of(group.get(key)) for key in keys] for group in groups]
         self._targets = self._present_targets(groups) if self.launched else []
 
     def _present_targets(self, groups: list[dict[str, Any]]) -> list[Any]:
@@ -143,8 +143,8 @@ class PythonHostDriver:
             present = self._present_targets(groups)
             if len(present) != len(self._targets) or any(map(is_not, present, self._targets)):
                 return False
-        for group, seen in zip(groups, self._seen, strict=True):
-            if any(not is_equal(group.get(key), old) for key, old in zip(self.keys, seen, strict=True)):
+        for group, before in zip(groups, self._key_values, strict=True):
+            if any(not is_equal(group.get(key), old) for key, old in zip(self.keys, before, strict=True)):
                 return False
         return self.momentum_key != "betas" or all(type(group["betas"]) is tuple for group in groups)
 

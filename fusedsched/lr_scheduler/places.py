@@ -126,7 +126,7 @@ class ScheduledPlaces:
         schedule.past_horizon.zero_()
         schedule.write(targets, clock)
         if guard is not None and old is None:
-            schedule.see(guard.seen)
+            schedule.set_last_updates(guard.last_updates)
 
     def advance(self, capturing: bool) -> None:
         """One step, in stream order."""

@@ -30,7 +30,7 @@ class SkipGuard:
         runtime = optimizer._runtime
         self._clocks = runtime.clocks
         self.on_device = bool(runtime.backends()) and runtime.backends() <= {"cuda", "triton"}
-        self.seen = self._clocks.read()[0]
+        self.last_updates = self._clocks.read()[0]
 
     def clocks(self, where: Any) -> Tensor:
         """The optimizer's clocks on a device, of which the first counts updates."""
@@ -38,18 +38,18 @@ class SkipGuard:
 
     def has_moved(self) -> bool:
         """Whether an update was applied since the last step, which this one then is. On a device, this waits."""
-        before, self.seen = self.seen, self._clocks.read()[0]
-        return self.seen != before
+        before, self.last_updates = self.last_updates, self._clocks.read()[0]
+        return self.last_updates != before
 
     def should_skip_after_waiting(self, device_schedule: Any) -> bool:
         """Whether a step is none, where a device decides but torch's own code makes the step."""
         if not self.on_device:
             return False  # decided before
         if device_schedule is not None:
-            self.seen = int(device_schedule.clock[1])
+            self.last_updates = int(device_schedule.clock[1])
         moved = self.has_moved()
         if device_schedule is not None:
-            device_schedule.see(self.seen)
+            device_schedule.set_last_updates(self.last_updates)
         return not moved
 
 
@@ -83,7 +83,7 @@ def set_skip_guard(scheduler: Any, advance_on_skip: bool) -> None:
     """Gives a scheduler its guard, or none."""
     scheduler._skip_guard = None if advance_on_skip else SkipGuard(scheduler.optimizer, type(scheduler))
     if scheduler._skip_guard is not None and scheduler._mirror is not None:
-        scheduler._mirror.see(scheduler._skip_guard.seen)
+        scheduler._mirror.set_last_updates(scheduler._skip_guard.last_updates)
 
 
 def should_skip(scheduler: Any) -> bool:

@@ -145,9 +145,9 @@ class LaunchedDriver:
         if scheduler is not None:
             scheduler._mirror = None
 
-    def see(self, updates: int) -> None:
+    def set_last_updates(self, updates: int) -> None:
         """Sets the count of applied updates at the last step."""
-        self._schedule.see(updates)
+        self._schedule.set_last_updates(updates)
 
     def edits(self) -> list[Edit]:
         """The edits that the device has continued so far. Waits, but in a capture."""
@@ -167,6 +167,8 @@ def tables(scheduler: Any, targets: list[Target], placement: Placement, clock: i
         updates, before = None if guard is None else guard.clocks(placement.device), schedule
         schedule = scheduler._device_schedule = DeviceSchedule(placement, len(found), updates)
         if guard is not None:  # launches have counted on in the old tables, without telling the host
-            schedule.see(before.seen() if before is not None and before.conditional else guard.seen)
+            schedule.set_last_updates(
+                before.last_updates() if before is not None and before.conditional else guard.last_updates
+            )
     schedule.write(found, clock, [group["lr"] for group in groups_of(scheduler.optimizer)])
     return schedule

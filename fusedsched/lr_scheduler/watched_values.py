@@ -26,7 +26,7 @@ def same(a: Any, b: Any) -> bool:
     return a is b and not isinstance(a, Tensor) or scalar(a) == scalar(b)
 
 
-class Seen(NamedTuple):
+class WatchedValue(NamedTuple):
     """A number as it was: the object, the version of a tensor, the value."""
 
     item: Any
@@ -34,7 +34,7 @@ class Seen(NamedTuple):
     value: Any
 
     @classmethod
-    def of(cls, item: Any) -> Seen:
+    def of(cls, item: Any) -> WatchedValue:
         return cls(item, version_of(item), copied(item))
 
 
@@ -46,7 +46,7 @@ def version_of(item: Any) -> int:
 def snapshot(container: Any) -> Any:
     if isinstance(container, Counter):
         return dict(container)
-    return None if container is None else [Seen.of(item) for item in container]
+    return None if container is None else [WatchedValue.of(item) for item in container]
 
 
 def matches(container: Any, snapshot: Any) -> bool:
@@ -57,7 +57,7 @@ def matches(container: Any, snapshot: Any) -> bool:
     return len(container) == len(snapshot) and all(map(is_equal, container, snapshot))
 
 
-def is_equal(now: Any, before: Seen) -> bool:
+def is_equal(now: Any, before: WatchedValue) -> bool:
     if now is before.item and before.version >= 0 and now._version == before.version:
         return True  # the value of a tensor on a device would have to be waited for
     if now is None or before.value is None:

@@ -189,14 +189,14 @@ class DeviceSchedule:
         """Sets the counter."""
         store(self.placement, self.clock[:1], torch.tensor([clock], dtype=torch.int64, device="cpu"))
 
-    def see(self, updates: int | Tensor) -> None:
+    def set_last_updates(self, updates: int | Tensor) -> None:
         """Sets the count of updates at the last step."""
         if isinstance(updates, Tensor):
             self.clock[1] = updates
         else:
             store(self.placement, self.clock[1:], torch.tensor([updates], dtype=torch.int64, device="cpu"))
 
-    def seen(self) -> Tensor:
+    def last_updates(self) -> Tensor:
         """The count of updates at the last step. Does not wait."""
         return self.clock[1]
 

@@ -56,16 +56,21 @@ def is_chain(scheduler: Any) -> bool:
 
 def is_composite(scheduler: Any) -> bool:
     """Whether it is made of other schedulers."""
-    return torch_name(type(scheduler)) in ("SequentialLR", "ChainedScheduler")
+    return torch_name(type(scheduler)) in _COMPOSITES
+
+
+_COMPOSITES = ("SequentialLR", "ChainedScheduler")
 
 
 def leaf_schedulers(scheduler: Any) -> list[Any]:
     """The schedulers that a composite is made of in the end; a scheduler that is none is its own."""
-    if not is_composite(scheduler):
-        return [scheduler]
-    leaves = []
-    for member in scheduler._schedulers:
-        leaves += leaf_schedulers(member)
+    leaves, left = [], [scheduler]
+    while left:
+        one = left.pop()
+        if torch_name(type(one)) in _COMPOSITES:
+            left += reversed(one._schedulers)
+        else:
+            leaves.append(one)
     return leaves
 
 
