@@ -12,13 +12,12 @@ from ..schedules.compositions import edit_rules_of, is_chain, is_composite, leaf
 from ..schedules.edit import NO_EDIT, Edit, EditKind, rule_at
 from ..schedules.evaluate import evaluate
 from ..schedules.torch_classes import class_of
-from .capture import capture_probe, refuse_without_schedule, refuse_yet
 from .device_driver import DeviceDriver
+from .devices import capture_probe, placement_of, refuse_without_schedule, refuse_yet
 from .driver import Inputs, edits_of, groups_of, host_driver, underflows, write_lr
 from .inputs import clock_of, inputs_of
 from .member_counters import MemberMirror
 from .tensor_driver import LaunchedDriver
-from .tensors import placement_of
 from .torch_driver import torch_driver
 from .watched_values import scalar
 

@@ -26,8 +26,8 @@ from fusedsched.torch_originals import schedulers as torch_schedulers
 
 from ..schedules.compositions import active_member, is_composite, leaf_schedulers, takes_metric
 from .building import attach
-from .capture import is_capturing
 from .device_driver import host_section
+from .devices import is_capturing
 from .member_counters import MemberMirror, mirror_of, release_members
 from .members import advance, check_resumable, metric_for, placeholder_members, present_rates, restart, seek_to
 from .metric import decider_of, step_on_device

@@ -18,9 +18,9 @@ from ..schedules.arguments import is_number
 from ..schedules.evaluate import Shape
 from ..schedules.expression import Segment
 from ..schedules.torch_classes import one_cycle_phases
+from .devices import kinds_kept
 from .replan import step_in_branch
 from .scheduler import DerivedAttribute, SchedulerMixin
-from .tensors import kinds_kept
 from .traced import traced_step
 from .watched_values import copied
 

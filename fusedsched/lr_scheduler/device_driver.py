@@ -20,7 +20,7 @@ from fusedsched.runtime.device_schedule import ScheduledNumber
 from fusedsched.runtime.hyperparameters import Placement
 
 from ..schedules.edit import DISCARD, Edit
-from .capture import (
+from .devices import (
     WithoutScheduleError,
     capture_probe,
     has_subscribers,
@@ -29,9 +29,9 @@ from .capture import (
     refuse_second,
     refuse_without_schedule,
 )
-from .decisions import Decisions
 from .driver import Inputs, edits_of, ending, groups_of, host_driver
 from .inputs import inputs_of
+from .metric_state import Decisions
 from .param_groups import add_groups
 from .places import ScheduledPlaces
 from .watched_values import scalar

@@ -12,10 +12,9 @@ from torch.optim import Optimizer
 from fusedsched.lr_scheduler import arguments as checks
 from fusedsched.torch_originals import schedulers as torch_schedulers
 
-from .decisions import MetricRule
 from .driver import write_lr
 from .metric import MetricScheduler, note, overrides
-from .metric_state import LrBounds, MetricConfig, MetricProgress
+from .metric_state import LrBounds, MetricConfig, MetricProgress, MetricRule
 from .plateau import COMPARISONS
 from .scheduler import DerivedAttribute
 from .watched_values import copied, scalar

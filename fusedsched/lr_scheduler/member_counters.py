@@ -136,3 +136,12 @@ def seek(scheduler: Any, clock: int, before: int) -> None:
         if before < 0:
             scheduler.__dict__["last_epoch"] = 0  # which is no step of its own
         scheduler._seek(clock)
+
+
+def sync_counters(scheduler: Any) -> None:
+    """Brings all counters and rates of the host up to date."""
+    for one in {id(s): s for s in (scheduler, *leaf_schedulers(scheduler))}.values():
+        mirror = getattr(one, "_mirror", None)
+        if mirror is not None:
+            mirror.sync("last_epoch")
+            mirror.sync("_last_lr")

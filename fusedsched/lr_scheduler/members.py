@@ -12,8 +12,8 @@ from fusedsched.lr_scheduler import arguments as checks
 from ..schedules.compositions import active_member, is_chain, is_composite, is_sequence, leaf_schedulers, takes_metric
 from ..schedules.evaluate import evaluate
 from .building import attach
-from .capture import is_capturing
 from .device_driver import host_section
+from .devices import is_capturing
 from .driver import write_lr
 from .inputs import inputs_of
 from .member_counters import own_steps

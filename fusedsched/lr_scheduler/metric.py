@@ -2,7 +2,7 @@
 """Metric schedulers: `step(metrics)` decides on the host, or by a launch on the device that has the metric.
 
 A number, or a tensor on the CPU, is read, and Python decides. A tensor on the parameters' device is not read: one
-launch there compares it and writes the learning rates (`decisions.py`). Where a SequentialLR has such a member, a
+launch there compares it and writes the learning rates (`metric_state.py`). Where a SequentialLR has such a member, a
 second launch continues the rates by its schedule: a decision is an edit.
 """
 
@@ -20,12 +20,12 @@ from fusedsched.runtime.hyperparameters import DTYPES, Placement, placement_of, 
 
 from ..schedules.compositions import is_composite, takes_metric
 from .building import attach
-from .capture import capture_probe, has_subscribers, is_capturing, refuse_capture
-from .decisions import Decisions, MetricRule
 from .device_driver import DeviceDriver, host_section
+from .devices import capture_probe, has_subscribers, is_capturing, refuse_capture
 from .driver import edits_of, groups_of, host_driver
 from .inputs import inputs_of
 from .member_counters import MemberMirror
+from .metric_state import Decisions, MetricRule
 from .param_groups import add_groups
 from .replan import step_in_branch
 from .scheduler import DerivedAttribute, SchedulerMixin

@@ -14,9 +14,9 @@ from fusedsched.torch_originals import schedulers as torch_schedulers
 
 from ..schedules.compositions import active_member, branch_of, is_chain, is_composite, is_sequence, leaf_schedulers
 from ..schedules.torch_classes import torch_name
+from .devices import tensors_kept
 from .driver import groups_of, write_lr
 from .member_counters import members_of
-from .tensors import tensors_kept
 from .watched_values import copied, same
 
 _FROM_BASE = ("LambdaLR", "CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR")

@@ -21,8 +21,8 @@ from fusedsched.runtime.device_schedule import DeviceSchedule, ScheduledNumber, 
 from fusedsched.runtime.hyperparameters import OptimizerRuntime, Placement, runtime_of
 
 from ..schedules.edit import Edit
+from .devices import number_of, write_number
 from .driver import groups_of
-from .tensors import number_of, write_number
 
 
 class Reading(NamedTuple):

@@ -11,9 +11,8 @@ from fusedsched.lr_scheduler import arguments as checks
 from fusedsched.torch_originals import schedulers as torch_schedulers
 
 from .. import _native
-from .decisions import MetricRule
 from .metric import HostMetricDriver, MetricScheduler, note, overrides
-from .metric_state import LrBounds, MetricConfig, MetricProgress
+from .metric_state import LrBounds, MetricConfig, MetricProgress, MetricRule
 from .watched_values import copied
 
 COMPARISONS = {("min", "rel"): 0, ("min", "abs"): 1, ("max", "rel"): 2}  # fs::Comparison; torch takes all others for 3

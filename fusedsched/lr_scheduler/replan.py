@@ -15,15 +15,16 @@ from typing import Any
 from fusedsched.schedules.arguments import final_level, one_of
 
 from ..schedules.compose import Sequence
-from ..schedules.compositions import branches_found_by, is_chain, is_sequence, leaf_schedulers
+from ..schedules.compositions import branches_found_by, is_chain, is_sequence
 from ..schedules.edit import NO_EDIT, EditKind, EditRule, apply, edited
 from ..schedules.expression import Schedule, Segment
 from ..schedules.torch_classes import CLASSES, swa_begin, torch_name
 from ..schedules.warmups import DECAYS
 from .building import reattach
-from .capture import refuse_capture
+from .devices import refuse_capture
 from .driver import near, write_lr
 from .inputs import clock_of
+from .member_counters import sync_counters
 from .param_groups import add_groups, shared
 from .watched_values import copied, scalar
 
@@ -138,7 +139,7 @@ def step_in_branch(scheduler: Any, epoch: float | None) -> None:
 def extend(scheduler: Any, total_steps: int) -> None:
     """Moves the end of a scheduler; `SchedulerMixin.extend` says what that is."""
     refuse_capture(scheduler, "extend()")
-    _sync(scheduler)
+    sync_counters(scheduler)
     changes = _extension(scheduler, _step_count("total_steps", total_steps, "the length of the whole run"))
     scheduler._detach()
     add_groups(scheduler)
@@ -150,7 +151,7 @@ def extend(scheduler: Any, total_steps: int) -> None:
 def branch(scheduler: Any, steps: int, final: Any, decay: str, final_ratio: Any) -> None:
     """Starts a branch; `SchedulerMixin.branch` says what that is."""
     refuse_capture(scheduler, "branch()")
-    _sync(scheduler)
+    sync_counters(scheduler)
     begin, steps = clock_of(scheduler), _step_count("steps", steps, "how many steps the decay takes")
     if type(begin) is not int:
         raise ValueError(f"The scheduler is at last_epoch={begin}. A branch begins at a whole step.")
@@ -178,14 +179,6 @@ def branch(scheduler: Any, steps: int, final: Any, decay: str, final_ratio: Any)
     add_groups(scheduler)
     scheduler._edits = None
     reattach(scheduler)
-
-
-def _sync(scheduler: Any) -> None:
-    """The clocks of the host, where a graph or a composite advances them."""
-    for one in (scheduler, *leaf_schedulers(scheduler)):
-        mirror = getattr(one, "_mirror", None)
-        if mirror is not None:
-            mirror.sync("last_epoch")
 
 
 def _step_count(name: str, number: Any, what: str) -> int:

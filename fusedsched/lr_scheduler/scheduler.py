@@ -22,12 +22,12 @@ from ..schedules.expression import Schedule
 from ..schedules.tabulate import from_torch
 from . import replan, state
 from .building import attach, reattach, resume
-from .capture import refuse_capture
 from .device_driver import host_section
+from .devices import kinds_kept, refuse_capture
 from .inputs import clock_of
+from .member_counters import sync_counters
 from .param_groups import add_groups, sets_late_rate, write_late_rate
 from .skip_guard import extended, set_skip_guard, should_skip
-from .tensors import kinds_kept
 from .traced import traced_step
 from .watched_values import copied
 
@@ -238,7 +238,7 @@ class SchedulerMixin:
 
     def state_dict(self) -> dict[str, Any]:
         """torch's state dict of this class; where the groups have more than its keys say, also the key "fusedsched"."""
-        state.sync(self)
+        sync_counters(self)
         return state.extended(self, super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -250,7 +250,7 @@ class SchedulerMixin:
             state.load(self, state_dict, super().load_state_dict)
 
     def __getstate__(self) -> Any:
-        state.sync(self)
+        sync_counters(self)
         if self._branch is not None:
             self._branch.clock = clock_of(self)
         ours = {"advance_on_skip": self._skip_guard is None, "edits": state.current_edits(self)}

@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 
 from fusedsched.runtime.hyperparameters import runtime_of
 
+from .devices import placement_of, tensors_kept
 from .driver import groups_of
 from .inputs import inputs_of
-from .tensors import placement_of, tensors_kept
 
 
 class SkipGuard:

@@ -12,27 +12,17 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from ..schedules.compositions import leaf_schedulers
 from ..schedules.edit import NO_EDIT, Edit
 from ..schedules.torch_classes import class_of
 from .building import reattach
+from .devices import tensors_kept
 from .driver import groups_of, write_lr
 from .inputs import clock_of
 from .replan import Branch
 from .skip_guard import set_skip_guard
-from .tensors import tensors_kept
 from .watched_values import copied, same, scalar
 
 KEY = "fusedsched"
-
-
-def sync(scheduler: Any) -> None:
-    """Brings all counters and rates of the host up to date."""
-    for one in {id(s): s for s in (scheduler, *leaf_schedulers(scheduler))}.values():
-        mirror = getattr(one, "_mirror", None)
-        if mirror is not None:
-            mirror.sync("last_epoch")
-            mirror.sync("_last_lr")
 
 
 def current_edits(scheduler: Any) -> list[Edit] | None:

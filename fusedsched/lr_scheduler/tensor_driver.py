@@ -16,9 +16,8 @@ from fusedsched.runtime.device_schedule import DeviceSchedule, Target, merged
 from fusedsched.runtime.hyperparameters import Placement
 
 from ..schedules.edit import DISCARD, Edit
-from .capture import capture_probe, has_subscribers, refuse_second, refuse_yet
+from .devices import capture_probe, has_subscribers, momentum_tensor, refuse_second, refuse_yet
 from .driver import Inputs, ending, groups_of, host_driver
-from .tensors import momentum_tensor
 
 # Schedulers whose steps a graph holds, by optimizer.
 _IN_GRAPHS: WeakKeyDictionary[Optimizer, WeakSet[Any]] = WeakKeyDictionary()
