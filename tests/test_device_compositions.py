@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from cases_rates import LRS, SCHEDULERS, emulated, optimizer, tensors, values, warmed_up
+from cases_rates import LRS, SCHEDULERS, edit, emulated, optimizer, tensors, values, warmed_up
 from torch.optim import lr_scheduler as theirs
 
 from fusedsched import _native
@@ -63,6 +63,7 @@ def of(sched):
 
 ATTRIBUTES = {"ExponentialLR": ("gamma", 0.5), "CosineAnnealingLR": ("T_max", 9), "LinearLR": ("total_iters", 14)}
 ATTRIBUTES |= {"ChainedScheduler": ("gamma", 0.5), "SequentialLR": ("T_max", 9), "OneCycleLR": ("total_steps", 61)}
+ATTRIBUTES |= {"CosineAnnealingWarmRestarts": ("eta_min", 0.01)}
 
 
 @pytest.mark.parametrize("first", ["a step", "sync_hparams"])
@@ -87,6 +88,27 @@ def test_an_attribute_that_is_set_between_replays(name, kind, first):
         emulated().replay(graph) if t or replays else (opt.step(), sched.step())
         rival.step()
         assert values(opt) == pytest.approx(values(twin), rel=1e-12), t
+    assert all(getattr(of(sched), key) == getattr(of(rival), key) for key in ("last_epoch", "_step_count", "T_cur")
+               if hasattr(of(rival), key))  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["ours", "number"])
+@pytest.mark.parametrize("name", ["ExponentialLR", "SequentialLR", "OneCycleLR"])
+def test_the_last_rates_of_a_step_know_no_edit_after_it(name, kind):
+    """Law: `get_last_lr()` is what the last step wrote, on a device as on the host."""
+    opt = optimizer(kind, "cuda", list(LRS) if kind == "number" else tensors(LRS))
+    sched, twin = SCHEDULERS[name](opt), optimizer("torch", "", LRS)
+    rival = SCHEDULERS[name](twin, theirs)
+    graph = emulated().record((warmed_up(opt, sched), sched.step)[1])
+    for _ in range(3):
+        rival.step()
+    for t in range(6):
+        emulated().replay(graph), rival.step()
+        edit(opt, t % 2, lambda lr: lr * 0.5)
+        twin.param_groups[t % 2]["lr"] *= 0.5
+        for _ in range(2):
+            assert [float(lr) for lr in sched.get_last_lr()] == pytest.approx(rival.get_last_lr(), rel=1e-12), t
+            opt.sync_hparams()
 
 
 def test_an_attribute_without_a_schedule_is_refused_by_the_next_step():

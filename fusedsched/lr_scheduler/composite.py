@@ -103,9 +103,8 @@ class Composite(SchedulerMixin):
             return
         driver, mirror = self._driver or self._mirror, mirror_of(self)
         if driver is not None and mirror is not None and not isinstance(self._mirror, MemberMirror):
-            clock = driver.read_clock() if driver.on_device else driver.clock
-            if clock is not None:
-                mirror.move(self, clock)  # now: the collector has cleared what they find this by
+            # Now: the collector has cleared what they find this by.
+            mirror.move(self, driver.read_clock() if driver.on_device else driver.clock)
             release_members(self)
 
     def _initial_step(self) -> None:

@@ -41,7 +41,7 @@ class CosineAnnealingWarmRestarts(SchedulerMixin, torch_schedulers.CosineAnneali
     [0.8, 0.4, 0.8, 0.4, 0.8]
     """
 
-    __slots__ = ("_phase",)  # T_cur and T_i as they were left
+    __slots__ = ("_phase",)  # T_cur and T_i as they were left, and at which step
     _counts_steps = False
     T_cur, T_i = DerivedAttribute(), DerivedAttribute()
 
@@ -64,14 +64,22 @@ class CosineAnnealingWarmRestarts(SchedulerMixin, torch_schedulers.CosineAnneali
             with torch.no_grad():  # Dynamo skips frames without a torch global and traces what they call
                 return traced_step(self, epoch)
         attributes = self.__dict__
-        before, phase = attributes.get("last_epoch"), (attributes.get("T_cur"), attributes.get("T_i"))
-        if self._driver is not None and phase != self._phase:
+        current, length, before = attributes.get("T_cur"), attributes.get("T_i"), attributes.get("last_epoch")
+        if self._driver is not None and (current, length) != self._phase[:2]:
             self._detach()  # was set by hand
+            self._keep_phase()
+        else:
+            self._phase = current, length, before
         super().step(epoch)
         now = attributes.get("last_epoch")  # None: a subclass keeps it elsewhere, and torch's code has made the step
-        if now != before and (attributes["T_cur"], attributes["T_i"]) == phase:
+        current, length, before = self._phase  # `_seek` has moved them, if replays had made steps
+        if now != before and (attributes["T_cur"], attributes["T_i"]) == (current, length):
             self._advance(now - before)
-        self._phase = attributes["T_cur"], attributes["T_i"]
+        self._keep_phase()
+
+    def _keep_phase(self) -> None:
+        attributes = self.__dict__
+        self._phase = attributes.get("T_cur"), attributes.get("T_i"), attributes.get("last_epoch")
 
     def get_lr(self) -> list[Any]:
         """The rates of this step, to the bits that `step()` writes; called by `step()`."""
@@ -92,8 +100,8 @@ class CosineAnnealingWarmRestarts(SchedulerMixin, torch_schedulers.CosineAnneali
 
     def _seek(self, clock: int) -> None:
         self._advance(clock - max(self.__dict__["last_epoch"], 0))  # as the steps would; both may be set by hand
-        self._phase = self.__dict__["T_cur"], self.__dict__["T_i"]
         super()._seek(clock)
+        self._keep_phase()
 
     def _advance(self, steps: int) -> None:
         current, length = self.__dict__["T_cur"] + steps, self.__dict__["T_i"]
@@ -119,7 +127,7 @@ class CosineAnnealingWarmRestarts(SchedulerMixin, torch_schedulers.CosineAnneali
 
     def _resume(self, before: list[Any]) -> None:
         self._locate(self.last_epoch)
-        self._phase = self.T_cur, self.T_i
+        self._keep_phase()
         super()._resume(before)
 
 

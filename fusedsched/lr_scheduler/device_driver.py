@@ -38,7 +38,7 @@ from .watched_values import scalar
 
 
 class DeviceDriver(ReentrancyGuard):
-    """Steps a scheduler on the host, or by launches on the devices of its optimizer.
+    """Steps a scheduler on the host, or by launches on devices.
 
     `host`: its host driver; None for a metric scheduler, which has no schedule. `decisions`: those of a metric
     scheduler, or of a member that is one. `placement`: of tensors of another package's optimizer.
@@ -61,11 +61,11 @@ class DeviceDriver(ReentrancyGuard):
         """The step, as the host has it."""
         return self._known if self._host is None else self._host.clock
 
-    def read_clock(self) -> int | None:
-        """The step, as the devices have it. Waits; None while a graph is captured."""
-        if not self._places.targets:
+    def read_clock(self) -> int:
+        """The step, as the devices have it. Waits, but while a graph is captured: then as the host has it."""
+        if not self._places.targets or self._capturing():
             return self.clock
-        return None if self._capturing() else self._read_clock()
+        return self._places.read_clock() if self._decisions is None else self._decisions.read().clock
 
     def _capturing(self) -> bool:
         return self._probe is not None and self._probe()
@@ -156,7 +156,7 @@ class DeviceDriver(ReentrancyGuard):
         if self._busy or self._scheduler() is None or not self._places.targets or self._capturing():
             return
         edited = self.edited()
-        if not edited and self._read_clock() == self._known:
+        if not edited and self.read_clock() == self._known:
             return
         with self.paused():
             self._read()
@@ -167,9 +167,6 @@ class DeviceDriver(ReentrancyGuard):
                 return self._places.accept()
         with suppress(WithoutScheduleError):  # the next step raises it, if the user does not undo the change
             self.restart()
-
-    def _read_clock(self) -> int:
-        return self._places.read_clock() if self._decisions is None else self._decisions.read().clock
 
     def _read(self) -> None:
         """Reads counters, edits and numbers; what user code wrote stays."""
@@ -182,7 +179,8 @@ class DeviceDriver(ReentrancyGuard):
         found = None if self._host is None else places.read()
         if decided is not None or found is not None:
             clock = decided.clock if found is None else found.clock
-        if clock != self._known and scheduler is not None:
+        moved = clock != self._known and scheduler is not None
+        if moved:
             places.put(places.shown)  # so that it moves from where it was
             self._move(clock)
             if decided is not None:
@@ -192,7 +190,8 @@ class DeviceDriver(ReentrancyGuard):
             rates = len([n for n in places.numbers if n.name == "lr"])
             if [edit[:2] for edit in found.edits[:rates]] != [edit[:2] for edit in self._host.edits()]:
                 self._rebuild(found.edits)
-            scheduler.__dict__["_last_lr"] = found.written[:rates]
+            if moved:
+                scheduler.__dict__["_last_lr"] = found.written[:rates]
         self._known = clock
 
     def restart(self) -> None:
@@ -228,10 +227,10 @@ class DeviceDriver(ReentrancyGuard):
         scheduler = self._scheduler()
         refuse_mixed(scheduler)
         add_groups(scheduler)
-        inputs, clock = inputs_of(scheduler, on_device=True), self._host.clock
+        inputs = inputs_of(scheduler, on_device=True)
+        clock = scheduler.__dict__.get("last_epoch", self._host.clock)
         if inputs is None:
             refuse_without_schedule(scheduler, tensors=False)
-        clock = scheduler.__dict__.get("last_epoch", clock)
         groups = groups_of(scheduler.optimizer)
         scales = [scalar(group.get("initial_lr", 0.0)) for group in groups]
         edits = edits_of(inputs, clock, [group["lr"] for group in groups], scales, known)

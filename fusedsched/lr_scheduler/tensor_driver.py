@@ -65,11 +65,9 @@ class LaunchedDriver:
         """The step, as the host has it."""
         return self._host.clock
 
-    def read_clock(self) -> int | None:
-        """The step, as the device has it. Waits; None while a graph is captured."""
-        if not self._is_counted:
-            return self.clock
-        return None if self._capturing() else self._schedule.read_clock()
+    def read_clock(self) -> int:
+        """The step, as the device has it. Waits, but while a graph is captured: then as the host has it."""
+        return self.clock if self._capturing() or not self._is_counted else self._schedule.read_clock()
 
     def advance(self, state: dict[str, Any]) -> bool:
         """One launch, or False and nothing changed. Raises RuntimeError in a capture that cannot be."""
