@@ -75,7 +75,7 @@ class CosineAnnealingWarmRestarts(SchedulerMixin, torch_schedulers.CosineAnneali
         current, length, before = self._phase  # `_seek` has moved them, if replays had made steps
         if now != before and (attributes["T_cur"], attributes["T_i"]) == (current, length):
             self._advance(now - before)
-        self._keep_phase()
+        self._phase = attributes["T_cur"], attributes["T_i"], now
 
     def _keep_phase(self) -> None:
         attributes = self.__dict__
