@@ -46,7 +46,7 @@ CHANGES = {
     "the counter of the sequence": lambda s, m: setattr(s, "last_epoch", 2),
 }
 OF_A_SEQUENCE = ("a later milestone", "an earlier milestone", "the counter of the sequence")
-# A sequence has one milestone less than members, and torch's chain sets the counters of its members at no step.
+# A chain has neither milestones nor a counter of its own; a sequence has one milestone less than members.
 NOT_OF_A_SEQUENCE = ("one more member",)
 ROWS = [
     (kind, change)
