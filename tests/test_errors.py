@@ -142,3 +142,16 @@ def test_the_property_can_fail(mistake):
 
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         assert_refused(BadInput(do, (), ValueError, "", False), torch_twin, "AdamW")
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float8_e4m3fn])
+def test_a_gradient_of_a_dtype_that_no_kernel_reads(dtype, backend):
+    scene = _scene(maker(backend), "AdamW")
+    for p in scene.params:
+        p.grad, p.grad_dtype = None, None  # any dtype may be assigned
+        p.grad = torch.ones_like(p, dtype=dtype, requires_grad=False)
+    before = copy.deepcopy([(p.detach(), dict(scene.optimizer.state[p])) for p in scene.params])
+    with pytest.raises(RuntimeError, match="gradient of parameter 0 of group 0 .*Cast it to the dtype"):
+        scene.optimizer.step()
+    assert _same(before, [(p.detach(), dict(scene.optimizer.state[p])) for p in scene.params])
