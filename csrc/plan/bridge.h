@@ -49,10 +49,10 @@ class ReleasedInterpreter {
 PyObject* wrap(const at::Tensor& tensor);
 
 // The gradient's place, without the virtual call; parameters that never saw autograd have none.
+inline const at::Tensor kNoGradient;
 inline const at::Tensor& gradient_of(const at::TensorImpl& impl) {
-  static const at::Tensor none;
   const auto* meta = reinterpret_cast<const char*>(impl.autograd_meta());
-  return meta == nullptr ? none : *reinterpret_cast<const at::Tensor*>(meta + kGradientOffset);
+  return meta == nullptr ? kNoGradient : *reinterpret_cast<const at::Tensor*>(meta + kGradientOffset);
 }
 
 bool is_device(PyObject* object);
