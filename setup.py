@@ -17,34 +17,25 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc" / "cuda"))
 import toolchain  # noqa: E402
 
-# csrc/FOLDER/NAME.cpp: may include torch
-PLAN = [
-    "spec",
-    "group",
-    "plan",
-    "state",
-    "overlap",
-    "collect",
-    "gradients",
-    "cpu_plan",
-    "team",
-    "cuda_plan",
-    "cuda_tables",
-    "cuda_runtime",
-    "telemetry",
-]
-BINDINGS = ["bridge", "bindings", "host_driver", "device_schedule", "layouts", "metric", "threads"]
-SOURCES = [*(f"bindings/{name}" for name in BINDINGS), *(f"plan/{name}" for name in PLAN)]  # the longest first
+# csrc/bindings/NAME.cpp, the longest first, after the bridge: these may include pybind11.h.
+BINDINGS = ["bindings", "host_driver", "metric", "device_schedule", "layouts", "threads"]
+# csrc/plan/NAME.cpp. A compiler takes longer to read torch's headers than for any of these, so it reads them once for
+# several: `write_joined` writes a file that includes them.
+JOINED = {
+    "plan_checks": ["spec", "group", "plan", "state", "overlap", "collect", "gradients"],
+    "plan_updates": ["cpu_plan", "team", "telemetry", "cuda_plan", "cuda_tables", "cuda_runtime"],
+}
+SOURCES = ["plan/bridge", *(f"bindings/{name}" for name in BINDINGS)]
 
 # (object, source, flags): one source makes several objects, one for each instruction set, under different names.
 # cpu/dispatch.cpp picks among them at run time. Contraction to fma is off wherever a schedule is evaluated, since all
 # evaluators promise the same digits.
 # bindings.cpp is pybind11's templates: -O3 makes them larger, not faster, and a compiler that collects its garbage late
 # takes 0.7 GB for them.
+TORCH_FLAGS = "$torch -ffp-contract=off"
 FLAGS = {"bindings/bindings": " -O2 --param ggc-min-expand=30 --param ggc-min-heapsize=250000"}
-UNITS = [
-    (name.replace("/", "_"), f"csrc/{name}.cpp", f"$torch -ffp-contract=off{FLAGS.get(name, '')}") for name in SOURCES
-]
+UNITS = [(name.replace("/", "_"), f"csrc/{name}.cpp", f"{TORCH_FLAGS}{FLAGS.get(name, '')}") for name in SOURCES]
+UNITS += [(name, f"{name}.cpp", TORCH_FLAGS) for name in JOINED]
 UNITS += [("dispatch", "csrc/cpu/dispatch.cpp", "-ffp-contract=off")]
 if platform.machine().lower() in ("x86_64", "amd64"):
     UNITS += [
@@ -87,6 +78,19 @@ def openmp_library():
     return found[0] if found else "-fopenmp"
 
 
+def place(source):
+    """A source as seen from the folder of the build."""
+    return f"../../{source}" if source.startswith("csrc/") else source
+
+
+def write_joined(folder):
+    """The files of JOINED, left alone where they are right: ninja goes by their age."""
+    for name, parts in JOINED.items():
+        path, text = folder / f"{name}.cpp", "".join(f'#include "plan/{part}.cpp"\n' for part in parts)
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
 def build_file(cxx, nvcc, archs, output):
     """The text of build.ninja. Paths in the project are relative: its folder may have any name, one with spaces too."""
     import torch
@@ -109,7 +113,7 @@ def build_file(cxx, nvcc, archs, output):
         f"torch = {torch_flags} " + " ".join(f"-isystem '{path}'" for path in includes),
         f"ldflags = {libraries}",
         RULES,
-        *(f"build {name}.o: {rule} ../../{source}\n  flags = {flags}" for rule, name, source, flags in units),
+        *(f"build {name}.o: {rule} {place(source)}\n  flags = {flags}" for rule, name, source, flags in units),
         f"build {output}: link " + " ".join(f"{name}.o" for _, name, _, _ in units),
     ]
     return "\n".join(lines) + "\n"
@@ -145,6 +149,7 @@ class NinjaBuild(build_ext):
         for made in (folder, target.parent):
             made.mkdir(parents=True, exist_ok=True)
         archs = toolchain.archs(nvcc) if nvcc else []
+        write_joined(folder)
         (folder / "build.ninja").write_text(build_file(cxx, nvcc, archs, target.name))
         ninja = [sys.executable, "-m", "ninja"] if shutil.which("ninja") is None else ["ninja"]
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
@@ -157,5 +162,7 @@ class NinjaBuild(build_ext):
 
 KINDS = (".h", ".cuh", ".cu", ".py")
 HEADERS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("csrc/**/*")) if path.suffix in KINDS]
-EXTENSION = Extension("fusedsched._C", sorted({source for _, source, _ in UNITS}), depends=HEADERS)
+PARTS = [f"csrc/plan/{part}.cpp" for parts in JOINED.values() for part in parts]
+COMPILED = [source for _, source, _ in UNITS if source.startswith("csrc/")]
+EXTENSION = Extension("fusedsched._C", sorted({*COMPILED, *PARTS}), depends=HEADERS)
 setup(ext_modules=[EXTENSION], cmdclass={"build_ext": NinjaBuild})

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
-BRIDGE = "bindings/bridge.cpp"
+BRIDGE = "plan/bridge.cpp"
 # Beside c10, 1 to 2 seconds each. Not ATen/ops, which includes ATen/Context.h, and not ATen/ExpandUtils.h.
 LIGHT = {"ATen/core/Tensor.h", "ATen/core/grad_mode.h", "ATen/MemoryOverlap.h", "ATen/Parallel.h"}
 LIGHT |= {"pybind11/pytypes.h", "pybind11/cast.h"}  # not gil.h: it needs the definitions of pybind11.h

@@ -13,6 +13,8 @@
 
 namespace {
 
+using fs::OptionalTensor, fs::Plan;
+
 std::vector<double> evaluate_many(const py::buffer& program, const std::vector<double>& clocks) {
   const py::buffer_info info = program.request();
   if (info.format != py::format_descriptor<double>::format()) {
@@ -35,10 +37,8 @@ void collectable(PyHeapTypeObject* heap_type) {
   };
 }
 
-}  // namespace
-
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-  using fs::OptionalTensor, fs::Plan;
+// The exceptions of torch and of this package, as Python has them.
+void bind_errors() {
   py::register_local_exception_translator([](std::exception_ptr p) {
     try {
       if (p) fs::restore_python_error(p);
@@ -50,7 +50,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       PyErr_SetString(PyExc_RuntimeError, e.what_without_backtrace());
     }
   });
+}
 
+// A step is one call. Those that read or change what a step works on wait for their turn.
+void bind_plan(py::module_& m) {
   py::class_<Plan> plan(m, "Plan", py::custom_type_setup(collectable));
   py::enum_<Plan::Outcome>(plan, "Outcome")
       .value("DONE", Plan::kDone)
@@ -98,6 +101,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("check_counts", &Plan::check_counts)
       .def_property_readonly("device", &Plan::device)
       .def_property_readonly("name", &Plan::name);
+}
+
+void bind_backends(py::module_& m) {
   py::class_<fs::CpuPlan, Plan>(m, "CpuPlan", py::custom_type_setup(collectable))
       .def(py::init<py::object, py::object, py::list, py::dict, at::Tensor>(), py::arg("spec"), py::arg("optimizer"),
            py::arg("param_groups"), py::arg("state"), py::arg("clocks"));
@@ -114,7 +120,14 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     const fs_cuda::Runtime* runtime = fs::cuda_runtime();
     return runtime == nullptr ? std::nullopt : std::optional<std::string>(runtime->name);
   });
+}
 
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  bind_errors();
+  bind_plan(m);
+  bind_backends(m);
   m.def("evaluate", &evaluate_many, py::arg("program"), py::arg("clocks"));
   m.def("isa", [] { return std::string(fs_cpu::kernels().isa); });
   m.def("threads_used", &fs::threads_used);

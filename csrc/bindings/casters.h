@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensors and devices as arguments and results of what pybind11 binds. For files of bindings/ other than bridge.cpp,
-// which sees torch's casters for the same types.
+// Tensors and devices as arguments and results of what pybind11 binds, without torch's casters for the same types: those
+// come with torch/extension.h.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -8,7 +8,7 @@
 
 #include <optional>
 
-#include "bindings/bridge.h"
+#include "plan/bridge.h"
 
 namespace pybind11::detail {
 

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/bridge.h"
+#include "plan/bridge.h"
 #include "plan/tensors.h"
 
 namespace fs::cells {

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "bindings/bridge.h"
+#include "plan/bridge.h"
 #include "core/dtype.h"
 #include "core/rules.h"
 #include "plan/spec.h"

@@ -8,7 +8,7 @@
 #include <optional>
 #include <type_traits>
 
-#include "bindings/bridge.h"
+#include "plan/bridge.h"
 #include "core/dtype.h"
 
 namespace fs {

@@ -195,9 +195,6 @@ class GreedyLR(MetricScheduler, torch_schedulers.ReduceLROnPlateau):
         elif self.warmup_counter > 0:
             self.warmup_counter -= 1
             self.num_bad_epochs = self.num_good_epochs = 0
-        elif self.warmup_counter > 0:
-            self.warmup_counter -= 1
-            self.num_bad_epochs = self.num_good_epochs = 0
         elif self.is_better(current, self.best):
             self.best = current
             self.num_bad_epochs, self.num_good_epochs = 0, self.num_good_epochs + 1

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "bindings/bridge.h"
+#include "plan/bridge.h"
 
 #include <ATen/ExpandUtils.h>
 #include <ATen/ops/_foreach_zero.h>
