@@ -47,12 +47,14 @@ bool set(T& place, U value) {
 // Reads the address of a tensor that has the fingerprint. False: its memory is gone.
 [[gnu::always_inline]] inline bool read_address(void*& address, bool& moved, const at::TensorImpl& impl,
                                                 const TensorFingerprint& known, int64_t numel) {
-  c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
-  const int64_t end = (impl.storage_offset() + numel) * known.itemsize;
-  if (C10_UNLIKELY(static_cast<int64_t>(storage.nbytes()) < end)) return false;
+  const int64_t end = (TensorFields::of(impl).offset() + numel) * known.itemsize;
+  if (C10_UNLIKELY(static_cast<int64_t>(impl.unsafe_storage().nbytes()) < end)) return false;
   void* const now = unwrap_native(impl, known.itemsize);
-  moved |= set(address, now);
-  return now != nullptr || numel == 0;
+  if (C10_LIKELY(now == address)) return true;
+  if (now == nullptr && numel != 0) return false;
+  address = now;
+  moved = true;
+  return true;
 }
 
 // Whether everything is as inspect() found it last; then reads the addresses, which may be others. moved: gets whether
@@ -240,12 +242,13 @@ bool Plan::forgotten(const Work& work) const {
 bool Plan::collect(Work& work) {
   work.cold = forgotten(work);
   work.clear();
-  work.gradients.reserve(entries_.size());  // so that references to them stay valid
+  work.reserve(entries_.size());
   int64_t units = 0;
   int32_t last_group = -1;
   Rule rule{};
   int states = 0;
-  for (size_t i = 0; i < entries_.size(); ++i) {
+  const size_t n = entries_.size();
+  for (size_t i = 0; i < n; ++i) {
     Entry& entry = entries_[i];
     if (work.cold) prefetch_ahead(entries_, i);
     if (entry.unsupported) continue;
@@ -263,9 +266,9 @@ bool Plan::collect(Work& work) {
       states = kRuleInfo[rule].states;
     }
     const bool known = entry.kind != nullptr && !entry.by_copy && entry.rule == rule &&
-                       (states == 0 || state_unchanged(entry)) &&
+                       (states == 0 || !entry.state_dict.may_have_changed() || state_unchanged(entry)) &&
                        unchanged(entry, param, *grad->unsafeGetTensorImpl(), states, work.moved);
-    if (!known) {
+    if (C10_UNLIKELY(!known)) {
       if (!work.holds_gradients) {
         hold_gradients(work);
         grad = &work.gradients.emplace_back(*grad);

@@ -24,33 +24,13 @@ Plan::Outcome CpuPlan::apply(const OptionalTensor& scale, const OptionalTensor& 
   if (scale) check_writable(*work_);
   const bool is_update = counts || !work_->entries.empty();
   if (is_update && ring_.defined()) record(false);
-  read_counts(*work_);
   write_scalars(*work_, gain);
-  // Now, while they are in the cache: the update does not fail.
-  for (Entry* entry : work_->entries) {
-    int64_t& updates = entry_counts_[entry->at].updates;
-    if (entry->array.step) {
-      *entry->array.step = static_cast<float>(++updates);
-    } else if (updates == 0) {
-      updates = kRuleInfo[entry->rule].states > 0;
-    }
-  }
-  bump_versions(*work_);
+  count(*work_);
   run(*work_);
   finish(*work_);
   if (scale) scale_gradients(gain);
   if (is_update) advance(kUpdates, 1);
   return outcome();
-}
-
-// The tensor that users see may have been written to: then it is the count.
-void CpuPlan::read_counts(Work& work) {
-  for (Entry* entry : work.entries) {
-    int64_t& updates = entry_counts_[entry->at].updates;
-    if (entry->array.step && static_cast<float>(updates) != *entry->array.step) {
-      updates = static_cast<int64_t>(*entry->array.step);
-    }
-  }
 }
 
 void CpuPlan::check_horizons() {
@@ -80,25 +60,42 @@ void CpuPlan::write_scalars(Work& work, double gain) {
   StepOfGroups info(gain);
   const double* hyper = nullptr;
   int32_t group = -1, scalars = -1;
-  int64_t updates = -1;
+  int64_t known = -1;
   uint8_t rule = kRules;
-  for (Entry* entry : work.entries) {
-    const int64_t now = entry_counts_[entry->at].updates;
-    if (entry->array.group != group || now != updates) {
-      const double* values = groups_[entry->array.group].values();
-      const bool same = now == updates && entry->rule == rule &&
+  for (Entry* each : work.entries) {
+    Entry& entry = *each;
+    int64_t& updates = entry_counts_[entry.at].updates;
+    // The tensor that users see may have been written to: then it is the count.
+    const float* const step = entry.array.step;
+    if (step != nullptr && static_cast<float>(updates) != *step) updates = static_cast<int64_t>(*step);
+    if (entry.array.group != group || updates != known) {
+      const double* values = groups_[entry.array.group].values();
+      const bool same = updates == known && entry.rule == rule &&
                         std::memcmp(values, hyper, kMaxHyperparameters * sizeof(double)) == 0;
-      group = entry->array.group;
+      group = entry.array.group;
       if (!same) {
         hyper = values;
-        updates = now;
-        rule = entry->rule;
+        known = updates;
+        rule = entry.rule;
         work.scalars.resize(++scalars * kMaxScalars + kMaxScalars);
         info.follow(updates);
         kRuleInfo[rule].prepare(hyper, info, &work.scalars[scalars * kMaxScalars]);
       }
     }
-    if (entry->scalars != scalars) entry->scalars = scalars;
+    if (entry.scalars != scalars) entry.scalars = scalars;
+  }
+}
+
+// What an update leaves beside the arrays, counted now, while it is in the cache: the update does not fail.
+void CpuPlan::count(const Work& work) {
+  for (const Entry* entry : work.entries) {
+    int64_t& updates = entry_counts_[entry->at].updates;
+    if (entry->array.step != nullptr) {
+      *entry->array.step = static_cast<float>(++updates);
+    } else if (updates == 0) {
+      updates = kRuleInfo[entry->rule].states > 0;
+    }
+    bump_version(*entry);
   }
 }
 

@@ -19,8 +19,8 @@ class CpuPlan : public Plan {
   void record(bool skipped);
   Outcome count_skipped();
   void check_horizons() override;
-  void read_counts(Work& work);
   void write_scalars(Work& work, double gain);
+  void count(const Work& work);
   void run(Work& work);
   template <class Update>
   void share_out(const Work& work, int64_t units, const Update& update);

@@ -181,7 +181,7 @@ Plan::Outcome CudaPlan::apply(const OptionalTensor& scale, const OptionalTensor&
     at::NoGradGuard no_grad;
     for (const auto& [grad, copy] : work_->copies) grad.copy_(copy);
   }
-  bump_versions(*work_);
+  for (const Entry* entry : work_->entries) bump_version(*entry);
   finish(*work_);
   return outcome();
 }

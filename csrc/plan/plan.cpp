@@ -215,14 +215,6 @@ void Plan::hold_gradients(Work& work) const {
   }
 }
 
-// Autograd has to know that what it saved of these parameters is no longer true.
-void Plan::bump_versions(Work& work) {
-  for (Entry* entry : work.entries) {
-    at::TensorImpl* impl = entry->param().unsafeGetTensorImpl();
-    if (!entry->packed && !impl->is_inference()) impl->bump_version();
-  }
-}
-
 void Plan::finish(Work& work) {
   at::NoGradGuard no_grad;
   for (Entry* entry : work.packed) entry->param().copy_(packed_copies_[entry->at]);

@@ -29,11 +29,14 @@ struct Layout {
   int64_t numel = 0;
   bool contiguous = false;
   [[gnu::always_inline]] bool matches(const at::TensorImpl& impl) const {
-    return same(impl.sizes(), sizes) && ((contiguous && impl.is_contiguous()) || same(impl.strides(), strides));
+    const TensorFields& fields = TensorFields::of(impl);
+    if (contiguous && fields.is_row_major()) return same(fields.shape(), sizes);
+    return is(impl.sizes(), impl.strides());
   }
   // For a tensor whose shape was compared before.
   [[gnu::always_inline]] bool same_order(const at::TensorImpl& impl) const {
-    return contiguous ? impl.numel() == numel && impl.is_contiguous() : matches(impl);
+    const TensorFields& fields = TensorFields::of(impl);
+    return contiguous ? fields.is_row_major() && fields.elements() == numel : matches(impl);
   }
   bool is(at::IntArrayRef its_sizes, at::IntArrayRef its_strides) const {
     return same(its_sizes, sizes) && same(its_strides, strides);
@@ -41,7 +44,7 @@ struct Layout {
   bool operator==(const Layout& other) const { return sizes == other.sizes && strides == other.strides; }
 
  private:
-  static bool same(at::IntArrayRef a, const c10::SmallVector<int64_t, 4>& b) {
+  [[gnu::always_inline]] static bool same(at::IntArrayRef a, const c10::SmallVector<int64_t, 4>& b) {
     if (a.size() != b.size()) return false;
     for (size_t i = 0; i < b.size(); ++i) {
       if (a[i] != b[i]) return false;
@@ -232,7 +235,11 @@ class Plan {
   void hold(Work& work) const;
   void hold_gradients(Work& work) const;
   bool in_step() const { return stepping_ == std::this_thread::get_id(); }
-  void bump_versions(Work& work);
+  // Autograd has to know that what it saved of the parameter is no longer true.
+  static void bump_version(const Entry& entry) {
+    at::TensorImpl* impl = entry.param().unsafeGetTensorImpl();
+    if (!entry.packed && !impl->is_inference()) impl->bump_version();
+  }
   void finish(Work& work);
   Outcome outcome();
   const Spec& spec_of(const Entry& entry) const { return groups_[entry.array.group].spec(); }

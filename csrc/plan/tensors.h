@@ -42,6 +42,17 @@ inline bool is_native(const at::TensorImpl& impl) {
                    c10::toString(impl.key_set()), ".");
 }
 
+// The fields of a tensor, for the steady step, which compares thousands of them. Each of TensorImpl's own accessors asks
+// first whether a class answers in the tensor's stead. No native tensor has such a class; is_plain() asks for all.
+struct TensorFields : c10::TensorImpl {
+  static const TensorFields& of(const c10::TensorImpl& impl) { return static_cast<const TensorFields&>(impl); }
+  bool is_plain() const { return sizes_strides_policy_ == 0 && !has_symbolic_sizes_strides_; }
+  bool is_row_major() const { return is_contiguous_ && is_plain(); }
+  at::IntArrayRef shape() const { return sizes_and_strides_.sizes_arrayref(); }
+  int64_t elements() const { return numel_; }
+  int64_t offset() const { return storage_offset_; }
+};
+
 // The address of the first element of a tensor that is_native: the only place where one is taken. For the steady step,
 // where the keys were compared with those of a native tensor a moment ago; all others call unwrap().
 // Skips the checks of Tensor::mutable_data_ptr, one of which reads a further line of memory. Storage that is copied when
@@ -51,8 +62,8 @@ template <class T = void>
   c10::StorageImpl* storage = impl.unsafe_storage().unsafeGetStorageImpl();
   const c10::DataPtr& data = storage->_mutable_data_ptr_no_checks();
   const bool copies = !std::is_const_v<T> && data.get_deleter() == c10::impl::cow::cow_deleter;
-  void* start = copies ? storage->mutable_data() : data.get();
-  return static_cast<T*>(static_cast<void*>(static_cast<char*>(start) + impl.storage_offset() * itemsize));
+  void* start = C10_UNLIKELY(copies) ? storage->mutable_data() : data.get();
+  return static_cast<T*>(static_cast<void*>(static_cast<char*>(start) + TensorFields::of(impl).offset() * itemsize));
 }
 
 // The address of the first element. Raises TypeError for a tensor that is not native.

@@ -48,6 +48,11 @@ struct Plan::Work {
     if (estimate() < kReleased) return false;
     return estimate() >= kReleasedAnyway || elements >= kReleasedEach * static_cast<int64_t>(entries.size());
   }
+  void reserve(size_t n) {  // so that references to gradients stay valid
+    entries.reserve(n);
+    unit_ends.reserve(n);
+    gradients.reserve(n);
+  }
   void release() {
     holds_gradients = true;
     objects.clear();
