@@ -17,7 +17,7 @@ SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -na
 # The extension lies in the source tree and belongs to one torch, so there is one stamp at a time.
 BUILT := build/.built$(subst /,-,$(VENV))
 
-.PHONY: demo test bench verify build lint clean check-cuda check-gpu bench-gpu
+.PHONY: demo test soak bench verify build lint clean check-cuda check-gpu bench-gpu
 .DELETE_ON_ERROR:
 
 demo: $(BUILT)
@@ -31,6 +31,10 @@ test: $(BUILT)
 check-cuda: $(BUILT)
 	FUSEDSCHED_CHECK_ARCHS="$$(sed -n 's/^ARCHS = "\(.*\)".*/\1/p' csrc/cuda/toolchain.py)" \
 	  $(RUN) -m pytest tests/test_cuda_report.py -rs $(ARGS)
+
+# The random programs, the fuzzers and the sanitizers at length (docs/reliability.md); ARGS="--share 0.01" runs less.
+soak: $(BUILT)
+	$(RUN) tests/soak.py $(ARGS)
 
 bench: $(BUILT)
 	$(RUN) benchmarks/bench.py $(ARGS)

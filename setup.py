@@ -91,6 +91,12 @@ def write_joined(folder):
             path.write_text(text)
 
 
+def sanitized():
+    """A prefix for the folder and the flags of a build with the sanitizers that FUSEDSCHED_SANITIZE names."""
+    names = os.environ.get("FUSEDSCHED_SANITIZE", "")
+    return ("sanitized-", f" -fsanitize={names} -fno-omit-frame-pointer -g1") if names else ("", "")
+
+
 def build_file(cxx, nvcc, archs, output):
     """The text of build.ninja. Paths in the project are relative: its folder may have any name, one with spaces too."""
     import torch
@@ -109,9 +115,9 @@ def build_file(cxx, nvcc, archs, output):
         f"cxx = {cxx}",
         f"nvcc = {nvcc}",
         f"cuda_flags = {toolchain.flags(nvcc, archs)}" if nvcc else "",
-        f"cflags = {CFLAGS} -I../../csrc",
+        f"cflags = {CFLAGS}{sanitized()[1]} -I../../csrc",
         f"torch = {torch_flags} " + " ".join(f"-isystem '{path}'" for path in includes),
-        f"ldflags = {libraries}",
+        f"ldflags = {libraries}{sanitized()[1]}",
         RULES,
         *(f"build {name}.o: {rule} {place(source)}\n  flags = {flags}" for rule, name, source, flags in units),
         f"build {output}: link " + " ".join(f"{name}.o" for _, name, _, _ in units),
@@ -145,7 +151,7 @@ class NinjaBuild(build_ext):
         nvcc = toolchain.wanted(torch.version.cuda)
         cxx, target = compiler(), Path(self.get_ext_fullpath(ext.name))
         version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
-        folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch-{torch.__version__}"
+        folder = ROOT / "build" / f"{sanitized()[0]}{sys.implementation.cache_tag}-torch-{torch.__version__}"
         for made in (folder, target.parent):
             made.mkdir(parents=True, exist_ok=True)
         archs = toolchain.archs(nvcc) if nvcc else []

@@ -2,6 +2,7 @@
 // The module fusedsched._C: names for Python, nothing else.
 #include "bindings/casters.h"
 #include "core/schedule.h"
+#include "plan/program.h"
 #include "cpu/kernels.h"
 #include "plan/cpu_plan.h"
 #include "plan/cuda_plan.h"
@@ -20,9 +21,13 @@ std::vector<double> evaluate_many(const py::buffer& program, const std::vector<d
   if (info.format != py::format_descriptor<double>::format()) {
     throw py::type_error("program must hold float64 numbers.");
   }
+  fs::check_program(static_cast<const double*>(info.ptr), static_cast<size_t>(info.size));
   std::vector<double> out;
   out.reserve(clocks.size());
-  for (double clock : clocks) out.push_back(fs::evaluate(static_cast<const double*>(info.ptr), clock));
+  for (double clock : clocks) {
+    if (!(clock >= 0.0)) throw py::value_error("A clock must be 0 or more, got " + std::to_string(clock) + ".");
+    out.push_back(fs::evaluate(static_cast<const double*>(info.ptr), clock));
+  }
   return out;
 }
 

@@ -11,7 +11,7 @@
 #include "bindings/casters.h"
 #include "bindings/watched_value.h"
 #include "core/edit.h"
-#include "core/schedule.h"
+#include "plan/program.h"
 
 namespace {
 
@@ -53,6 +53,7 @@ class HostDriver {
     for (py::handle program : programs) {
       const py::buffer_info info = program.cast<py::buffer>().request();
       const auto* data = static_cast<const double*>(info.ptr);
+      fs::check_program(data, static_cast<size_t>(info.size));
       programs_.emplace_back(data, data + info.size);
     }
     for (const auto& [attributes, name] : watched) {

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/schedule.h"
+#include "plan/program.h"
 #include "plan/tensors.h"
 
 namespace fs {
@@ -217,6 +218,8 @@ bool Group::has_same_list() const { return params_of(dict_.ptr()) == params_ && 
 
 void Group::set_program(const std::string& name, std::vector<double> table, int unit, const at::Tensor& shown,
                         const int64_t* clocks) {
+  check_program(table.data(), table.size());
+  if (unit < 0 || unit >= kClocks) throw py::value_error("There is no clock " + std::to_string(unit) + ".");
   for (Hyperparameter& h : hyperparameters_) {
     if (h.key->name != name) continue;
     h.program = std::make_unique<Program>();

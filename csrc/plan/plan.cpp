@@ -231,7 +231,10 @@ Plan::Outcome Plan::outcome() {
 }
 
 bool Plan::set_program(int group, const std::string& name, std::vector<double> table, int unit, at::Tensor shown) {
-  groups_.at(group).set_program(name, std::move(table), unit, shown,
+  if (group < 0 || group >= static_cast<int>(groups_.size())) {
+    throw py::value_error("There is no group " + std::to_string(group) + ".");
+  }
+  groups_[group].set_program(name, std::move(table), unit, shown,
                                 on_host_ ? unwrap<const int64_t>(clocks_) : nullptr);
   return false;
 }

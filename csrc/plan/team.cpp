@@ -10,7 +10,7 @@ namespace fs {
 
 namespace {
 
-bool several = false;  // threads, when a fork began
+thread_local bool several = false;  // threads, when a fork by this one began; two may fork at once
 bool forked = false;
 
 // The folder has one link for each thread, beside its own two. Where there is none: as if there were several.

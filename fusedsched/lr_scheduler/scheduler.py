@@ -16,6 +16,7 @@ from torch.compiler import is_dynamo_compiling
 
 from fusedsched.runtime.compile_ops import OBJECTS, CompileHandle
 from fusedsched.runtime.hyperparameters import GROUP_ADDED, OptimizerRuntime, runtime_of
+from fusedsched.runtime.loading import all_or_nothing
 from fusedsched.runtime.order import warn_about_epoch, warn_about_order
 
 from ..schedules.expression import Schedule
@@ -248,7 +249,9 @@ class SchedulerMixin:
         Unlike in torch, the optimizer may be loaded before, after or not at all.
         """
         with host_section(self):
-            state.load(self, state_dict, super().load_state_dict)
+            what = f"This state of {type(self).__name__}"
+            with all_or_nothing(what, state.undo(self)):
+                state.load(self, state_dict, super().load_state_dict)
 
     def __getstate__(self) -> Any:
         sync_counters(self)

@@ -8,16 +8,22 @@ was taken, one more key of plain data has it.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ..schedules.compositions import leaf_schedulers
 from ..schedules.edit import NO_EDIT, Edit
 from ..schedules.torch_classes import class_of
 from .building import reattach
 from .devices import tensors_kept
 from .driver import groups_of, origin_of, write_lr
 from .inputs import clock_of
+from .member_counters import sync_counters
 from .replan import Branch
 from .skip_guard import set_skip_guard
 from .watched_values import copied, same, scalar
@@ -79,6 +85,39 @@ def _momenta_of(scheduler: Any) -> dict[str, list[Any]]:
 def _checksum(state: dict[str, Any]) -> list[Any]:
     """Tells our key from one that torch's class has kept while it continued to step."""
     return [state.get("last_epoch"), state.get("_step_count"), [scalar(lr) for lr in state.get("_last_lr", ())]]
+
+
+_SLOTS = ("_edits", "_branch", "_built_on", "_skip_guard")  # what a load sets beside the attributes
+
+
+def undo(scheduler: Any) -> Callable[[], None]:
+    """What puts back this scheduler, its members and the numbers of the groups as they are now."""
+    sync_counters(scheduler)
+    every = list({id(s): s for s in (scheduler, *leaf_schedulers(scheduler))}.values())
+    edits = current_edits(scheduler) if hasattr(scheduler, "_driver") else None
+    attributes = [{k: copy.copy(v) if isinstance(v, (list, dict)) else v for k, v in s.__dict__.items()} for s in every]
+    slots = [{name: getattr(s, name) for name in _SLOTS if hasattr(s, name)} for s in every]
+    groups = groups_of(scheduler.optimizer)
+    numbers = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+    values = [(v, v.clone()) for group in numbers for v in group.values() if isinstance(v, Tensor)]
+
+    def put_back() -> None:
+        scheduler._detach()
+        for one, kept, beside in zip(every, attributes, slots, strict=True):
+            one.__dict__.clear()
+            one.__dict__.update(kept)
+            for name, value in beside.items():
+                setattr(one, name, value)
+        scheduler._edits = edits
+        for group, kept in zip(groups, numbers, strict=True):
+            group.update(kept)
+        with torch.no_grad():
+            for tensor, value in values:
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
+        reattach(scheduler)
+
+    return put_back
 
 
 def load(scheduler: Any, state: dict[str, Any], torch_load: Callable[[dict[str, Any]], None]) -> None:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fusedsched._layouts import CLOCKS
 from fusedsched.optim.inputs import PlanInputs
 from fusedsched.optim.runtime import Runtime
 from fusedsched.runtime.clocks import number
+from fusedsched.runtime.loading import all_or_nothing
 from fusedsched.schedules import Schedule
 
 KEY = "fusedsched"
@@ -58,9 +60,28 @@ def load_state_dict(
         raise ValueError(f"Invalid override: {override!r}. Choose one of {', '.join(map(repr, _OVERRIDES))}.")
     load = _Load(optimizer._runtime, override)
     after_theirs = _last(optimizer._optimizer_load_state_dict_pre_hooks, load.check)
-    with after_theirs, _first(optimizer._optimizer_load_state_dict_post_hooks, load.finish):
+    before_theirs = _first(optimizer._optimizer_load_state_dict_post_hooks, load.finish)
+    what = f"This state of {type(optimizer).__name__}"
+    with all_or_nothing(what, _undo(optimizer)), after_theirs, before_theirs:
         torch_load(packed)
     return load.messages
+
+
+def _undo(optimizer: Optimizer) -> Callable[[], None]:
+    """What puts back the groups, the state and everything else as they are now."""
+    runtime, inputs = optimizer._runtime, optimizer._runtime.inputs
+    kept = {name: optimizer.__dict__[name] for name in ("state", "param_groups") if name in optimizer.__dict__}
+    clocks, subscribers, counts = runtime.clocks.read(), list(runtime.subscribers), dict(inputs.counts)
+    plan, schedules = runtime.plan, inputs.schedules
+
+    def put_back() -> None:
+        optimizer.__dict__.update(kept)
+        runtime.plan, inputs.schedules, inputs.counts = plan, schedules, counts
+        runtime.subscribers.update(subscribers)
+        if runtime.clocks.read() != clocks:
+            runtime.clocks.set(clocks)
+
+    return put_back
 
 
 @contextmanager
@@ -107,6 +128,7 @@ class _Load:
 
     def check(self, packed: dict[str, Any]) -> None:
         """Reads all that torch does not. Raises for a state that does not fit; nothing has been changed yet."""
+        _check_types(self._inputs, packed)
         _check_shapes(self._inputs, packed)
         self._packed = packed
         self._extras = [saved.get(KEY) or saved.get("schedules") or {} for saved in packed["param_groups"]]
@@ -158,8 +180,48 @@ def _largest_step(inputs: PlanInputs) -> int:
     return int(max((float(step) for step in steps), default=0.0))
 
 
+def _require(value: Any, kind: type | tuple[type, ...], what: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"loaded state dict has {what} of type {type(value).__name__}: {value!r:.80}")
+
+
+def _check_types(inputs: PlanInputs, packed: dict[str, Any]) -> None:
+    """What nobody wrote raises before anything is changed. torch would fail later, in a step."""
+    _require(packed["state"], dict, "a 'state'")
+    _require(packed["param_groups"], (list, tuple), "'param_groups'")
+    for key, state in packed["state"].items():
+        _require(state, dict, f"a state of parameter {key}")
+        step = state.get("step")
+        if step is not None and not (isinstance(step, Tensor) and step.numel() == 1):
+            _require(step, (int, float), f"a state['step'] of parameter {key}")
+            if not 0 <= step < 2**63:
+                raise ValueError(
+                    f"loaded state dict has state['step'] = {step!r:.80} of parameter {key}, which is no count."
+                )
+        for name in (name for name in inputs.spec.state_names if state.get(name) is not None):
+            _require(state[name], Tensor, f"a state['{name}'] of parameter {key}")
+    for g, saved in enumerate(packed["param_groups"]):
+        _require(saved, dict, f"param_groups[{g}]")
+        _require(saved["params"], (list, tuple), f"param_groups[{g}]['params']")
+        for key, value in saved.items():
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError(f"loaded state dict has param_groups[{g}]['{key}'] that is out of range.")
+        for name in (name for name in (KEY, "schedules") if saved.get(name)):
+            _require(saved[name], dict, f"param_groups[{g}]['{name}']")
+            _check_extra(saved[name], f"param_groups[{g}]['{name}']")
+
+
+def _check_extra(extra: dict[str, Any], where: str) -> None:
+    steps, clocks, schedules = (extra.get(key) for key in ("steps", "clocks", "schedules"))
+    counts = [*(steps or {}).values(), *(clocks or []), extra.get("largest_step", 0)]
+    if any(type(count) is not int or not 0 <= count < 2**63 for count in counts) or len(clocks or []) > len(CLOCKS):
+        raise ValueError(f"loaded state dict has no counts in {where}: {counts!r:.120}")
+    for name, entry in (schedules or {}).items():
+        _require(entry, dict, f"{where}['schedules']['{name}']")
+
+
 def _check_shapes(inputs: PlanInputs, packed: dict[str, Any]) -> None:
-    """A state of another model raises before anything is changed. torch would fail later, in a step."""
+    """The same for a state of another model."""
     groups, saved_groups = inputs.groups, packed["param_groups"]
     for g, (group, saved) in enumerate(zip(groups, saved_groups, strict=False)):
         for i, (p, key) in enumerate(zip(group["params"], saved["params"], strict=False)):

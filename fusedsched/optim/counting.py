@@ -29,7 +29,7 @@ def counts_without_gradients(inputs: PlanInputs, capturing: bool) -> bool:
 
 def may_probe(groups: list[dict[str, Any]], state: Any) -> bool:
     """Whether a step may be a probing one, as far as can be said without waiting: no state, and each rate is 0."""
-    return not state and all(_is_zero(group["lr"]) for group in groups)
+    return not state and all(_is_zero(group.get("lr")) for group in groups)
 
 
 def _is_zero(lr: Any) -> bool:

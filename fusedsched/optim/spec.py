@@ -66,11 +66,19 @@ class Hyperparameter(NamedTuple):
     """What the values of a schedule stay below."""
 
     def read(self, group: dict[str, Any]) -> Any:
-        value = group[self.key]
-        return value if self.item is None else value[self.item]
+        try:
+            value = group[self.key]
+        except KeyError:
+            raise KeyError(f"A group has no '{self.key}': it was removed or never loaded.") from None
+        try:
+            return value if self.item is None else value[self.item]
+        except (IndexError, TypeError):
+            raise ValueError(f"A group has '{self.key}' = {value!r:.80}, which is no pair.") from None
 
     def write(self, group: dict[str, Any], value: Any) -> None:
         if self.item is not None:
+            if self.key not in group:
+                raise KeyError(f"A group has no '{self.key}': it was removed or never loaded.")
             value = tuple(value if i == self.item else x for i, x in enumerate(group[self.key]))
         group[self.key] = value
 

@@ -42,7 +42,7 @@ def init_state(inputs: PlanInputs, group: dict[str, Any], p: Tensor) -> None:
     if spec.counts_steps:
         _init_step(state, torch.tensor(0.0, dtype=torch.float32, device="cpu"))  # not zeros: fake ones have no value
     for array in arrays:
-        if array.name not in state:
+        if state.get(array.name) is None:
             state[array.name] = zeros(p, array)
 
 

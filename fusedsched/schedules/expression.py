@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fusedsched.schedules.json import from_plain, to_plain
+from fusedsched.schedules.json import read, to_plain
 
 from .evaluate import Shape
 from .program import Program
@@ -224,8 +224,7 @@ let a constant follow, or end it sooner.
         >>> Schedule.from_json(json.dumps(s.to_json())) == s
         True
         """
-        data = json.loads(data) if isinstance(data, str) else data
-        return from_plain(data if isinstance(data, dict) else {"schedule": data}, _KINDS)
+        return read(data, _KINDS)
 
     @cached_property
     def fingerprint(self) -> str:

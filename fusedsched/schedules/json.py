@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from enum import Enum
@@ -22,6 +23,15 @@ def to_plain(value: Any) -> Any:
         if getattr(value, field.name) != field.default:
             data[field.name] = to_plain(getattr(value, field.name))
     return data
+
+
+def read(data: Any, kinds: Mapping[str, type]) -> Any:
+    """The schedule that `to_plain` wrote, or its text. Raises ValueError for anything else."""
+    try:
+        data = json.loads(data) if isinstance(data, str) else data
+        return from_plain(data if isinstance(data, dict) else {"schedule": data}, kinds)
+    except RecursionError:
+        raise ValueError("This is not a saved schedule: it is nested too deeply.") from None
 
 
 def from_plain(data: Any, kinds: Mapping[str, type]) -> Any:
