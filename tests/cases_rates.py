@@ -17,6 +17,7 @@ from tiers import full
 
 import fusedsched
 from fusedsched import lr_scheduler as ours
+from fusedsched.optim.optimizer import FusedOptimizer
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 DTYPES = (F32, F64, BF16, F16)
@@ -81,7 +82,7 @@ def pair(name, kind, place, dtype=F64, lrs=LRS):
 
 def step(opt, sched):
     """Ours updates its parameters too."""
-    if isinstance(opt, fusedsched.optim.optimizer.FusedOptimizer):
+    if isinstance(opt, FusedOptimizer):
         opt.step()
     sched.step()
 
