@@ -10,7 +10,6 @@ microseconds of `opt.step()`. `benchmarks/gpu_model.py` has the estimates that s
 from __future__ import annotations
 
 import gc
-import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 import fusedsched
-from fusedsched import schedules as S
+from fusedsched import files, schedules as S
 
 from . import gpu, machine
 
@@ -126,7 +125,7 @@ def main(path: str, backend: str = "cuda") -> int:
         results["terms"][name] = row
         print(name, row, flush=True)
         gc.collect()
-        Path(path).write_text(json.dumps(results, indent=1) + "\n")
+        files.write_json(Path(path), results)
     return 1 if failed else 0
 
 

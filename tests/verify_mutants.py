@@ -193,7 +193,7 @@ MUTANTS: dict[str, Mutant] = {
         wrapped(_eager, "value_at", lambda f, schedule, clock: f(schedule, clock + 1))),
     "boundary off by one": Mutant("schedules/multistep/formula", "multistep at update 10",
         wrapped(program.Program, "__init__", _later_rows_late)),
-    "climbs past the end": Mutant("schedules/cosine/formula", r"cosine at update \d+",
+    "climbs past the end": Mutant("schedules/cosine/formula", "cosine: the schedule is not finite",
         wrapped(program.Program, "__init__", _end_dropped)),
     "scheduler late by one step": Mutant("lr_scheduler/StepLR", "lr over", _late_by_one_step),
     "skip counts as an update": Mutant("skip/AdamW/reference", "clock of updates after the skipped step 0",

