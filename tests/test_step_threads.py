@@ -17,6 +17,7 @@ COMMON = """
 import os, random, threading, time
 import torch
 import fusedsched as fs
+from fusedsched import schedules as S
 
 def trained(sizes, **options):
     params = [torch.linspace(-1, 1, n).requires_grad_() for n in sizes]
@@ -93,6 +94,31 @@ def test_threads_beside_a_step(edit, n):
                 assert "change while a step reads them" in str(error), error
         beside(work, step)
         assert {edit != "steps"} or min(counts) * 4 > max(counts), counts  # they take turns
+        print("done")
+        """
+    )
+
+
+@pytest.mark.parametrize("backend", ("cpu", "reference"))
+def test_a_state_dict_beside_steps_is_of_one_update(backend):
+    """The numbers of the groups are those of the clock that is saved with them, and no schedule ends."""
+    run(
+        f"""
+        lr, beta = S.linear(1.0, 0.0, steps=100_000), S.linear(0.5, 0.9, steps=100_000)
+        params = [torch.zeros(size, requires_grad=True) for size in ({"2_000_000" if backend == "cpu" else "1_000"}, 7)]
+        for p in params:
+            p.grad = torch.ones_like(p)
+        groups = [{{"params": params[:1]}}, {{"params": params[1:]}}]
+        optimizer = fs.AdamW(groups, lr=lr, betas=(beta, 0.99), backend="{backend}")
+        optimizer.step()
+        seen = set()
+        def look():
+            for group in optimizer.state_dict()["param_groups"]:
+                clock = group["fusedsched"]["clocks"][0]
+                assert (group["lr"], group["betas"][0]) == (lr(clock), beta(clock)), (clock, group["lr"])
+                seen.add(clock)
+        beside(look, optimizer.step)
+        assert len(seen) > 2, seen
         print("done")
         """
     )

@@ -88,6 +88,12 @@ void bind_plan(py::module_& m) {
              const Plan::Turn turn(p);
              p.release();
            })
+      .def("between_steps",
+           [](Plan& p, const py::function& call) -> py::object {
+             if (p.in_step()) return call();
+             const Plan::Turn turn(p);
+             return call();
+           })
       .def("skip", [](Plan& p, const py::list& g, const at::Tensor& found_inf) { return int(p.skip(g, found_inf)); })
       .def("record_to", &Plan::record_to)
       .def("zero_grad", &Plan::zero_grad)

@@ -196,6 +196,9 @@ class Plan {
     Plan& plan_;
   };
 
+  // Whether this thread has the turn.
+  bool in_step() const { return stepping_ == std::this_thread::get_id(); }
+
   // Shows Python's garbage collector each reference held here, once: a model may hold its optimizer. Nothing is let go
   // on its behalf, since such a circle leads through the optimizer's dictionary, which it can clear.
   int traverse(visitproc visit, void* arg) const {
@@ -234,7 +237,6 @@ class Plan {
   void check_writable(const Work& work) const;
   void hold(Work& work) const;
   void hold_gradients(Work& work) const;
-  bool in_step() const { return stepping_ == std::this_thread::get_id(); }
   // Autograd has to know that what it saved of the parameter is no longer true.
   static void bump_version(const Entry& entry) {
     at::TensorImpl* impl = entry.param().unsafeGetTensorImpl();

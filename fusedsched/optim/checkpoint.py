@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from fusedsched._layouts import CLOCKS
 from fusedsched.optim.inputs import PlanInputs
+from fusedsched.optim.plan import between_steps
 from fusedsched.optim.runtime import Runtime
 from fusedsched.runtime.clocks import number
 from fusedsched.runtime.loading import all_or_nothing
@@ -24,14 +25,18 @@ _OVERRIDES = ("checkpoint", "present", "error")
 
 
 def state_dict(optimizer: Optimizer, torch_state_dict: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """torch's, and our plain data in the groups."""
+    """torch's, and our plain data in the groups: of one update, also while other threads step."""
     runtime = optimizer._runtime
     inputs = runtime.inputs
-    runtime.check_counts()
-    inputs.schedules.drop_edited(inputs.groups)
-    counts = runtime.counts()
-    with _first(optimizer._optimizer_state_dict_post_hooks, lambda _, packed: _pack(inputs, counts, packed)):
-        return torch_state_dict()
+
+    def packed() -> dict[str, Any]:
+        runtime.check_counts()
+        inputs.schedules.drop_edited(inputs.groups)
+        counts = runtime.counts()
+        with _first(optimizer._optimizer_state_dict_post_hooks, lambda _, packed: _pack(inputs, counts, packed)):
+            return torch_state_dict()
+
+    return packed() if runtime.plan is None else between_steps(runtime.plan, packed)
 
 
 def _pack(inputs: PlanInputs, counts: dict[Tensor, int], packed: dict[str, Any]) -> None:

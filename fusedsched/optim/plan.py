@@ -7,6 +7,8 @@ and changes nothing, `apply` does what was found, `step` is both.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from threading import RLock
 from typing import Any
 
 import torch
@@ -133,6 +135,14 @@ def every_plan(plan: Any) -> list[Any]:
     return [] if plan is None else plans_of(plan) or [plan]
 
 
+def between_steps(plan: Any, call: Callable[[], Any]) -> Any:
+    """What `call` returns, while no other thread is in a step of this plan."""
+    if hasattr(plan, "between_steps"):
+        return plan.between_steps(call)
+    with plan.turn:
+        return call()
+
+
 class PlanGroup:
     """Several plans, and the reference for parameters that none of them takes, as one. All check before any applies."""
 
@@ -142,9 +152,14 @@ class PlanGroup:
         clocks = inputs.clocks.on(plans[0].device)
         self._reference = ReferencePlan(inputs, clocks, left) if left else None
         self._waiting: Any = None  # the plan that lacks state
+        self.turn = RLock()  # of the thread that is in a step
         self.name = "+".join([*dict.fromkeys(plan.name for plan in plans), *(["reference"] if left else [])])
 
     def step(self, param_groups: Any, state: Any, scale: Tensor | None, found_inf: Tensor | None) -> int:
+        with self.turn:
+            return self._step(param_groups, state, scale, found_inf)
+
+    def _step(self, param_groups: Any, state: Any, scale: Tensor | None, found_inf: Tensor | None) -> int:
         if found_inf is not None and (self._reference is not None or found_inf.device.type == "cpu"):
             # The reference has to wait for the device anyway, to know.
             if float(found_inf) != 0.0:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from threading import RLock
 from typing import Any
 
 import torch
@@ -83,13 +84,15 @@ class PythonPlan:
         self._hyperparameters = {hyper.name: hyper for hyper in inputs.spec.hyperparameters}
         self._missing: list[tuple[int, int]] = []
         self._ring: Tensor | None = None
+        self.turn = RLock()  # of the thread that is in a step
 
     def step(self, param_groups: list[Any], state: Any, scale: Tensor | None, found_inf: Tensor | None) -> int:
-        outcome = self.check(param_groups, state)
-        if outcome != DONE:
-            return outcome
-        idle = not self.pending() or may_probe(param_groups, state)
-        return IDLE if idle else self.apply(scale, found_inf, False)
+        with self.turn:
+            outcome = self.check(param_groups, state)
+            if outcome != DONE:
+                return outcome
+            idle = not self.pending() or may_probe(param_groups, state)
+            return IDLE if idle else self.apply(scale, found_inf, False)
 
     def check(self, param_groups: list[Any], state: Any) -> int:
         if not self._same_structure(param_groups):
