@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     absent = left_out(level) if whole else []
     report.heading(todo, absent)
     began, results = time.monotonic(), []
-    with progress(len(todo)) as show:
+    with progress(len(todo)) as show, updates.one_thread():
         for done, check in enumerate(todo):
             show(done, check.id)
             results.append(run_check(check))
