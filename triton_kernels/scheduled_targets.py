@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One step of a drop-in scheduler: `csrc/cuda/schedule.cu` in Triton, same names, same order.
 
-One program of one warp takes the targets one after the other: every thread of a program computes every number anyway,
-and one warp has read the counter before it is advanced.
+A program of one warp takes one target, or every so many where there are more than programs: every thread of a program
+computes every number anyway. The last program that is done knows that all have read the counter, and advances it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from . import tuning
 from .edit import PIVOT, edited, rule_at
 from .schedule import HORIZON, evaluate
 from .step import rounded
@@ -111,25 +112,32 @@ def _either(a, b):
 
 @triton.jit(do_not_specialize=["n_targets", "past_horizon"])
 def schedule_kernel(targets, clock, updates, past_horizon, n_targets, CONDITIONAL: tl.constexpr):
-    """One step, from *clock to *clock + 1. CONDITIONAL: none if *updates is still what it was, which is clock[1]."""
+    """One step, from *clock to *clock + 1. CONDITIONAL: none if *updates is still what it was, which is clock[1].
+
+    clock[2] counts the programs that are done; it is 0 between launches.
+    """
     before = tl.load(clock)
     moved = True
     if CONDITIONAL:
         count = tl.load(updates)
         moved = count != tl.load(clock + 1)
-    tl.debug_barrier()
     if moved:
-        for i in range(n_targets):
+        for i in range(tl.program_id(0), n_targets, tl.num_programs(0)):
             step_target(targets + i * TARGET_WIDTH, before, past_horizon)
-        tl.store(clock, before + 1)
-        if CONDITIONAL:
-            tl.store(clock + 1, count)
+    tl.debug_barrier()
+    if tl.atomic_add(clock + 2, 1) == tl.num_programs(0) - 1:
+        tl.store(clock + 2, 0)
+        if moved:
+            tl.store(clock, before + 1)
+            if CONDITIONAL:
+                tl.store(clock + 1, count)
 
 
 def launch(targets: Any, clock: Any, updates: Any, past_horizon: Any) -> None:
-    """Launches it for a table of int64 with TARGET_WIDTH columns. `updates`: int64, or None."""
+    """Launches it for a table of int64 with TARGET_WIDTH columns. `clock`: three of int64. `updates`: int64, or None."""
     conditional = updates is not None
-    schedule_kernel[(1,)](
+    most = tuning.INTERPRETED_PROGRAMS if clock.device.type == "cpu" else tuning.SCHEDULE_PROGRAMS
+    schedule_kernel[(min(targets.shape[0], most),)](
         targets, clock, updates if conditional else clock, past_horizon, targets.shape[0], CONDITIONAL=conditional,
         num_warps=1, enable_fp_fusion=False,
     )  # fmt: skip

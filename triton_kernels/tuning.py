@@ -26,5 +26,8 @@ PREPARE_WARPS = 8
 METRIC_BLOCK = 64
 """Rates that one warp rewrites side by side when a metric has decided: two to a thread."""
 
+SCHEDULE_PROGRAMS = 528
+"""Programs of one warp that step the targets of a drop-in scheduler: four for each of 132 multiprocessors."""
+
 INTERPRETED_PROGRAMS = 2
 """Under the interpreter: enough for a second one to begin in the middle."""

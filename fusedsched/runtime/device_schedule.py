@@ -107,8 +107,8 @@ class DeviceSchedule:
     """The tables of one scheduler on one device, and the launch that is its step.
 
     `updates`: the optimizer's clocks, if a step needs an update first. `past_horizon`: int32 that the host can read,
-    set to 1 past the last step. `clock`: int64, the counter and the count of updates at the last step. Captured graphs
-    hold the tables' addresses and read what is written there later.
+    set to 1 past the last step. `clock`: int64, the counter, the count of updates at the last step, and the programs of
+    a launch that are done. Captured graphs hold the tables' addresses and read what is written there later.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class DeviceSchedule:
         self.placement, self._updates, self.conditional = placement, updates, updates is not None
         device = placement.device
         self.table = allocate(placement, n * WIDTH).view(torch.int64).view(n, WIDTH)
-        self.clock = allocate(placement, 2).view(torch.int64) if clock is None else clock
+        self.clock = allocate(placement, 3).view(torch.int64) if clock is None else clock
         self.past_horizon = new_flags(1, device) if past_horizon is None else past_horizon
         self._targets: list[Target] = []
         self._rates: Sequence[Tensor] = ()
@@ -201,7 +201,7 @@ class DeviceSchedule:
         if isinstance(updates, Tensor):
             self.clock[1] = updates
         else:
-            store(self.placement, self.clock[1:], torch.tensor([updates], dtype=torch.int64, device="cpu"))
+            store(self.placement, self.clock[1:2], torch.tensor([updates], dtype=torch.int64, device="cpu"))
 
     def last_updates(self) -> Tensor:
         """The count of updates at the last step. Does not wait."""
