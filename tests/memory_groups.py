@@ -3,8 +3,10 @@
 
 import gc
 import os
+import signal
 import threading
 
+import torch
 from memory_world import give_gradients, new_parameter, stepped
 from torch import Tensor
 
@@ -136,6 +138,8 @@ def step_in_a_child(world, rng):
     child = os.fork()
     if child == 0:
         try:
+            signal.alarm(60)  # one that hangs is ended, and has found nothing
+            torch.set_num_threads(1)  # the threads of OpenMP, which torch would wait for, are not in a child
             world.optimizer.step()
             os.write(writing, repr([float(p.detach().sum()) for p in world.params]).encode())
         finally:

@@ -4,6 +4,7 @@ ThreadSanitizer. `python tests/sanitizers.py` prints what each found; nothing is
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,9 @@ def told(what, done, begin):
         f"{what}: {(time.monotonic() - begin) / 60:.1f} minutes, {'something was found' if wrong else 'nothing found'}"
     )
     if wrong:
-        print((done.stdout + done.stderr)[-6000:])
+        text = done.stdout + done.stderr
+        first = re.search(r"^.*(ERROR: |runtime error).*$", text, re.MULTILINE)
+        print(text[first.start() if first else -6000 :][:6000])
     return wrong
 
 

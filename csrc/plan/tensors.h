@@ -43,7 +43,8 @@ inline bool is_native(const at::TensorImpl& impl) {
 }
 
 // The fields of a tensor, for the steady step, which compares thousands of them. Each of TensorImpl's own accessors asks
-// first whether a class answers in the tensor's stead. No native tensor has such a class; is_plain() asks for all.
+// first whether a class answers in the tensor's stead. No native tensor has such a class; is_plain() asks for all. The
+// fields are protected, and some are bits, to which no pointer to a member leads: hence a class of the same layout.
 struct TensorFields : c10::TensorImpl {
   static const TensorFields& of(const c10::TensorImpl& impl) { return static_cast<const TensorFields&>(impl); }
   bool is_plain() const { return sizes_strides_policy_ == 0 && !has_symbolic_sizes_strides_; }

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -103,8 +104,9 @@ class Composite(SchedulerMixin):
             return
         driver, mirror = self._driver or self._mirror, mirror_of(self)
         if driver is not None and mirror is not None and not isinstance(self._mirror, MemberMirror):
-            # Now: the collector has cleared what they find this by.
-            mirror.move(self, driver.read_clock() if driver.on_device else driver.clock)
+            # Now: the collector has cleared what they find this by. A counter that user code made no number stays.
+            with suppress(TypeError):
+                mirror.move(self, driver.read_clock() if driver.on_device else driver.clock)
             release_members(self)
 
     def _initial_step(self) -> None:
