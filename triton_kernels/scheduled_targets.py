@@ -134,7 +134,7 @@ def schedule_kernel(targets, clock, updates, past_horizon, n_targets, CONDITIONA
 
 
 def launch(targets: Any, clock: Any, updates: Any, past_horizon: Any) -> None:
-    """Launches it for a table of int64 with TARGET_WIDTH columns. `clock`: three of int64. `updates`: int64, or None."""
+    """Launches it for a table of int64 with TARGET_WIDTH columns. `clock`: 3 of int64. `updates`: int64, or None."""
     conditional = updates is not None
     most = tuning.INTERPRETED_PROGRAMS if clock.device.type == "cpu" else tuning.SCHEDULE_PROGRAMS
     schedule_kernel[(min(targets.shape[0], most),)](

@@ -30,8 +30,9 @@ def heading(todo: Sequence[Check], left_out: Sequence[tuple[str, str]]) -> None:
     for what, why in left_out:
         print(f"  not verified: {what}: {why}")
     print(
-        f"{len(todo):,} checks, in one thread but for those about threads. An update may be off by {TORCH_ERRORS} times "
-        "torch's own error plus one ulp; the tables show the largest part of a bound that was used, in percent, and ok for exact checks that passed.\n"
+        f"{len(todo):,} checks, in one thread but for those about threads. An update may be off by {TORCH_ERRORS} "
+        "times torch's own error plus one ulp; the tables show the largest part of a bound that was used, in percent, "
+        "and ok for exact checks that passed.\n"
     )
 
 
