@@ -98,6 +98,7 @@ class Entry:
             raise OutOfDate
         found = _tensors(held, keys)
         if found is None:
+            addresses.check_backed(p, where(p, (self.group, self.index)))  # before any state is created
             return None
         now = tuple(map(addresses.layout_of, (p, *found)))
         if now != self.known:
