@@ -40,7 +40,7 @@ bool Plan::zero_grad(const py::list& param_groups, bool set_to_none) {
     const bool plain = grad.is_cpu() && is_native(values) && !values.is_inference() &&
                        grad.is_non_overlapping_and_dense();
     if (plain && values.numel() <= kClearedHere) {  // a dispatch costs more than these bytes; more go to all threads
-      std::memset(unwrap(values), 0, values.numel() * values.dtype().itemsize());
+      if (values.numel() > 0) std::memset(unwrap(values), 0, values.numel() * values.dtype().itemsize());
       values.bump_version();
     } else if (grad.is_cpu() || !is_native(values)) {
       at::NoGradGuard no_grad;
