@@ -12,10 +12,10 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from . import tuning
 from .edit import PIVOT, edited, rule_at
 from .schedule import HORIZON, evaluate
 from .step import rounded
+from .tuning import INTERPRETED_PROGRAMS, SCHEDULE_PROGRAMS
 
 TARGET_WIDTH: tl.constexpr = tl.constexpr(8)
 # Columns of a target.
@@ -136,7 +136,7 @@ def schedule_kernel(targets, clock, updates, past_horizon, n_targets, CONDITIONA
 def launch(targets: Any, clock: Any, updates: Any, past_horizon: Any) -> None:
     """Launches it for a table of int64 with TARGET_WIDTH columns. `clock`: 3 of int64. `updates`: int64, or None."""
     conditional = updates is not None
-    most = tuning.INTERPRETED_PROGRAMS if clock.device.type == "cpu" else tuning.SCHEDULE_PROGRAMS
+    most = INTERPRETED_PROGRAMS if clock.device.type == "cpu" else SCHEDULE_PROGRAMS
     schedule_kernel[(min(targets.shape[0], most),)](
         targets, clock, updates if conditional else clock, past_horizon, targets.shape[0], CONDITIONAL=conditional,
         num_warps=1, enable_fp_fusion=False,
